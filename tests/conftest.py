@@ -1,0 +1,58 @@
+"""What all tests share: the list of chapters, and a machine without a network.
+
+A new chapter joins by one line in CHAPTERS: its name, and settings that make it small, since a test
+wants the mathematics and not the digits.
+"""
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import utils  # noqa: E402
+
+CHAPTERS = {
+    "vae": {"WIDTH": 32, "DEPTH": 2, "IW_SAMPLES": 3, "NAIVE_SAMPLES": 4},
+}
+
+
+@pytest.fixture(autouse=True)
+def offline(request, monkeypatch, tmp_path):
+    """No test downloads anything, and each has a folder of its own to run in."""
+    if "real_download" not in request.keywords:
+        monkeypatch.setattr(utils, "download_mnist", lambda data_dir: "tests are offline")
+    monkeypatch.chdir(tmp_path)
+    # For processes that a test starts: a proxy that refuses every connection.
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+
+@pytest.fixture(params=list(CHAPTERS))
+def chapter(request, monkeypatch):
+    """Each chapter in turn, made small."""
+    module = importlib.import_module(request.param)
+    for name, value in CHAPTERS[request.param].items():
+        monkeypatch.setattr(module, name, value)
+    return module
+
+
+@pytest.fixture
+def fails(capsys):
+    """fails(f, *words): f() ends with exit code 2 and one sentence on stderr that has these words."""
+
+    def check(f, *words):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            f()
+        lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "error:" in line]
+        assert stop.value.code == 2
+        assert len(lines) == 1, lines
+        assert "Traceback" not in lines[0]
+        for word in words:
+            assert str(word) in lines[0], (word, lines[0])
+
+    return check

@@ -1,0 +1,100 @@
+"""README, chapters and committed results say the same, and every command in README is one that works."""
+import importlib
+import json
+import re
+import shlex
+
+import pytest
+from conftest import CHAPTERS, ROOT
+
+import utils
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```\n(.*?)```", README, flags=re.S)
+COMMANDS = [line.split("#")[0].split("&&")[-1].strip() for block in BLOCKS for line in block.splitlines()]
+RESULTS = sorted((ROOT / "samples").glob("*/metrics.json"))
+
+
+class Parsed(Exception):
+    """Raised in place of a run: the flags were understood."""
+
+
+def parses(command, monkeypatch):
+    python, script, *flags = shlex.split(command)
+    assert python == "python"
+    if script == "-m":
+        return flags == ["pytest"]
+    assert (ROOT / script).is_file()
+    if script.startswith("tests/"):
+        return not flags
+
+    def parsed(*args, **kwargs):
+        raise Parsed
+
+    with monkeypatch.context() as m:
+        m.setattr(utils, "Run", parsed)
+        try:
+            importlib.import_module(script[:-3]).main(flags)
+        except Parsed:
+            return True
+        except SystemExit:
+            return False
+
+
+def test_every_command_in_the_readme_parses(monkeypatch, capsys):
+    assert len(COMMANDS) >= 8 and "python vae.py" in COMMANDS and "python -m pytest" in COMMANDS
+    for command in COMMANDS + re.findall(r"`(python \w+\.py[^`]*)`", README):
+        command = command.replace(" N", " 8")
+        assert parses(command, monkeypatch), command
+    assert not parses("python vae.py --colour red", monkeypatch)  # control
+    assert not parses("python vae.py --steps zero", monkeypatch)
+
+
+def test_every_link_in_the_readme_leads_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
+    assert len(links) >= 5
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def row_of(metrics, readme):
+    """The README's table row for a committed run, by its command."""
+    return next((line for line in readme.splitlines() if line.startswith("|") and line.endswith(f"`{metrics['command']}` |")), None)
+
+
+def is_told(metrics, readme):
+    row = row_of(metrics, readme)
+    wanted = [f"{metrics['test_nats']:.2f}", f"{metrics['bits_per_dim']:.4f}", metrics["likelihood"],
+              f"{metrics['parameters']:,}", f"{metrics['train_seconds'] / 60:.1f} min"]
+    return row is not None and all(word in row for word in wanted)
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=[path.parent.name for path in RESULTS])
+def test_readme_and_committed_results_agree(path):
+    metrics = json.loads(path.read_text())
+    assert is_told(metrics, README)
+    assert not is_told({**metrics, "test_nats": metrics["test_nats"] + 0.02}, README)  # control
+    assert metrics["data"] == "mnist" and metrics["seed"] == 0
+    assert ".." not in metrics["command"] and "data-dir" not in metrics["command"]
+    for picture in ("samples", "progress", "loss"):
+        assert (path.parent / f"{picture}.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("script", list(CHAPTERS))
+def test_a_chapter_says_what_its_default_run_reached(script):
+    metrics = json.loads((ROOT / "samples" / script / "metrics.json").read_text())
+    text = importlib.import_module(script).__doc__
+    reached = text[text.index("Reached"):text.index("Left out")]
+    for word in (f"{metrics['test_nats']:.2f}", f"{metrics['bits_per_dim']:.4f}", metrics["likelihood"],
+                 f"{metrics['train_seconds'] / 60:.1f} minutes", f"seed {metrics['seed']}", "2 cores"):
+        assert word in reached, word
+
+
+def test_requirements_are_what_the_scripts_import():
+    required = {re.split("[>=<]", line)[0] for line in (ROOT / "requirements.txt").read_text().split()}
+    assert required == {"torch", "torchvision", "numpy", "matplotlib", "tqdm", "pytest"}
+
+
+def test_samples_stay_small():
+    assert sum(p.stat().st_size for p in (ROOT / "samples").rglob("*") if p.is_file()) < 25e6
+    assert (ROOT / "data" / "mnist_5k.npz").stat().st_size < 1e6

@@ -1,0 +1,555 @@
+"""
+The variational autoencoder (VAE)
+=================================
+A latent variable model: toss a short random vector z, and let a network, the decoder, turn it into a
+digit. We would like to train it by maximum likelihood, but that takes an integral over all z that
+nobody can do. The VAE's idea is to train a second network, the encoder, that looks at x and says
+which z may have made it, and to maximise a lower bound on log p(x) that both networks share:
+
+    log p(x)  ≥  E_q[ log p(x|z) ]  −  KL( q(z|x) ‖ p(z) )      the ELBO, nats per image         (1)
+                 how well z explains x   how much q tells beyond the prior
+
+ELBO: evidence lower bound. E_q: the mean over z drawn from q(z|x). KL(q ‖ p) = E_q[log q − log p], a
+distance of sorts: never below 0, and 0 only if q = p. Nats: logarithms are natural (nats / ln 2 = bits).
+
+    code       symbol        shape            meaning
+    x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
+    z          z             (B, Z)           latent vector; prior p(z) = N(0, I)
+    mu         μ(x)          (B, Z)           mean of q(z|x) = N(μ, diag σ²), what the encoder says
+    log_var    log σ²(x)     (B, Z)           its log-variance, any real number; σ = exp(log_var / 2)
+    eps        ε             (B, Z)           N(0, I) noise, of which z = μ + σ·ε is made
+    logits     ℓ(z)          (B, 1, 28, 28)   log-odds that a pixel is on: p(x_d=1|z) = sigmoid(ℓ_d)
+    log_w      log w         (B,)             log p(x, z) − log q(z|x): log of an importance weight
+    y          y             (B,)             class label 0..9, only with --conditional
+    B batch size, Z latent size, K number of z drawn for one image
+
+Papers    Kingma & Welling, Auto-Encoding Variational Bayes, 2013 (arXiv 1312.6114): (1) is their (3)
+          Rezende, Mohamed & Wierstra, Stochastic Backpropagation, 2014 (1401.4082): found it as well
+          Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, 2015 (1509.00519)
+          Higgins et al., beta-VAE, ICLR 2017
+Lecture   Berkeley CS294-158, lecture 4: latent variable models
+Run       python vae.py                                  train, draw, measure; writes runs/vae/
+          python vae.py --conditional                    the same with the class given: p(x|y)
+          python vae.py --z-size 2                       a latent space that fits on paper
+          python vae.py --sample-only --num-samples 1000 draw from the checkpoint of a run
+Reached   @REACHED@
+Left out  on purpose: convolutions (they did not pay at this budget: table at the end of the notes);
+          and, not tried here, several layers of latents, and flows in q or in the prior.
+"""
+import math
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import utils
+
+# Settings to turn. Each is read in main() and nowhere else.
+STEPS = 5000
+BATCH_SIZE = 256
+LR = 4e-3
+WARM_UP = 0.05  # part of the run in which the learning rate rises (the KL has no warm-up)
+WIDTH = 400  # hidden units in each layer of encoder and decoder
+DEPTH = 3  # hidden layers in each
+Z_SIZE = 40  # latent dimensions on offer; the model decides how many it uses (see kl.png)
+BETA = 1.0  # weight of the KL in the training loss; 1 gives the bound (1) itself
+CLIP = 100.0  # a gradient longer than this (norm over all weights) is scaled down to it
+IW_SAMPLES = 200  # K of the importance-weighted bound (10) that is reported as test_nats
+NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
+
+# --------------------------------------------------------------------------------------------------
+# Notes, step by step
+#
+# Why latent variables. A digit is the outcome of few decisions (which digit, how slanted, how bold)
+# and of much detail. Let z be the decisions and let a network draw the picture:
+#
+#     z ~ N(0, I),    x_d ~ Bernoulli( sigmoid(ℓ_d(z)) ),    p(x) = ∫ p(x|z) p(z) dz              (2)
+#
+# Given z the pixels are independent: all that ties them together has to go through z. Sampling is
+# easy, one pass, all pixels at once. Training is not: maximum likelihood wants log p(x), and the
+# integral runs over Z dimensions through a network.
+#
+# Naive Monte Carlo. The integral is an expectation, so average p(x|z) over z from the prior:
+#
+#     p(x) ≈ 1/K Σ_k p(x|z_k),   z_k ~ p(z)                                                       (3)
+#
+# Unbiased and useless: almost no z from the prior draws *this* image, so the average is carried by
+# a hit that never comes. Measured on 100 test images and the model that `python vae.py` trains: −log of
+# (3) with K = @NAIVEK@ is @NAIVE@ nats a piece. With z from the encoder, by (10) below, and as many
+# draws, it is @NAIVEIW@ (naive_nats in metrics.json; the picture is bound_by_samples.png).
+#
+# Importance sampling. Draw z where it matters, from some q(z|x), and weigh by how wrong that was:
+#
+#     p(x) = ∫ q(z|x) · p(x|z) p(z) / q(z|x) dz = E_q[ w ],    w = p(x|z) p(z) / q(z|x)           (4)
+#
+# True for each q that is above 0 wherever p(x|z) p(z) is. The best q is the true posterior, by Bayes
+# p(z|x) = p(x|z) p(z) / p(x): with it w = p(x) for each z, and one sample would do. But it takes the
+# very integral that we cannot do. So q is a Gaussian that the encoder proposes: an approximation.
+#
+# The ELBO, first derivation (Jensen). The logarithm is concave, so log E[w] ≥ E[log w]:
+#
+#     log p(x) = log E_q[w] ≥ E_q[ log p(x|z) + log p(z) − log q(z|x) ] = ELBO                    (5)
+#
+# and the last two terms make −KL( q(z|x) ‖ p(z) ), which gives (1).
+#
+# The ELBO, second derivation (what is lost). Put p(x,z) = p(z|x) p(x) into (5):
+#
+#     ELBO = log p(x) − KL( q(z|x) ‖ p(z|x) )                                                     (6)
+#
+# So the gap is exactly how far q is from the true posterior. Raising the ELBO in the decoder's
+# weights raises log p(x), or shrinks the gap, or trades one for the other; raising it in the
+# encoder's weights can only close the gap, since log p(x) knows nothing of the encoder.
+#
+# Amortised inference. A q of its own for every image would need an optimisation per image. Instead
+# one network, the encoder, maps x to μ and σ: the cost is shared, and new images come for free.
+# The price: the gap in (6) now has two parts. The true posterior is not Gaussian, and the encoder's
+# Gaussian is not the best one for this image.
+#
+# Reparameterization. We need the gradient ∇ of E_q[f(z)], f = log p(x|z), with respect to the
+# encoder's weights, which reach f only through the z that are drawn. Two ways:
+#
+#     score function     ∇ E_q[f] = E_q[ f(z) ∇ log q(z) ]      needs values of f only             (7)
+#     reparameterized    ∇ E_q[f] = E_ε[ ∇ f(μ + σ·ε) ]         needs f to be differentiable       (8)
+#
+# ((7) is ∇q = q·∇log q under the integral; (8) needs a z that can be written as μ + σ·ε.) Both are
+# unbiased. But (7) only learns that f was high or low at z, (8) is told in which direction it rises.
+# gradient_variances() below measures both for f(z) = −½ Σ_i (z_i − 1)² in 40 dimensions, at μ = 0 and
+# σ = 1: the variance of a single draw of ∂/∂μ₁ is @GRADVAR7@ with (7), @GRADVARB@ with (7) once the mean
+# of f is subtracted from f (a "baseline": the mean of the gradient stays, most of the noise goes), and
+# @GRADVAR8@ with (8). (20,000 draws, seed 0: python -c "import vae; print(vae.gradient_variances())")
+# Without either (cut z from the graph, `z.detach()`) the encoder hears of the picture nothing at all:
+# the KL alone trains it, and its best answer to that is q = prior for every image. @NOGRAD@
+#
+# The KL in closed form. For one dimension, with p = N(0, 1), q = N(μ, σ²), write out the logs:
+#
+#     KL = E_q[ log q − log p ] = E_q[ −½ log σ² − (z−μ)²/(2σ²) + z²/2 ]      (½ log 2π cancels)
+#
+# and use E_q[(z−μ)²] = σ² and E_q[z²] = μ² + σ²:
+#
+#     KL = ½ ( μ² + σ² − 1 − log σ² )      per dimension; summed over dimensions                  (9)
+#
+# (appendix B of the paper). Exact, so only the first term of (1) is estimated, from one ε.
+#
+# Bernoulli on binary pixels. Binary cross-entropy (BCE) is −log p(x|z) if x is 0 or 1. On grey g it
+# is the mean of −log p(x|z) over all binarizations x of g: still a loss, but the score of no image,
+# and e^−BCE over grey images sums to nothing in particular. What such a script prints cannot stand
+# beside nats on binary images: the encoder was shown grey, which tells more than the bits do. We
+# binarize anew in every batch (pixel on with probability grey/255), data augmentation for free.
+# @GREY@
+#
+# Sums and means: the classic bug. log p(x|z) is a sum over 784 pixels, and KL a sum over Z latents;
+# average over the *batch*, never over pixels. With a mean over pixels (the default of
+# F.binary_cross_entropy) and a sum over latents, the KL weighs 784 times too much: a hidden β. With a
+# mean over both it is still 784/40 ≈ 20 times. Symptom: samples all look like one blurred average
+# digit, and most or all bars of kl.png are gone. @HIDDENBETA@
+#
+# Posterior collapse. A latent dimension costs KL nats and must earn them in the first term. One
+# that does not is switched off: q = prior, KL = 0. That is the right answer for superfluous
+# dimensions (kl.png: the default uses @ACTIVE@ of 40; "in use" means that its KL, averaged over the test
+# set, is above 0.01 nats), and a failure if the decoder is so strong that it needs no z.
+#
+# Why VAE samples blur. Pixels are independent given z, so whatever z does not say about an image is
+# averaged: where digits of one z differ, the mean is grey. (Some grey is honest: the bits themselves
+# were tossed with probability grey/255, mostly at edges.) The means in sample_means.png look smooth, and better
+# than the model is: its draws are the speckled ones in samples.png, where each grey pixel tosses a
+# coin of its own and knows nothing of its neighbour's. Many published pictures show means.
+#
+# β-VAE. Weigh the KL by β (--beta). Above 1 fewer dimensions live (Higgins et al. report that they are
+# easier to name), and the objective is still a bound, a looser one. Below 1 reconstructions sharpen,
+# samples break up, as z from the prior falls where q never was, and the objective bounds nothing.
+# Every evaluation, and metrics.json, gives the figures of (1), with β = 1; the progress bar, the loss.
+#
+# A tighter bound (IWAE). Put K samples under the logarithm:
+#
+#     L_K = E[ log 1/K Σ_k w_k ],   z_1 … z_K ~ q(z|x),   w_k as in (4)                          (10)
+#     ELBO = L_1 ≤ L_2 ≤ … ≤ log p(x), and L_K → log p(x) if the weights are tame (bounded, say)
+#
+# It is the same Jensen, but of an average, which varies less, so less is lost. We report −L_K of the
+# test set: in expectation an upper bound on −log p(x), whose slack shrinks with K.
+#
+# What each detail is worth. One thing changed, a fifth of the default's steps, seed 0, validation
+# −ELBO (tests/ablate_vae.py; the file is samples/vae/ablations.json):
+#
+# @TABLE@
+# --------------------------------------------------------------------------------------------------
+
+
+def bernoulli_log_prob(logits, x):
+    """log p(x|z) of independent pixels. logits, x: (B, 1, H, W) -> (B,) nats, summed over pixels.
+
+    log sigmoid(ℓ) for x = 1 and log(1 − sigmoid(ℓ)) for x = 0 are both x·ℓ − softplus(ℓ), where
+    softplus(ℓ) = log(1 + e^ℓ). Through probabilities instead, a sigmoid that rounds to 0 or 1 would
+    give log 0 = −inf as soon as the network is sure.
+    """
+    return (x * logits - F.softplus(logits)).sum(dim=(1, 2, 3))
+
+
+def kl_to_prior(mu, log_var):
+    """KL( N(μ, σ²) ‖ N(0, 1) ) of each dimension by (9). (B, Z), (B, Z) -> (B, Z) nats, each ≥ 0."""
+    return 0.5 * (mu**2 + log_var.exp() - 1 - log_var)
+
+
+def gaussian_log_prob(z, mu, log_var):
+    """log N(z; μ, diag σ²), summed over dimensions. (B, Z) each -> (B,) nats."""
+    return -0.5 * (math.log(2 * math.pi) + log_var + (z - mu) ** 2 / log_var.exp()).sum(dim=1)
+
+
+def randn_like(t, generator=None):
+    """N(0, 1) of t's shape. With a generator (always on the CPU) the noise is the same on all devices."""
+    if generator is None:
+        return torch.randn_like(t)
+    return torch.randn(t.shape, dtype=t.dtype, generator=generator).to(t.device)
+
+
+class MLP(nn.Module):
+    """(B, n_in) -> (B, n_out) through `depth` hidden layers of `width` units.
+
+    Two details earned their place (their worth: end of the notes): SiLU, u·sigmoid(u), which is
+    smooth, instead of ReLU; and hidden layers that add to their input instead of replacing it, so
+    that the gradient has a straight way back.
+    """
+
+    def __init__(self, n_in, width, depth, n_out):
+        super().__init__()
+        self.first = nn.Linear(n_in, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.last = nn.Linear(width, n_out)
+
+    def forward(self, u):
+        h = F.silu(self.first(u))
+        for layer in self.hidden:
+            h = h + F.silu(layer(h))
+        return self.last(h)
+
+
+class VAE(nn.Module):
+    """p(z) = N(0, I), p(x|z) Bernoulli (decoder), q(z|x) diagonal Gaussian (encoder).
+
+    image_size: height and width, or (height, width). conditional: both networks are also told the
+    label y, as ten more inputs of which one is 1. Then everything here is about p(x|y): the latents
+    no longer need to say which digit it is, and are free for how it is written.
+    """
+
+    def __init__(self, image_size=28, z_size=40, width=400, depth=3, conditional=False):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.z_size, self.conditional = z_size, conditional
+        pixels, classes = math.prod(self.image_size), 10 * conditional
+        self.encoder = MLP(pixels + classes, width, depth, 2 * z_size)
+        self.decoder = MLP(z_size + classes, width, depth, pixels)
+
+    @torch.no_grad()
+    def start_from_mean(self, images):
+        """Start the decoder's last bias at the log-odds of each pixel. images: (N, 1, H, W) uint8, grey.
+
+        Otherwise the first steps go into learning that corners are black (its worth: end of the notes).
+        """
+        p = images.float().mean(dim=(0, 1)).flatten() / 255
+        self.decoder.last.bias.copy_(torch.logit(p.clamp(0.001, 0.999)))  # off in 50,000 images is not off for ever
+
+    def with_label(self, u, y):
+        """(B, n) -> (B, n + 10) with y as one-hot if the model is conditional; (B, n) unchanged if not."""
+        if self.conditional and y is None:
+            raise ValueError("this model is conditional: it needs y, a label 0..9 for each image")
+        if not self.conditional and y is not None:
+            raise ValueError("this model is not conditional: it takes no y")
+        return u if y is None else torch.cat([u, F.one_hot(y, 10).to(u)], dim=1)
+
+    def encode(self, x, y=None):
+        """Parameters of q(z|x). x: (B, 1, H, W) -> mu, log_var, each (B, Z)."""
+        return self.encoder(self.with_label(x.flatten(1), y)).chunk(2, dim=1)
+
+    def decode(self, z, y=None):
+        """Logits of p(x|z). z: (B, Z) -> (B, 1, H, W)."""
+        return self.decoder(self.with_label(z, y)).view(-1, 1, *self.image_size)
+
+    def elbo_terms(self, x, y=None, generator=None):
+        """The two terms of (1), the first estimated from one z: (B,) nats and (B, Z) nats.
+
+        The decoder sees a z that was *drawn*. Hand it mu instead, and noise costs nothing: σ goes to 1,
+        μ can shrink while the decoder's weights grow, so the KL falls and the sum bounds nothing.
+        Reconstructions look crisp, samples are rubbish.
+        """
+        mu, log_var = self.encode(x, y)
+        eps = randn_like(mu, generator)
+        z = mu + (0.5 * log_var).exp() * eps  # (8): chance is in eps, gradients go through mu and log_var
+        return bernoulli_log_prob(self.decode(z, y), x), kl_to_prior(mu, log_var)
+
+    def elbo(self, x, y=None, generator=None):
+        """The bound (1) on log p(x), estimated from one z. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
+        log_px_z, kl = self.elbo_terms(x, y, generator)
+        return log_px_z - kl.sum(dim=1)
+
+    def loss(self, x, y=None, beta=1.0):
+        """What training minimises: −ELBO, its KL weighed by beta, as a mean over the batch. -> () nats.
+
+        The mean is over images only. Pixels and latents are summed: see "sums and means" in the notes.
+        """
+        log_px_z, kl = self.elbo_terms(x, y)
+        return (beta * kl.sum(dim=1) - log_px_z).mean()
+
+    def log_prob_bound(self, x, num_samples, y=None, generator=None):
+        """The tighter bound (10) with K = num_samples. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
+        mu, log_var = self.encode(x, y)
+        log_sum = torch.full_like(mu[:, 0], -math.inf)
+        for _ in range(num_samples):  # one z an image at a time: without gradients, memory does not grow with K
+            z = mu + (0.5 * log_var).exp() * randn_like(mu, generator)
+            log_w = (bernoulli_log_prob(self.decode(z, y), x) - gaussian_log_prob(z, mu, log_var)
+                     + gaussian_log_prob(z, torch.zeros_like(z), torch.zeros_like(z)))
+            log_sum = torch.logaddexp(log_sum, log_w)  # weights below e^−104 would round to 0 in float32
+        return log_sum - math.log(num_samples)
+
+    # Sampling needs no loop over pixels: given z they are independent. So the obvious way is also
+    # the fast one. (The autoregressive chapters will pay for their exact likelihood here.)
+
+    def sample(self, n, y=None, generator=None):
+        """n draws from p(x), or from p(x|y) with y (n,): z, then a coin per pixel. -> (n, 1, H, W) in {0, 1}."""
+        p = self.sample_means(n, y, generator)
+        return (torch.rand(p.shape, generator=generator).to(p) < p).to(p)
+
+    @torch.no_grad()
+    def sample_means(self, n, y=None, generator=None):
+        """sigmoid(ℓ(z)) for n draws of z from the prior -> (n, 1, H, W) in (0, 1). *Not* samples of p(x)."""
+        weight = self.decoder.first.weight
+        z = torch.randn(n, self.z_size, generator=generator).to(weight)
+        return torch.sigmoid(self.decode(z, None if y is None else y.to(weight.device)))
+
+
+def gradient_variances(z_size=40, draws=20000, seed=0):
+    """Mean and variance, over single draws, of three estimators of ∂/∂μ₁ E[f(z)], z ~ N(μ, I) at μ = 0,
+    f(z) = −½ Σ_i (z_i − 1)². The true gradient is 1. Returns (mean, variance) of (7), of (7) with a
+    baseline, and of (8)."""
+    eps = torch.randn(draws, z_size, generator=torch.Generator().manual_seed(seed))
+    z = eps  # μ = 0, σ = 1
+    f = -0.5 * ((z - 1) ** 2).sum(dim=1)
+    score = f * z[:, 0]  # f(z) · ∂ log q/∂μ₁, and ∂ log q/∂μ₁ = z₁ − μ₁
+    with_baseline = (f + z_size) * z[:, 0]  # E[f] = −½ Σ_i (1 + 1) = −z_size
+    reparameterized = 1 - z[:, 0]  # ∂f/∂z₁ · ∂z₁/∂μ₁
+    return [(g.mean().item(), g.var().item()) for g in (score, with_baseline, reparameterized)]
+
+
+# --------------------------------------------------------------------------------------------------
+# Measuring
+# --------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def evaluate(model, x, y):
+    """Mean of both terms of (1) over a set of bits x (N, 1, H, W): nats per image, each.
+
+    Always with the same noise, so that two evaluations differ by the weights alone.
+    """
+    generator = torch.Generator().manual_seed(0)
+    log_px_z, kl = 0.0, 0.0
+    for i in range(0, len(x), 1000):
+        terms = model.elbo_terms(x[i:i + 1000].float(), None if y is None else y[i:i + 1000], generator)
+        log_px_z, kl = log_px_z + terms[0].sum().item(), kl + terms[1].sum().item()
+    return log_px_z / len(x), kl / len(x)
+
+
+@torch.no_grad()
+def evaluate_bound(model, x, y, num_samples):
+    """Mean of −L_K (10) over a set of bits x (N, 1, H, W): nats per image. In expectation above −log p(x)."""
+    generator = torch.Generator().manual_seed(0)
+    return -sum(model.log_prob_bound(x[i:i + 1000].float(), num_samples, None if y is None else y[i:i + 1000], generator)
+                .sum().item() for i in range(0, len(x), 1000)) / len(x)
+
+
+@torch.no_grad()
+def bounds_by_samples(model, x, y, num_samples, batch=100):
+    """−L_k (10) for k = 1 .. K, and the naive (3) likewise: two lists of K nats, means over x (N, 1, H, W).
+
+    Both are −log of an average of k unbiased estimates of p(x), so in expectation both are upper
+    bounds on −log p(x) and sink towards it. What differs is where the z come from.
+    """
+    generator = torch.Generator().manual_seed(0)
+    log_count = torch.arange(1, num_samples + 1).log()
+    curves = torch.zeros(2, num_samples)
+    for i in range(0, len(x), batch):
+        xb, yb = x[i:i + batch].float(), None if y is None else y[i:i + batch]
+        mu, log_var = model.encode(xb, yb)
+        zeros = torch.zeros_like(mu)  # as mean and as log-variance: the prior
+        for row, (m, v) in enumerate(((mu, log_var), (zeros, zeros))):  # z from the encoder, z from the prior
+            log_w = []
+            for _ in range(num_samples):
+                z = m + (0.5 * v).exp() * randn_like(m, generator)
+                log_w.append(bernoulli_log_prob(model.decode(z, yb), xb) + gaussian_log_prob(z, zeros, zeros)
+                             - gaussian_log_prob(z, m, v))
+            sums = torch.logcumsumexp(torch.stack(log_w).cpu(), dim=0)  # (K, B)
+            curves[row] -= (sums - log_count[:, None]).sum(dim=1) / len(x)
+    return curves.tolist()
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures: how this model behaves
+# --------------------------------------------------------------------------------------------------
+
+
+def grid_labels(model, n):
+    """Labels for a picture of n digits: 0 to 9, a row of eight each, over and over; None if unconditional."""
+    return (torch.arange(n) // 8) % 10 if model.conditional else None
+
+
+@torch.no_grad()
+def draw_pictures(model, folder, x, y, curve):
+    """All of the chapter's own pictures. x: bits (N, 1, H, W) and y: labels (N,) of the test set; curve: run.curve."""
+    def label(i):  # y of some images, for a model that wants it
+        return y[i] if model.conditional else None
+
+    # The flattering means, from the same z as samples.png (which utils draws, in all chapters alike).
+    n = 80 if model.conditional else 64
+    utils.save_grid(folder / "sample_means.png", model.sample_means(n, grid_labels(model, n), torch.Generator().manual_seed(0)))
+
+    # Reconstructions: the first 16 test digits, never chosen.
+    generator = torch.Generator().manual_seed(0)
+    i = torch.arange(16, device=x.device)
+    mu, log_var = model.encode(x[i].float(), label(i))
+    means = torch.sigmoid(model.decode(mu + (0.5 * log_var).exp() * randn_like(mu, generator), label(i)))
+    draws = torch.rand(means.shape, generator=generator).to(means) < means
+    utils.labelled_rows(folder / "reconstructions.png", [
+        ("test digit", x[i]), ("mean of p(x|z), z ~ q", means), ("a draw from p(x|z)", draws)])
+
+    # Interpolation: a straight line between what the encoder says of two digits, beside the cross-fade of pixels. On the
+    # first the digit changes shape; on the second two digits shine through each other.
+    rows, t = [], torch.linspace(0, 1, 12, device=x.device).view(-1, 1)
+    for a, b in ((0, 1), (2, 3), (4, 5), (6, 7)):  # pairs of the first test digits
+        z = (1 - t) * mu[a] + t * mu[b]  # (12, Z)
+        # A conditional model also has to change the label: from a's to b's, half way.
+        yz = torch.where(t[:, 0] < 0.5, y[a], y[b]) if model.conditional else None
+        rows += [("latent", torch.sigmoid(model.decode(z, yz))),
+                 ("pixels", (1 - t.view(-1, 1, 1, 1)) * x[a].float() + t.view(-1, 1, 1, 1) * x[b].float())]
+    utils.labelled_rows(folder / "interpolation.png", rows)
+
+    # KL of each latent dimension, sorted: which are in use?
+    codes = [model.encode(x[i:i + 1000].float(), label(slice(i, i + 1000))) for i in range(0, len(x), 1000)]
+    kl = torch.cat([kl_to_prior(*c) for c in codes]).mean(dim=0).sort(descending=True).values.cpu().numpy()
+    figure, ax = plt.subplots(figsize=(6, 2.8))
+    ax.bar(range(1, len(kl) + 1), kl)
+    ax.set(xlabel="latent dimension, sorted", ylabel="KL (nats per image)",
+           title=f"{(kl > 0.01).sum()} of {len(kl)} dimensions in use; {kl.sum():.1f} nats in all")
+    utils.save_figure(folder / "kl.png", figure)
+
+    # The two terms of (1) over training.
+    figure, ax = plt.subplots(figsize=(6, 3))
+    for key, name in (("val_reconstruction", "−E[log p(x|z)]"), ("val_kl", "KL(q ‖ p)"), ("val_nats", "−ELBO, their sum")):
+        ax.plot([row["step"] for row in curve], [row[key] for row in curve], ".-", label=name)
+    ax.set(xlabel="steps", ylabel="nats per image (validation)", ylim=(0, None))
+    ax.legend()
+    ax.grid(alpha=0.3)
+    utils.save_figure(folder / "elbo_terms.png", figure)
+
+    if model.z_size == 2:
+        draw_latent_plane(model, folder, torch.cat([c[0] for c in codes]).cpu(), y)
+
+
+def draw_bounds(path, curves):
+    """The two lists of bounds_by_samples against the number of samples."""
+    figure, ax = plt.subplots(figsize=(6, 3))
+    for nats, name in zip(curves, ("z from the encoder: −L_k (10)", "z from the prior: naive (3)")):
+        ax.plot(range(1, len(nats) + 1), nats, label=f"{name}, {nats[-1]:.1f} at the end")
+    ax.set(xscale="log", ylim=(0, 1.05 * max(max(nats) for nats in curves)), xlabel="samples k an image",
+           ylabel="bound on −log p(x), nats")
+    ax.legend()
+    ax.grid(alpha=0.3)
+    utils.save_figure(path, figure)
+
+
+@torch.no_grad()
+def draw_latent_plane(model, folder, mu, y):
+    """--z-size 2 only: what the decoder draws at each place, and where the encoder puts the test set."""
+    side = 20
+    # Equal steps of probability, not of z: the inverse of the normal distribution function. Thus each
+    # picture of the grid stands for the same share of what the model draws.
+    at = torch.special.ndtri((torch.arange(side) + 0.5) / side)
+    z = torch.stack([at.repeat(side), at.flip(0).repeat_interleave(side)], dim=1)  # up is up
+    device = next(model.parameters()).device
+    label = torch.full((side * side,), 3, device=device) if model.conditional else None  # one digit: its styles
+    utils.save_grid(folder / "manifold.png", torch.sigmoid(model.decode(z.to(device), label)), columns=side, scale=1)
+    figure, ax = plt.subplots(figsize=(6, 5))
+    dots = ax.scatter(*mu.numpy().T, c=y.cpu().numpy(), s=3, cmap="tab10")
+    figure.colorbar(dots, label="digit")
+    ax.set(xlabel="μ₁", ylabel="μ₂", aspect="equal", title="test set: means of q(z|x)")
+    utils.save_figure(folder / "latent_scatter.png", figure)
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------
+
+
+def train(model, data, run, steps, batch_size, lr, warm_up, clip, beta):
+    """Maximise the ELBO by Adam. Everything a resumed run needs is in model, optimizer and run."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)  # one pass over the weights: faster
+    with run.training(model=model, optimizer=optimizer):
+        while run.step < steps:
+            # The learning rate falls in a line to 0: at a constant rate the weights would jitter around
+            # the optimum to the end. Before, it rises over the first part, warm_up, of the run: Adam's
+            # first steps are taken before it knows the scale of the gradients.
+            done = run.step / steps
+            optimizer.param_groups[0]["lr"] = lr * min((run.step + 1) / (steps * warm_up + 1), 1 - done)
+            x, y = utils.random_batch(data, batch_size)
+            loss = model.loss(x, y if model.conditional else None, beta)
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+            run.check_finite(loss.item(), grad_norm.item())
+            optimizer.step()
+            if run.tick(loss.item()):
+                labels = (data.train_labels[:len(data.x_train)], data.val_labels) if model.conditional else (None, None)
+                train_rec, train_kl = evaluate(model, data.x_train, labels[0])
+                rec, kl = evaluate(model, data.x_val, labels[1])
+                picture = model.sample_means(10, torch.arange(10) if model.conditional else None,
+                                             torch.Generator().manual_seed(1))
+                run.record(train_kl - train_rec, kl - rec, model, picture, score=beta * kl - rec, val_reconstruction=-rec, val_kl=kl)
+
+
+def main(argv=None):
+    parser = utils.common_flags("vae.py", "Train a variational autoencoder on binarized MNIST, draw from it, measure it.",
+                                STEPS, BATCH_SIZE, LR)
+    parser.add_argument("--z-size", type=utils.number(int, 1, 1000), default=Z_SIZE, help="latent dimensions")
+    parser.add_argument("--beta", type=utils.number(float, 0), default=BETA, help="weight of the KL in the training loss")
+    args = utils.parse(parser, argv)
+    variant = "_".join([f"z{args.z_size}"] * (args.z_size != Z_SIZE) + [f"beta{args.beta:g}"] * (args.beta != BETA))
+    run = utils.Run("vae", args, {"z_size": args.z_size, "beta": args.beta, "WIDTH": WIDTH, "DEPTH": DEPTH,
+                                  "WARM_UP": WARM_UP, "CLIP": CLIP}, variant)
+
+    torch.manual_seed(args.seed)
+    model = VAE(28, args.z_size, WIDTH, DEPTH, args.conditional).to(args.device)
+    if args.sample_only:
+        run.load_best(model)
+        run.draw(model)
+        return
+    if run.finished:
+        print(f"{run.folder} is finished: its figures are in metrics.json. There is nothing to resume.")
+        return
+    data = utils.load_mnist(args.data_dir, args.device)
+    run.check_data(data)
+    model.start_from_mean(data.train)
+    train(model, data, run, args.steps, args.batch_size, args.lr, WARM_UP, CLIP, args.beta)
+
+    # From here on only the weights that were best on validation, and, once, the test set.
+    run.load_best(model)
+    labels = data.test_labels if model.conditional else None
+    log_px_z, kl = evaluate(model, data.x_test, labels)
+    print(f"scoring the test set with K = {IW_SAMPLES} draws an image ...")
+    iw_nats = evaluate_bound(model, data.x_test, labels, IW_SAMPLES)
+    few = slice(0, 100)
+    curves = bounds_by_samples(model, data.x_test[few], None if labels is None else labels[few], NAIVE_SAMPLES)
+    draw_bounds(run.folder / "bound_by_samples.png", curves)
+    draw_pictures(model, run.folder, data.x_test, data.test_labels, run.curve)
+    run.draw(model)
+    seconds = utils.median_seconds(lambda: model.sample(64, grid_labels(model, 64)))
+    run.finish(model, test_nats=iw_nats, likelihood="bound", sample_seconds_64=seconds,
+               elbo_nats=kl - log_px_z, kl_nats=kl, reconstruction_nats=-log_px_z, iw_nats=iw_nats, iw_samples=IW_SAMPLES,
+               test_images=len(data.x_test), naive_nats=curves[1][-1], naive_iw_nats=curves[0][-1],
+               naive_samples=NAIVE_SAMPLES, naive_images=100)
+
+
+# --------------------------------------------------------------------------------------------------
+# Exercises
+# @EXERCISES@
+# --------------------------------------------------------------------------------------------------
+
+if __name__ == "__main__":
+    utils.start(main)
