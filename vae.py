@@ -507,8 +507,8 @@ def train(model, data, run, steps, batch_size, lr, warm_up, clip, beta):
 def main(argv=None):
     parser = utils.common_flags("vae.py", "Train a variational autoencoder on binarized MNIST, draw from it, measure it.",
                                 STEPS, BATCH_SIZE, LR)
-    parser.add_argument("--z-size", type=utils.number(int, 1, 1000), default=Z_SIZE, help="latent dimensions")
-    parser.add_argument("--beta", type=utils.number(float, 0), default=BETA, help="weight of the KL in the training loss")
+    parser.add_argument("--z-size", type=utils.number(int, 1, 1000), default=Z_SIZE, help="latent dimensions (default: %(default)s)")
+    parser.add_argument("--beta", type=utils.number(float, 0), default=BETA, help="weight of the KL in the training loss (default: %(default)s)")
     args = utils.parse(parser, argv)
     variant = "_".join([f"z{args.z_size}"] * (args.z_size != Z_SIZE) + [f"beta{args.beta:g}"] * (args.beta != BETA))
     run = utils.Run("vae", args, {"z_size": args.z_size, "beta": args.beta, "WIDTH": WIDTH, "DEPTH": DEPTH,

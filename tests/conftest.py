@@ -31,6 +31,13 @@ def offline(request, monkeypatch, tmp_path):
     monkeypatch.delenv("no_proxy", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def quick_figures(request, monkeypatch):
+    """matplotlib takes most of the time of a tiny run. Only tests that look at pictures have it draw."""
+    if "real_figures" not in request.keywords:
+        monkeypatch.setattr(utils, "save_figure", lambda path, figure: (utils.plt.close(figure), path.touch()))
+
+
 @pytest.fixture(params=list(CHAPTERS))
 def chapter(request, monkeypatch):
     """Each chapter in turn, made small."""

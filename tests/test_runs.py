@@ -69,6 +69,7 @@ def stopped_at(step, monkeypatch):
 # ----------------------------------------------------------------------------------------------- outputs
 
 
+@pytest.mark.real_figures
 @pytest.mark.parametrize("conditional", [False, True])
 def test_a_run_writes_what_it_promises(chapter, conditional):
     name = chapter.__name__ + "_conditional" * conditional
