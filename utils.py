@@ -17,6 +17,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import tempfile
 import threading
 import time
 import warnings
+import zipfile
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,12 +51,17 @@ def fail(message):
 
 
 def start(main):
-    """Run a script's main(). Ctrl-C outside training (where Run catches it) ends it quietly, too."""
+    """Run a script's main(); what ends it from outside ends it quietly (in training, Run sees to that)."""
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # a log file is written as it goes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # like Ctrl-C: clean up, then leave
     try:
         main()
     except KeyboardInterrupt:
         print("\nstopped; if training had begun, --resume goes on", file=sys.stderr)
         raise SystemExit(130) from None
+    except BrokenPipeError:  # `python vae.py | head`: the reader has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -86,8 +93,8 @@ FIXED_BITS = {
 
 def read_mnist_file(raw, name):
     """One idx file, or its .gz, as a uint8 array; None if neither is there; SystemExit if it is wrong."""
-    path = raw / name if (raw / name).exists() else raw / f"{name}.gz"
-    if not path.exists():
+    path = raw / name if os.path.exists(raw / name) else raw / f"{name}.gz"
+    if not os.path.exists(path):
         return None
     size, sha256 = MNIST_FILES[name]
     remedy = "Delete it (it is then downloaded anew), or replace it."
@@ -151,6 +158,8 @@ def load_mnist(data_dir="data", device="cpu"):
     Full set: 50,000 / 10,000 / 10,000; validation is the last 10,000 training images. Small set:
     4,000 / 500 / 500, as many of each digit. Validation chooses, test is touched once, at the end.
     """
+    if os.path.isfile(data_dir):
+        fail(f"--data-dir {data_dir} is a file; give the folder that has, or shall get, MNIST/raw.")
     raw = Path(data_dir) / "MNIST" / "raw"
     files = {name: read_mnist_file(raw, name) for name in MNIST_FILES}
     reason = None
@@ -231,7 +240,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def number(kind, least, most=math.inf, above=False):
+def number(kind, least, most=10**9, above=False):
     """An argparse type: an int or float (kind) in [least, most], or in (least, most] if `above`."""
 
     def read(text):
@@ -239,10 +248,9 @@ def number(kind, least, most=math.inf, above=False):
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not (least < value if above else least <= value) or not value <= most or math.isinf(value):
-            what = "a whole number" if kind is int else "a number"
-            where = f"{'above' if above else 'of at least'} {least}" + (f" and at most {most}" if most < math.inf else "")
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {where}")
+        if not (least < value if above else least <= value) or not value <= most:  # nan is neither
+            what = f"{'whole ' * (kind is int)}number {'above' if above else 'of at least'} {least}"
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a {what} and at most {most}")
         return value
 
     return read
@@ -273,7 +281,7 @@ def parse(parser, argv):
     typed = parser.parse_args(argv, SimpleNamespace(**{a.dest: unset for a in parser._actions if a.dest != "help"}))
     args = parser.parse_args(argv)
     args.given = {name for name, value in vars(typed).items() if value is not unset}
-    args.command = " ".join(["python", parser.prog] + list(sys.argv[1:] if argv is None else argv))
+    args.command = shlex.join(["python", parser.prog, *(sys.argv[1:] if argv is None else argv)])
     if args.resume and args.sample_only:
         fail("--resume trains on and --sample-only does not train: give one of them.")
     if args.label is not None and not args.sample_only:
@@ -287,8 +295,8 @@ def pick_device(name):
     has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if has[kind])
-    kind, _, index = name.partition(":")
-    if kind not in has or (index and not (kind == "cuda" and index.isdigit())):
+    kind, colon, index = name.partition(":")
+    if kind not in has or (colon and not (kind == "cuda" and index.isdigit())):
         fail(f"--device {name}: not a device that is known here; use auto, cpu, cuda or mps.")
     if not has[kind] or (index and int(index) >= torch.cuda.device_count()):
         fail(f"--device {name}: this machine has no such device; it has {', '.join(k for k in has if has[k])}.")
@@ -303,7 +311,7 @@ def pick_device(name):
 #     with run.training(model=model, optimizer=optimizer):    # starts, or restores on --resume
 #         while run.step < steps:
 #             ...                                             # the chapter's own step
-#             run.check_finite(loss, grad_norm)               # or stop, with the reason
+#             run.check_finite(loss=..., gradient=...)        # or stop, with the reason
 #             if run.tick(loss):                              # counts it; True when it is time to
 #                 run.record(...)                             # evaluate, log, keep the best weights
 #
@@ -312,6 +320,7 @@ def pick_device(name):
 # --------------------------------------------------------------------------------------------------
 
 SAVE_EVERY = 50  # seconds at most between two checkpoints
+KEPT = ("settings", "command", "step", "curve", "pictures", "best", "train_seconds", "eval_seconds", "running")
 
 
 def write_atomically(path, content):
@@ -325,7 +334,8 @@ def write_atomically(path, content):
             os.fsync(f.fileno())  # on the disk before the rename, else a power cut leaves an empty file
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True) if part.parent.is_dir() else None
+        with contextlib.suppress(OSError):
+            part.unlink()
         fail(f"{path} cannot be written ({error.strerror or error}); what stood there before is unchanged.")
 
 
@@ -366,18 +376,20 @@ class Run:
     def read_checkpoint(self):
         """The checkpoint of the folder, as a dict; settings that were not typed are taken from it."""
         args, script = self.args, f"{self.script}.py"
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):
             fail(f"{'--resume' if args.resume else '--sample-only'} found no {self.path}; train first, with "
                  f"python {script}, or say with --out where the run is.")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about foreign files: we say it ourselves, below
                 checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
-            then = dict(checkpoint["settings"])
+            then = {"script": None, **checkpoint["settings"]}
+            if zipfile.ZipFile(self.path).testzip() or not {*KEPT, "parts", "rng"} <= set(checkpoint):
+                raise ValueError("damaged")
         except Exception as error:  # torch.load raises a dozen kinds for a file that is cut or foreign
-            fail(f"{self.path} is truncated or is not a checkpoint ({type(error).__name__}).")
+            fail(f"{self.path} is truncated or is not a checkpoint ({type(error).__name__}); train anew, or choose another --out.")
         if then["script"] != self.script:
-            fail(f"{self.path} is a checkpoint of {then['script']}.py, not of {script}.")
+            fail(f"{self.path} is a checkpoint of {then['script']}.py, not of {script}; choose another --out.")
         for key, value in then.items():
             now = getattr(args, key, self.settings.get(key))
             if key in args.given and value != now and not (key == "seed" and args.sample_only):
@@ -393,9 +405,10 @@ class Run:
     def check_data(self, data):
         """The data has to be what the checkpoint was trained on, and enough for a batch."""
         if self.settings.setdefault("data", data.name) != data.name:
-            fail(f"{self.path} was trained on {self.settings['data']}, and --data-dir gives {data.name}.")
+            fail(f"{self.path} was trained on {self.settings['data']}, and --data-dir {self.args.data_dir} gives "
+                 f"{data.name}; give the --data-dir that it was trained with.")
         if self.args.batch_size > len(data.train):
-            fail(f"--batch-size {self.args.batch_size} is more than the {len(data.train)} training images.")
+            fail(f"--batch-size {self.args.batch_size} is more than the {len(data.train)} training images; choose a smaller one.")
 
     def start_folder(self):
         """A new run never destroys an old one: what is in the folder is moved aside, whole."""
@@ -450,14 +463,16 @@ class Run:
         due = self.step in self.evaluations  # then record() saves: a save before it would lose it
         if not due and (self.stop or now - self.saved > SAVE_EVERY):
             self.save()
+            self.leave_if_stopped()
         return due
 
-    def check_finite(self, loss, grad_norm):
+    def check_finite(self, **values):
         """Stop before a step that would poison the weights. The last checkpoint stays as it is."""
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            fail(f"step {self.step + 1}: the loss is {loss}, its gradient {grad_norm}. Likely causes: --lr "
-                 f"{self.args.lr:g} is too high, or a change to the loss (log of 0, division by 0). "
-                 f"The last good checkpoint is {self.path}.")
+        for name, value in values.items():
+            if not math.isfinite(value):
+                self.bar.close()
+                fail(f"after step {self.step} the {name} is {value}. Likely causes: --lr {self.args.lr:g} is too high, or "
+                     f"a change to the loss (log of 0, division by 0). The last good checkpoint is {self.path}.")
 
     def record(self, train_nats, val_nats, model, picture=None, score=None, **more):
         """Log one evaluation, keep the weights if they are the best on validation, save.
@@ -466,7 +481,7 @@ class Run:
         "best" means, if it is not val_nats; the lower the better.
         """
         score = val_nats if score is None else score
-        self.check_finite(val_nats, 0.0)
+        self.check_finite(validation=val_nats)
         images = self.step * self.settings["batch_size"]
         self.curve.append({"step": self.step, "images": images, "seconds": round(self.train_seconds, 2),
                            "train_nats": train_nats, "val_nats": val_nats, **more})
@@ -476,34 +491,42 @@ class Run:
             self.best = {"score": score, "step": self.step,
                          "weights": {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}}
         # A progress bar and a log line share a terminal if tqdm writes both; a log file needs no such care.
+        self.save()
         say = tqdm.write if sys.stderr.isatty() else print
         say(f"step {self.step:>6} | {images:>9,} images | train {train_nats:7.2f} | val {val_nats:7.2f} nats | "
             f"{bits_per_dim(val_nats):.4f} bits/dim | {self.train_seconds:6.1f} s")
-        self.save()
+        self.leave_if_stopped()
 
-    def save(self):
-        """checkpoint.pt, atomically; then leave if Ctrl-C asked for it."""
+    def leave_if_stopped(self):
+        """After Ctrl-C, and with everything saved."""
+        if self.stop:
+            tqdm.write(f"stopped at step {self.step}; go on with: python {self.script}.py --resume "
+                       f"--out {shlex.quote(str(self.folder))}")
+            raise SystemExit(130)
+
+    def check_still_ours(self):
+        """A run that was started meanwhile may have moved our folder aside: then write nothing into its own."""
         if not self.folder.is_dir() or self.folder.stat().st_ino != self.inode:
             fail(f"{self.folder} was moved away by another run; go on with --resume and its new name for --out.")
+
+    def save(self):
+        """Write checkpoint.pt, atomically."""
+        self.check_still_ours()
         device, rng = self.args.device.type, {"cpu": torch.get_rng_state()}
         if device != "cpu":
             rng[device] = getattr(torch, device).get_rng_state()
-        kept = ("settings", "command", "step", "curve", "pictures", "best", "train_seconds", "eval_seconds", "running")
         buffer = io.BytesIO()
-        torch.save({**{k: getattr(self, k) for k in kept}, "rng": rng,
+        torch.save({**{k: getattr(self, k) for k in KEPT}, "rng": rng,
                     "parts": {name: part.state_dict() for name, part in self.parts.items()}}, buffer)
         write_atomically(self.path, buffer.getbuffer())
         now = time.perf_counter()
         self.eval_seconds, self.mark, self.saved = self.eval_seconds + now - self.mark, now, now
-        if self.stop:
-            tqdm.write(f"stopped at step {self.step}; go on with: python {self.script}.py --resume --out {self.folder}")
-            raise SystemExit(130)
 
     def restore(self):
         """The reverse of save()."""
         for name, part in self.parts.items():
-            part.load_state_dict(self.checkpoint["parts"][name])
-        for k in ("step", "curve", "pictures", "best", "train_seconds", "eval_seconds", "running"):
+            self.load_state(part, self.checkpoint["parts"].get(name, {}))
+        for k in KEPT:
             setattr(self, k, self.checkpoint[k])
         for device, state in self.checkpoint["rng"].items():
             if device == "cpu":
@@ -512,12 +535,21 @@ class Run:
                 getattr(torch, device).set_rng_state(state)
         print(f"resuming {self.folder} at step {self.step} of {self.settings['steps']}")
 
+    def load_state(self, part, state):
+        """part.load_state_dict(state); SystemExit if the checkpoint was made by other code."""
+        try:
+            part.load_state_dict(state)
+        except (RuntimeError, KeyError, ValueError):
+            fail(f"{self.path} does not fit {self.script}.py as it is now; train anew, or choose another --out.")
+
     def load_best(self, model):
         """Put the weights that were best on validation into the model."""
         best = self.best or (self.checkpoint and self.checkpoint["best"])
         if not best:
             fail(f"{self.path} was stopped before its first evaluation: go on with --resume first.")
-        model.load_state_dict(best["weights"])
+        self.load_state(model, best["weights"])
+        if not self.args.sample_only:
+            self.check_still_ours()
 
     def draw(self, model):
         """samples.png, the first draw of a fixed seed; with --num-samples N also samples.npy, float32
@@ -548,6 +580,7 @@ class Run:
 
     def finish(self, model, test_nats, likelihood, sample_seconds_64, **own):
         """Write metrics.json, loss.png and progress.png. likelihood: "exact", "bound" or "none"."""
+        self.check_still_ours()
         self.eval_seconds += time.perf_counter() - self.mark
         s = self.settings
         metrics = {

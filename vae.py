@@ -311,7 +311,7 @@ class VAE(nn.Module):
     @torch.no_grad()
     def sample_means(self, n, y=None, generator=None):
         """sigmoid(ℓ(z)) for n draws of z from the prior -> (n, 1, H, W) in (0, 1). *Not* samples of p(x)."""
-        weight = self.decoder.first.weight
+        weight = next(self.parameters())  # for its device and dtype
         z = torch.randn(n, self.z_size, generator=generator).to(weight)
         return torch.sigmoid(self.decode(z, None if y is None else y.to(weight.device)))
 
@@ -493,7 +493,7 @@ def train(model, data, run, steps, batch_size, lr, warm_up, clip, beta):
             optimizer.zero_grad()
             loss.backward()
             grad_norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-            run.check_finite(loss.item(), grad_norm.item())
+            run.check_finite(loss=loss.item(), gradient=grad_norm.item())
             optimizer.step()
             if run.tick(loss.item()):
                 labels = (data.train_labels[:len(data.x_train)], data.val_labels) if model.conditional else (None, None)
@@ -508,7 +508,7 @@ def main(argv=None):
     parser = utils.common_flags("vae.py", "Train a variational autoencoder on binarized MNIST, draw from it, measure it.",
                                 STEPS, BATCH_SIZE, LR)
     parser.add_argument("--z-size", type=utils.number(int, 1, 1000), default=Z_SIZE, help="latent dimensions (default: %(default)s)")
-    parser.add_argument("--beta", type=utils.number(float, 0), default=BETA, help="weight of the KL in the training loss (default: %(default)s)")
+    parser.add_argument("--beta", type=utils.number(float, 0, 10**4), default=BETA, help="weight of the KL in the training loss (default: %(default)s)")
     args = utils.parse(parser, argv)
     variant = "_".join([f"z{args.z_size}"] * (args.z_size != Z_SIZE) + [f"beta{args.beta:g}"] * (args.beta != BETA))
     run = utils.Run("vae", args, {"z_size": args.z_size, "beta": args.beta, "WIDTH": WIDTH, "DEPTH": DEPTH,
@@ -536,6 +536,7 @@ def main(argv=None):
     iw_nats = evaluate_bound(model, data.x_test, labels, IW_SAMPLES)
     few = slice(0, 100)
     curves = bounds_by_samples(model, data.x_test[few], None if labels is None else labels[few], NAIVE_SAMPLES)
+    run.check_finite(test_bound=iw_nats, naive_estimate=curves[1][-1])
     draw_bounds(run.folder / "bound_by_samples.png", curves)
     draw_pictures(model, run.folder, data.x_test, data.test_labels, run.curve)
     run.draw(model)

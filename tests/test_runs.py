@@ -209,7 +209,20 @@ def test_a_run_whose_folder_was_moved_away_does_not_write_into_the_new_one(chapt
     monkeypatch.setattr(utils.Run, "tick", second_run_starts)
     fails(lambda: chapter.main(SHORT + ["--out", "a"]), "moved away")
     assert Path("a/checkpoint.pt").read_text() == "the other run's"
-    monkeypatch.undo()
+
+
+def test_nor_does_it_write_its_results_there(chapter, fails, monkeypatch):
+    """The other run starts when training is over and scoring has begun."""
+    load_best = utils.Run.load_best
+
+    def second_run_starts(self, model):
+        Path("a").rename("a.1")
+        Path("a").mkdir()
+        return load_best(self, model)
+
+    monkeypatch.setattr(utils.Run, "load_best", second_run_starts)
+    fails(lambda: chapter.main(SHORT + ["--out", "a"]), "moved away")
+    assert not list(Path("a").iterdir())
 
 
 def test_a_write_that_breaks_off_leaves_the_old_checkpoint(chapter, monkeypatch, fails):
@@ -295,7 +308,9 @@ BAD_FLAGS = [
     (["--batch-size", "4001"], "4000"), (["--lr", "0"], "--lr"), (["--lr", "-1"], "--lr"), (["--lr", "nan"], "--lr"),
     (["--lr", "inf"], "--lr"), (["--seed", "-1"], "--seed"), (["--num-samples", "0"], "--num-samples"),
     (["--label", "10"], "--label"), (["--label", "3"], "--sample-only"), (["--device", "cuda:99"], "--device"),
-    (["--device", "toaster"], "toaster"), (["--device", "cpu:x"], "cpu:x"), (["--colour"], "--colour"),
+    (["--device", "toaster"], "toaster"), (["--device", "cpu:"], "cpu:"), (["--steps", "1" * 400], "--steps"),
+    (["--sample-only", "--out", "n" * 300], "--sample-only"), (["--out", "n" * 300], "cannot be written"),
+    (["--data-dir", "file"], "is a file"), (["--device", "cpu:x"], "cpu:x"), (["--colour"], "--colour"),
     (["--resume"], "--resume"), (["--sample-only"], "--sample-only"), (["--resume", "--sample-only"], "one of them"),
     (["--out", "file"], "file"), (["--out", "file/a"], "file"), (["--out", "full"], "not from a run"),
 ]
@@ -337,6 +352,15 @@ def test_bad_checkpoints(trained, fails, monkeypatch):
     c = torch.load(_write(path, good), weights_only=True)
     torch.save({**c, "settings": {**c["settings"], "script": "another"}}, path)
     both("another.py", f"{trained.__name__}.py")
+    torch.save({k: v for k, v in c.items() if k != "best"}, path)
+    both("not a checkpoint")
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 4  # one bit, in the middle of some weight: only the checksum can tell
+    path.write_bytes(flipped)
+    both("not a checkpoint")
+    weights = {k: v[:1] for k, v in c["best"]["weights"].items()}
+    torch.save({**c, "best": {**c["best"], "weights": weights}, "parts": {**c["parts"], "model": weights}}, path)
+    both("does not fit")
     _write(path, good)
     name = next(name for name in CHAPTERS[trained.__name__] if name in c["settings"])
     with monkeypatch.context() as m:
@@ -389,7 +413,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(chapter, fails, monkeypatch):
 
     poisoned.calls = 0
     monkeypatch.setattr(utils, "random_batch", poisoned)
-    fails(lambda: chapter.main(SHORT + ["--out", "a"]), "step 13", "nan", "--lr")
+    fails(lambda: chapter.main(SHORT + ["--out", "a"]), "after step 12", "nan", "--lr")
     c = checkpoint("a")
     assert 1 <= c["step"] <= 12
     assert all(torch.isfinite(v).all() for v in c["parts"]["model"].values())
@@ -397,7 +421,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(chapter, fails, monkeypatch):
 
 def test_a_learning_rate_far_too_high_leaves_no_poisoned_checkpoint(chapter):
     with contextlib.suppress(SystemExit):
-        chapter.main(SHORT + ["--out", "a", "--lr", "1e30"])
+        chapter.main(SHORT + ["--out", "a", "--lr", "1e8"])
     assert all(torch.isfinite(v).all() for v in checkpoint("a")["parts"]["model"].values())
 
 
