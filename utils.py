@@ -131,7 +131,7 @@ def download_mnist(data_dir):
                     now = sorted((str(p), p.stat().st_size) for p in Path(inbox).rglob("*"))
                     if now != seen:  # something arrived: the clock starts again
                         seen, since = now, time.monotonic()
-                    elif time.monotonic() - since > DOWNLOAD_PATIENCE:
+                    elif time.monotonic() - since > (DOWNLOAD_PATIENCE if seen else 120):  # first it imports torch
                         return f"the network was silent for {DOWNLOAD_PATIENCE} s"
                     time.sleep(0.1)
             finally:

@@ -201,10 +201,10 @@ def test_a_network_that_hangs_counts_as_none(tmp_path, monkeypatch):
         silent.listen()
         for name in ("http_proxy", "https_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(utils, "DOWNLOAD_PATIENCE", 8)
+        monkeypatch.setattr(utils, "DOWNLOAD_PATIENCE", 3)
         start = time.monotonic()
-        assert "silent for 8 s" in utils.download_mnist(tmp_path / "data")
-        assert time.monotonic() - start < 40
+        assert "silent for 3 s" in utils.download_mnist(tmp_path / "data")
+        assert time.monotonic() - start < 120
         silent.settimeout(1)
         silent.accept()  # it did come: the silence was the network's, not ours
     assert not list((tmp_path / "data").glob(".download-*"))
