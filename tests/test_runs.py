@@ -265,7 +265,7 @@ def test_a_process_that_is_stopped_can_be_resumed(process, how):
     p = process(f"{script}.py", "--steps", "100000", "--batch-size", "8", "--out", "a")
     while not Path("a/checkpoint.pt").exists() and p.poll() is None:
         time.sleep(0.05)
-    time.sleep(1.5)
+    time.sleep(0.7)
     p.send_signal(how)
     out, err = p.communicate(timeout=60)
     assert "Traceback" not in err
@@ -291,12 +291,12 @@ def test_a_process_that_is_stopped_can_be_resumed(process, how):
 def test_the_main_job_as_a_user_runs_it(process):
     """A process of its own, in an empty folder, without a network: the default command, shortened."""
     for script in CHAPTERS:
-        p = process(f"{script}.py", "--steps", "20", "--batch-size", "32")
+        p = process(f"{script}.py", "--steps", "6", "--batch-size", "32")
         out, err = p.communicate(timeout=300)
         assert p.returncode == 0, err
         assert "Traceback" not in err and "ONLY 5,000 DIGITS" in out and "bits/dim" in out
         metrics = json.loads(Path(f"runs/{script}/metrics.json").read_text())
-        assert metrics["command"] == f"python {script}.py --steps 20 --batch-size 32"
+        assert metrics["command"] == f"python {script}.py --steps 6 --batch-size 32"
         assert len(list(Path(f"runs/{script}").glob("*.png"))) >= 3
 
 
