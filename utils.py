@@ -34,6 +34,7 @@ import matplotlib
 import numpy as np
 import torch
 import torchvision
+from PIL import Image  # comes with torchvision and matplotlib
 from tqdm import tqdm
 
 matplotlib.use("Agg")  # draw into files: works over ssh and on machines without a screen
@@ -345,9 +346,8 @@ def bits_per_dim(nats):
 
 
 class Run:
-    """One run: its folder, its checkpoint, its log. `settings` are the chapter's own settings: what,
-    besides the common flags, has to be the same for a checkpoint to fit (flags by their names in
-    args, constants of the script in capitals)."""
+    """One run: its folder, its checkpoint, its log. `settings` are the chapter's own flags, by their
+    names in args: what, besides the common ones, has to be the same for a checkpoint to fit."""
 
     def __init__(self, script, args, settings, variant=""):
         name = "_".join([script] + [variant] * bool(variant) + ["conditional"] * args.conditional)
@@ -395,12 +395,17 @@ class Run:
             if key in args.given and value != now and not (key == "seed" and args.sample_only):
                 flag = "--" + key.replace("_", "-")
                 fail(f"{self.path} was made with {flag} {value}, not {now}: leave {flag} out, or choose another --out.")
-            if key.isupper() and value != now:
-                fail(f"{self.path} was made with {key} = {value}, and {script} now has {now}: change it back, or train anew.")
             if hasattr(args, key) and key not in args.given and not (key == "seed" and args.sample_only):
                 setattr(args, key, value)
         self.settings, self.command = then, checkpoint["command"]
         return checkpoint
+
+    def fix(self, **constants):
+        """Constants of the script that shape this run: a new run notes them; on resume they have to be the same."""
+        for key, now in constants.items():
+            then = self.settings.setdefault(key, now)
+            if then != now:
+                fail(f"{self.path} was made with {key} = {then}, and {self.script}.py now has {now}: change it back, or train anew.")
 
     def check_data(self, data):
         """The data has to be what the checkpoint was trained on, and enough for a batch."""
@@ -633,6 +638,19 @@ def save_grid(path, images, columns=8, scale=2):
     buffer = io.BytesIO()
     large = images.cpu().float().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     torchvision.utils.save_image(large, buffer, nrow=columns, padding=2 * scale, pad_value=0.5, format="png")
+    write_atomically(path, buffer.getvalue())
+
+
+def save_animation(path, frames, columns=8, scale=2, milliseconds=60, last=2000):
+    """frames: a list of (N, 1, H, W) in [0, 1], each a grid like save_grid's, as an endless GIF; the last stays longer."""
+    pictures = []
+    for images in frames:
+        grid = torchvision.utils.make_grid(images.cpu().float(), nrow=columns, padding=1, pad_value=0.5)[0]
+        large = (grid * 255).to(torch.uint8).repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+        pictures.append(Image.fromarray(large.numpy()))
+    buffer = io.BytesIO()
+    times = [milliseconds] * (len(pictures) - 1) + [last]
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=times, loop=0)
     write_atomically(path, buffer.getvalue())
 
 

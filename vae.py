@@ -547,8 +547,8 @@ def main(argv=None):
                         help="weight of the KL in the training loss (default: %(default)s)")
     args = utils.parse(parser, argv)
     variant = "_".join([f"z{args.z_size}"] * (args.z_size != Z_SIZE) + [f"beta{args.beta:g}"] * (args.beta != BETA))
-    run = utils.Run("vae", args, {"z_size": args.z_size, "beta": args.beta, "WIDTH": WIDTH, "DEPTH": DEPTH,
-                                  "WARM_UP": WARM_UP, "CLIP": CLIP}, variant)
+    run = utils.Run("vae", args, {"z_size": args.z_size, "beta": args.beta}, variant)
+    run.fix(WIDTH=WIDTH, DEPTH=DEPTH, WARM_UP=WARM_UP, CLIP=CLIP)
 
     torch.manual_seed(args.seed)
     model = VAE(28, args.z_size, WIDTH, DEPTH, args.conditional).to(args.device)

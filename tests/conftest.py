@@ -16,6 +16,7 @@ import utils  # noqa: E402
 
 CHAPTERS = {
     "vae": {"WIDTH": 32, "DEPTH": 2, "IW_SAMPLES": 3, "NAIVE_SAMPLES": 4},
+    "made": {"WIDTH": 32, "EVAL_IMAGES": 100},
 }
 
 

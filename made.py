@@ -1,0 +1,660 @@
+"""
+Autoregressive models: MADE by masks, and an RNN over pixels
+============================================================
+Put the pixels in an order and predict each from those before it. The product of these predictions
+is a probability of the whole image, exact, and by maximum likelihood it can be trained like any
+classifier. One thing can go wrong, a prediction that sees its own answer, and there are two ways to
+keep the network honest: *hide* the future with masks on the weights (MADE: all 784 predictions in one
+pass), or *meet* the pixels one at a time (an RNN: it cannot see what it was not yet given).
+
+    log p(x)  =  Σ_t log p( x_o(t) | x_o(1), ..., x_o(t−1) )        nats per image                (1)
+
+    code       symbol        shape            meaning
+    x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
+    order      o(t)          (D,)             the pixel that is drawn at step t
+    place      o⁻¹(d)        (M, D)           the step, 1..D, at which pixel d is drawn
+    degree     m(k)          (M, W)           of a hidden unit: it may see the first m(k) pixels
+    logits     ℓ             (B, 1, 28, 28)   log-odds of (1)'s factors: p(x_d=1 | before) = sigmoid(ℓ_d)
+    u          u             (n, D)           uniform noise: pixel d is on if u_d < sigmoid(ℓ_d)
+    h          h_t           (B, H)           state of the RNN: what it remembers of the pixels so far
+    y          y             (B,)             class label 0..9, only with --conditional
+    B batch size, M number of mask sets, W width of the hidden layers, H width of the RNN's state
+
+Papers    Bengio & Bengio, Modeling High-Dimensional Discrete Data with Multi-Layer Neural Networks, 1999
+          Germain, Gregor, Murray & Larochelle, MADE: Masked Autoencoder for Distribution Estimation,
+          ICML 2015 (arXiv 1502.03509)
+          Uria, Murray & Larochelle, A Deep and Tractable Density Estimator, ICML 2014 (1310.1757): orders
+          Hochreiter & Schmidhuber, Long Short-Term Memory, 1997
+          van den Oord, Kalchbrenner & Kavukcuoglu, Pixel Recurrent Neural Networks, 2016 (1601.06759)
+Lecture   Berkeley CS294-158, lecture 2: autoregressive models
+Run       python made.py                       masks: train, draw, measure; writes runs/made/
+          python made.py --variant rnn         recurrence; writes runs/made_rnn/
+          python made.py --order random --num-masks 4    four orders, and their mixture
+          python made.py --order agnostic      a new order in each batch: any part of an image can be given
+          python made.py --conditional         the same with the class given: p(x|y); also for the rnn
+Reached   @@REACHED@@
+Left out  on purpose: convolutions, and recurrence along rows and diagonals (pixelcnn.py has both); the
+          masks' indicator as a further input (section 4.2 of the MADE paper).
+"""
+import math
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import utils
+
+# Settings to turn. Each is read in main() and nowhere else.
+STEPS = 4500
+BATCH_SIZE = 128
+LR = 1e-2
+WARM_UP = 0.05  # part of the run in which the learning rate rises
+CLIP = 100.0  # a gradient longer than this (norm over all weights) is scaled down to it
+WIDTH = 1024  # MADE: hidden units in each layer
+DEPTH = 2  # MADE: hidden layers
+RNN_STEPS = 1600  # --variant rnn has a length, a batch and a rate of its own
+RNN_BATCH_SIZE = 64
+RNN_LR = 1e-2
+RNN_CLIP = 1.0  # below a typical gradient: each step has the same length, whatever 784 steps made of it
+RNN_WIDTH = 64  # H: numbers that an LSTM hands on from pixel to pixel (and as many in its cell)
+RNN_FEATURES = 96  # units of the layers before and after the recurrence
+RNN_REACH = 4  # how far, in rows and columns, the window on earlier pixels reaches
+EVAL_IMAGES = 5000  # validation images looked at in training; half of them, and ...
+RNN_EVAL_IMAGES = 2000  # ... fewer for the RNN, which takes some seconds for that
+
+# --------------------------------------------------------------------------------------------------
+# Notes, step by step
+# @@NOTES@@
+# --------------------------------------------------------------------------------------------------
+
+
+# --------------------------------------------------------------------------------------------------
+# Building blocks
+# --------------------------------------------------------------------------------------------------
+
+
+def bernoulli_log_prob(logits, x):
+    """log p(x) of (1), given all its factors' logits. Both (B, 1, H, W), x in {0, 1} -> (B,) nats."""
+    return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(dim=(1, 2, 3))
+
+
+def build_masks(place, degree):
+    """The masks of MADE as booleans, True where a weight may live; rows are outputs, columns inputs.
+
+    place: (D,) the step at which each pixel is drawn, degree: (W,) of each hidden unit. All hidden layers
+    have the same degrees, so they share a mask. -> (W, D), (W, W), (D, W), (D, D).
+    """
+    pixel_to_hidden = degree[:, None] >= place[None]  # (4)
+    hidden_to_hidden = degree[:, None] >= degree[None]  # (4)
+    hidden_to_logit = place[:, None] > degree[None]  # (5)
+    pixel_to_logit = place[:, None] > place[None]  # (6)
+    return pixel_to_hidden, hidden_to_hidden, hidden_to_logit, pixel_to_logit
+
+
+def masked(weight, mask):
+    """The weights that may live; the others are 0, and their gradient is 0 as well."""
+    return torch.where(mask, weight, 0.0)
+
+
+def natural_place(height, width):
+    """Reading order, row by row: pixel d is drawn at step d + 1. -> (H·W,) int64."""
+    return torch.arange(1, height * width + 1)
+
+
+def known_first(known):
+    """An order that draws all pixels of `known` (H, W) bool before the others, else in reading order. -> place (H·W,)."""
+    place = torch.empty(known.numel(), dtype=torch.int64)
+    place[(~known.flatten().cpu()).int().argsort(stable=True)] = torch.arange(1, known.numel() + 1)
+    return place
+
+
+def draw(u, logits, x, known):
+    """One pixel: on if u < sigmoid(ℓ); where known (or None) says so, it stays what it is in x. All (n,)."""
+    bit = (u < torch.sigmoid(logits)).to(logits)
+    return bit if known is None or not known else x
+
+
+# --------------------------------------------------------------------------------------------------
+# Model 1: MADE
+# --------------------------------------------------------------------------------------------------
+
+
+class MADE(nn.Module):
+    """A multilayer perceptron on all pixels, whose masks make logit d a function of the pixels before d alone.
+
+    image_size: height and width, or (height, width). order: "natural" (row by row), "random" (one fixed
+    permutation per mask set), "agnostic" (training draws a new permutation in each batch; the num_masks
+    fixed ones are for scoring and drawing). conditional: ten more inputs that say the label; it is no
+    pixel, so every unit may see it.
+    """
+
+    def __init__(self, image_size=28, width=1024, depth=2, order="natural", num_masks=1, conditional=False):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.order, self.num_masks, self.conditional = order, num_masks, conditional
+        pixels = math.prod(self.image_size)
+        self.first = nn.Linear(pixels, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.last = nn.Linear(width, pixels)
+        self.direct = nn.Parameter(torch.zeros(pixels, pixels))  # pixel to logit: a logistic regression to start from
+        self.label_to_hidden = nn.Embedding(10, width) if conditional else None
+        self.label_to_logit = nn.Embedding(10, pixels) if conditional else None
+        self.register_buffer("mean", torch.full((pixels,), 0.5))
+        self.register_buffer("place", torch.stack([self.new_place() for _ in range(num_masks)]))
+        self.register_buffer("degree", torch.stack([self.new_degree(p, m) for m, p in enumerate(self.place)]))
+
+    def new_place(self):
+        """An order: the natural one, or a permutation from the global generator. -> (D,) int64 in 1..D."""
+        if self.order == "natural":
+            return natural_place(*self.image_size)
+        return torch.randperm(self.last.out_features) + 1
+
+    def new_degree(self, place, m=0):
+        """Degrees for an order, shares of the width that follow the surprise of the pixels (7). -> (W,) int64 in 1..D−1."""
+        variance = (self.mean * (1 - self.mean) + 0.01)[place.to(self.mean.device).argsort()]  # in the order of drawing
+        share = variance.cumsum(0) / variance.sum()
+        width = self.first.out_features
+        at = (torch.arange(width, device=share.device) + 0.5) / width
+        degree = (torch.searchsorted(share, at) + 1).clamp(max=max(1, len(place) - 1))
+        if m > 0 and self.order == "natural":  # another mask of the same order: the units change roles
+            degree = degree[torch.randperm(width).to(degree.device)]
+        return degree
+
+    @torch.no_grad()
+    def start_from_mean(self, images):
+        """What can be had without training, from the mean image: the last bias, the centre of the inputs, and where
+        hidden units are needed. images: (N, 1, H, W) uint8, grey."""
+        self.mean.copy_(images.float().mean(dim=(0, 1)).flatten() / 255)
+        self.last.bias.copy_(torch.logit(self.mean.clamp(0.001, 0.999)))  # off in 50,000 images is not off for ever
+        for m, place in enumerate(self.place):
+            self.degree[m] = self.new_degree(place, m)
+
+    def logits(self, x, y=None, place=None, degree=None):
+        """All 784 logits of (1) in one pass. x: (B, 1, H, W) in {0, 1}; place (D,) and degree (W,): the mask set,
+        by default the first of the model. -> (B, 1, H, W)."""
+        check_label(self, y)
+        place, degree = (self.place[0], self.degree[0]) if place is None else (place, degree)
+        to_hidden, between, to_logit, direct = build_masks(place, degree)
+        v = x.flatten(1) - self.mean  # (B, D)
+        h = F.linear(v, masked(self.first.weight, to_hidden), self.first.bias)
+        h = F.silu(h if y is None else h + self.label_to_hidden(y))
+        for layer in self.hidden:
+            h = h + F.silu(F.linear(h, masked(layer.weight, between), layer.bias))
+        logits = F.linear(h, masked(self.last.weight, to_logit), self.last.bias) + F.linear(v, masked(self.direct, direct))
+        return (logits if y is None else logits + self.label_to_logit(y)).view(x.shape)
+
+    def log_probs(self, x, y=None):
+        """log p_m(x) for each of the M mask sets. x: (B, 1, H, W) in {0, 1} -> (M, B) nats."""
+        return torch.stack([bernoulli_log_prob(self.logits(x, y, *sets), x) for sets in zip(self.place, self.degree)])
+
+    def log_prob(self, x, y=None):
+        """log p(x), exact: with M > 1 of the mixture (8), whose parts are averaged as probabilities. -> (B,) nats."""
+        return torch.logsumexp(self.log_probs(x, y), dim=0) - math.log(self.num_masks)
+
+    def loss(self, x, y=None, step=0):
+        """What training minimises: −log p of one mask set, the next in each step, as a mean over the batch. -> () nats."""
+        if self.order == "agnostic":
+            place = self.new_place().to(x.device)
+            return -bernoulli_log_prob(self.logits(x, y, place, self.new_degree(place)), x).mean()
+        m = step % self.num_masks
+        return -bernoulli_log_prob(self.logits(x, y, self.place[m], self.degree[m]), x).mean()
+
+    # ---------------------------------------------------------------------------------- sampling: Model 1
+
+    def choose_sets(self, n, generator, known):
+        """Which mask set draws which image: a list of (place, degree, indices of images)."""
+        which = torch.randint(self.num_masks, (n,), generator=generator)  # the mixture (8): first toss for the part
+        if self.order == "agnostic" and known is not None:  # any order will do: take one that begins with what is known
+            place = known_first(known)
+            return [(place.to(self.place), self.new_degree(place), torch.arange(n))]
+        return [(self.place[m], self.degree[m], (which == m).nonzero()[:, 0]) for m in which.unique()]
+
+    @torch.no_grad()
+    def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
+        """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, of each of which one pixel is used.
+
+        x (n, 1, H, W) and known (H, W) bool: pixels that are given (see "completion" in the notes). -> (n, 1, H, W).
+        """
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        for place, degree, i in self.choose_sets(n, generator, known):
+            part, label = torch.zeros_like(x[i]), None if y is None else y[i]
+            for d in place.argsort().tolist():
+                logits = self.logits(part, label, place, degree).flatten(1)[:, d]
+                part.flatten(1)[:, d] = draw(u[i, d], logits, x[i].flatten(1)[:, d], known is not None and bool(known.flatten()[d]))
+            drawn[i] = part
+        return drawn
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None):
+        """The pixels of sample_obvious, for the arithmetic of one forward pass: each hidden unit is computed
+        once, in the step in which the last pixel that it may see becomes known."""
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        for place, degree, i in self.choose_sets(n, generator, known):
+            given = [False] * len(place) if known is None else known.flatten().tolist()
+            # Units in the order of their degrees: then those of degree t are a slice, and all that they
+            # may see, lower and equal degrees, stands to the left of its end.
+            degree, units = degree.sort(stable=True)
+            to_hidden, between, to_logit, direct = build_masks(place, degree)
+            first = masked(self.first.weight[units], to_hidden)
+            hidden = [masked(layer.weight[units][:, units], between) for layer in self.hidden]
+            last, direct = masked(self.last.weight[:, units], to_logit), masked(self.direct, direct)
+            bias = [layer.bias[units][:, None] for layer in (self.first, *self.hidden)]
+            offset, logit_offset = bias[0], self.last.bias[:, None]
+            if y is not None:
+                offset, logit_offset = offset + self.label_to_hidden(y[i])[:, units].T, logit_offset + self.label_to_logit(y[i]).T
+            offset, logit_offset = offset.expand(-1, len(i)), logit_offset.expand(-1, len(i))
+            end = torch.bincount(degree, minlength=len(place) + 1).cumsum(0).tolist()  # end[t]: units of degree <= t
+            pixels, noise, mean = x[i].flatten(1).T, u[i].T.contiguous(), self.mean.tolist()  # (D, n): a pixel is a row
+            v = torch.zeros_like(noise)  # centred pixels; 0 until drawn
+            h = [torch.zeros(len(units), len(i)).to(v) for _ in bias]  # one (W, n) per hidden layer
+            out = torch.zeros_like(noise)
+            for t, d in enumerate(place.argsort().tolist()):  # t pixels are known: now units of degree t can be computed
+                a, b = end[t - 1] if t else 0, end[t]
+                if b > a:
+                    h[0][a:b] = F.silu(torch.addmm(offset[a:b], first[a:b], v))
+                    for k, weight in enumerate(hidden):
+                        h[k + 1][a:b] = h[k][a:b] + F.silu(torch.addmm(bias[k + 1][a:b], weight[a:b, :b], h[k][:b]))
+                logits = torch.addmm(logit_offset[d:d + 1], last[d:d + 1, :b], h[-1][:b]) + direct[d:d + 1] @ v  # (1, n)
+                out[d] = draw(noise[d], logits[0], pixels[d], given[d])
+                v[d] = out[d] - mean[d]
+            drawn[i] = out.T.reshape(drawn[i].shape)
+        return drawn
+
+
+def check_label(model, y):
+    """ValueError if a conditional model gets no label, or an unconditional one gets some."""
+    if model.conditional and y is None:
+        raise ValueError("this model is conditional: it needs y, a label 0..9 for each image")
+    if not model.conditional and y is not None:
+        raise ValueError("this model is not conditional: it takes no y")
+
+
+def start_of_sample(model, n, y, generator, x):
+    """Noise u (n, D), given pixels x (n, 1, H, W), labels y, and room for what is drawn, on the model's device.
+
+    One number of noise for each pixel of each image, drawn before the loop: so two samplers, or two
+    devices, can be compared pixel by pixel.
+    """
+    check_label(model, y)
+    weight = model.last.weight  # for its device and dtype
+    u = torch.rand(n, math.prod(model.image_size), generator=generator, dtype=weight.dtype).to(weight)
+    drawn = torch.zeros(n, 1, *model.image_size).to(weight)
+    return u, drawn if x is None else x.to(weight), None if y is None else y.to(weight.device), drawn
+
+
+# --------------------------------------------------------------------------------------------------
+# Model 2: an RNN over pixels
+# --------------------------------------------------------------------------------------------------
+
+
+class RNN(nn.Module):
+    """A recurrent network that reads the pixels in an order and predicts each before it is shown.
+
+        window of earlier pixels ─► features ─► LSTM ─► (+ features) ─► head ─► ℓ_t
+                 place o(t) ─────────▲          │ ▲
+                                          h_t ──┘ └── h_{t−1}
+
+    image_size, conditional: as in MADE. width: H; features: units before and after the recurrence; reach:
+    rows and columns of the window; cell: "lstm" or "gru"; order: "natural" or "random".
+    """
+
+    def __init__(self, image_size=28, width=64, features=96, reach=4, cell="lstm", order="natural", conditional=False):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.conditional = conditional
+        height, columns = self.image_size
+        pixels = height * columns
+        place = natural_place(height, columns) if order == "natural" else torch.randperm(pixels) + 1
+        self.register_buffer("order", place.argsort())
+        # For each step: the pixels within reach that were drawn before, and for the others the number D,
+        # which is one past the last pixel and always reads 0. Offsets that are never seen are left out.
+        # And always the pixel of the step before, wherever it is: else some of the past never arrives.
+        row, column = self.order // columns, self.order % columns
+        seen = [torch.cat([torch.tensor([pixels]), self.order[:-1]])]
+        for dr in range(-reach, reach + 1):
+            for dc in range(-reach, reach + 1):
+                r, c = row + dr, column + dc
+                inside = (r >= 0) & (r < height) & (c >= 0) & (c < columns)
+                d = torch.where(inside, r * columns + c, 0)
+                before = inside & (place[d] < torch.arange(1, pixels + 1))
+                if before.any():
+                    seen.append(torch.where(before, d, pixels))
+        self.register_buffer("seen", torch.stack(seen, dim=1))  # (D, n)
+        self.window_to_features = nn.Linear(len(seen), features)
+        self.place_to_features = nn.Parameter(0.5 * torch.randn(pixels, 1, features))  # where am I? One row a step
+        self.label_to_features = nn.Embedding(10, features) if conditional else None
+        self.rnn = {"lstm": nn.LSTM, "gru": nn.GRU}[cell](features, width)
+        if cell == "lstm":  # start by remembering: the forget gate's bias, the second quarter
+            nn.init.ones_(self.rnn.bias_ih_l0.data[width:2 * width])
+        self.state_to_head = nn.Linear(width, features)
+        self.features_to_head = nn.Linear(features, features)
+        self.last = nn.Linear(features, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(pixels))  # of each pixel
+
+    @torch.no_grad()
+    def start_from_mean(self, images):
+        """Start each pixel's bias at its log-odds. images: (N, 1, H, W) uint8, grey."""
+        mean = images.float().mean(dim=(0, 1)).flatten() / 255
+        self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)))
+
+    def features(self, window, place, y):
+        """What the recurrence is fed with. window: (T, B, n), place: (T, 1, F) -> (T, B, F)."""
+        u = self.window_to_features(window) + place
+        return F.silu(u if y is None else u + self.label_to_features(y))
+
+    def head(self, state, features):
+        """States (T, B, H) and features (T, B, F) -> logits (T, B), without the pixel's bias."""
+        return self.last(F.silu(self.state_to_head(state) + self.features_to_head(features)))[..., 0]
+
+    def windows(self, x):
+        """The earlier pixels around each, as ±1, and 0 for what is not known. x: (B, D) -> (D, B, n), in the order."""
+        padded = torch.cat([2 * x - 1, torch.zeros_like(x[:, :1])], dim=1)
+        return padded[:, self.seen].transpose(0, 1)
+
+    def logits(self, x, y=None):
+        """All logits of (1). Since x is known, everything but the recurrence itself is computed for all
+        pixels at once ("teacher forcing"). x: (B, 1, H, W) in {0, 1} -> (B, 1, H, W)."""
+        check_label(self, y)
+        features = self.features(self.windows(x.flatten(1)), self.place_to_features, y)
+        states, _ = self.rnn(features)  # (D, B, H): 784 steps, one after the other
+        by_step = self.head(states, features) + self.bias[self.order, None]  # (D, B)
+        return by_step[self.order.argsort()].T.reshape(x.shape)  # from steps back to pixels
+
+    def log_prob(self, x, y=None):
+        """log p(x), exact. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
+        return bernoulli_log_prob(self.logits(x, y), x)
+
+    def loss(self, x, y=None, step=0):
+        """What training minimises: −log p(x), as a mean over the batch. -> () nats."""
+        return -self.log_prob(x, y).mean()
+
+    # ---------------------------------------------------------------------------------- sampling: Model 2
+
+    @torch.no_grad()
+    def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
+        """As MADE.sample_obvious: reads the image from its beginning for each new pixel. D(D+1)/2 steps' worth at best."""
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        for d in self.order.tolist():
+            logits = self.logits(drawn, y).flatten(1)[:, d]
+            drawn.flatten(1)[:, d] = draw(u[:, d], logits, x.flatten(1)[:, d], known is not None and bool(known.flatten()[d]))
+        return drawn
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None):
+        """The pixels of sample_obvious in D steps: the state is all that is needed of the past, so carry it."""
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        given = [False] * len(self.order) if known is None else known.flatten().tolist()
+        pixels, out, state = x.flatten(1), torch.zeros_like(u), None
+        signs = torch.zeros(n, len(self.order) + 1).to(u)  # as in windows(): ±1, or 0 for unknown
+        for t, d in enumerate(self.order.tolist()):
+            features = self.features(signs[:, self.seen[t]][None], self.place_to_features[t:t + 1], y)
+            h, state = self.rnn(features, state)  # (1, n, H)
+            logits = self.head(h, features)[0] + self.bias[d]
+            out[:, d] = draw(u[:, d], logits, pixels[:, d], given[d])
+            signs[:, d] = 2 * out[:, d] - 1
+        return out.view_as(drawn)
+
+
+# --------------------------------------------------------------------------------------------------
+# Measuring
+# --------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def evaluate(model, x, y):
+    """Mean of −log p over a set of bits x (N, 1, H, W): nats per image, exact."""
+    total = 0.0
+    for i in range(0, len(x), 500):
+        total -= model.log_prob(x[i:i + 500].float(), None if y is None else y[i:i + 500]).sum().item()
+    return total / len(x)
+
+
+@torch.no_grad()
+def compare_averages(model, x, y):
+    """For a MADE with M > 1 mask sets, nats per image over bits x (N, 1, H, W), as a dict:
+
+        mask_nats       each set on its own: M numbers
+        mixture_nats    probabilities of whole images averaged (8): always a likelihood
+        logits_nats     logits averaged pixel by pixel (9): a likelihood only if all sets have one order
+    """
+    each, logits_nats = torch.zeros(model.num_masks, dtype=torch.float64), 0.0
+    for i in range(0, len(x), 500):
+        xb, yb = x[i:i + 500].float(), None if y is None else y[i:i + 500]
+        logits = torch.stack([model.logits(xb, yb, *sets) for sets in zip(model.place, model.degree)])  # (M, B, 1, H, W)
+        each -= torch.stack([bernoulli_log_prob(part, xb).sum() for part in logits]).double().cpu()
+        logits_nats -= bernoulli_log_prob(logits.mean(dim=0), xb).sum().item()
+    return {"mask_nats": (each / len(x)).tolist(), "mixture_nats": evaluate(model, x, y), "logits_nats": logits_nats / len(x)}
+
+
+@torch.no_grad()
+def nats_in_order(model, x, y, place):
+    """−log p of bits x (N, 1, H, W) if MADE draws them in the order place (D,): nats per image, exact."""
+    place, total = place.to(model.place), 0.0
+    degree = model.new_degree(place)
+    for i in range(0, len(x), 500):
+        xb = x[i:i + 500].float()
+        total -= bernoulli_log_prob(model.logits(xb, None if y is None else y[i:i + 500], place, degree), xb).sum().item()
+    return total / len(x)
+
+
+@torch.no_grad()
+def surprise(model, x, y):
+    """Where the nats are: −log₂ of each factor of (1), of the first mask set. x: (N, 1, H, W) bits -> the same shape, bits."""
+    parts = []
+    for i in range(0, len(x), 500):
+        xb = x[i:i + 500].float()
+        logits = model.logits(xb, None if y is None else y[i:i + 500])
+        parts.append(F.binary_cross_entropy_with_logits(logits, xb, reduction="none") / math.log(2))
+    return torch.cat(parts)
+
+
+def sight(model, x, y, pixels):
+    """What logits look at: mean over x (N, 1, H, W) of |∂ℓ_d / ∂x_i| for each d in pixels -> a list of (H, W)."""
+    x = x.float().requires_grad_()
+    logits = model.logits(x, y).flatten(1)
+    return [torch.autograd.grad(logits[:, d].sum(), x, retain_graph=True)[0].abs().mean(dim=(0, 1)) for d in pixels]
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures: how this model behaves
+# --------------------------------------------------------------------------------------------------
+
+
+def grid_labels(model, n):
+    """Labels for a picture of n digits: 0 to 9, a row of eight each, over and over; None if unconditional."""
+    return (torch.arange(n) // 8) % 10 if model.conditional else None
+
+
+def draw_masks(path, model):
+    """The masks of the model, and of a small one whose squares can be counted."""
+    small = MADE(4, width=24, depth=2, order="random")
+    figure, axes = plt.subplots(2, 4, figsize=(13, 6.5))
+    for row, (m, name) in zip(axes, ((model, "this model"), (small, "4×4 pixels, a random order"))):
+        degree = m.degree[0].sort().values
+        to_hidden, between, to_logit, direct = (mask.float().cpu() for mask in build_masks(m.place[0], degree))
+        paths = direct + to_logit @ between @ to_hidden  # how many ways lead from a pixel to a logit
+        paths = torch.where(paths > 0, paths.log10(), math.nan)  # where none may: white
+        for ax, mask, title in zip(row, (to_hidden, between, to_logit, paths),
+                                   ("unit ◄ pixel", "unit ◄ unit", "logit ◄ unit", "logit ◄ pixel: log₁₀ of the paths")):
+            image = ax.imshow(mask, cmap="gray" if mask is not paths else "viridis", interpolation="nearest", aspect="auto")
+            ax.set(title=title, xticks=[], yticks=[])
+        figure.colorbar(image, ax=ax)
+        row[0].set_ylabel(f"{name}\n(units sorted by degree)")
+    utils.save_figure(path, figure)
+
+
+def draw_sight(path, rows, pixels):
+    """rows: (name, model, x, y); a map of |∂ℓ_d/∂x| for each of some pixels d. White: exactly 0."""
+    figure, axes = plt.subplots(len(rows), len(pixels), figsize=(2 * len(pixels), 2.2 * len(rows)), squeeze=False)
+    for (name, model, x, y), line in zip(rows, axes):
+        for ax, d, map_ in zip(line, pixels, sight(model, x, y, pixels)):
+            map_ = map_.cpu()
+            ax.imshow(torch.where(map_ > 0, map_.clamp(min=1e-12).log10(), math.nan), cmap="viridis", vmin=-4, vmax=0)
+            ax.plot(d % map_.shape[1], d // map_.shape[1], "rs", markersize=3)
+            ax.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, fontsize=8)
+    axes[0, 0].set_title("log₁₀ |∂ℓ_d/∂x|, −4 to 0; white: 0; red: d", fontsize=8, loc="left")
+    utils.save_figure(path, figure)
+
+
+def draw_completions(path, model, x, y, known):
+    """For each of the digits x (n, 1, H, W): itself, what is given of it, and eight draws of the rest."""
+    generator, rows = torch.Generator().manual_seed(0), []
+    for i in range(len(x)):
+        label = y[i:i + 1].repeat(8) if model.conditional else None
+        futures = model.sample(8, label, generator, x[i:i + 1].repeat(8, 1, 1, 1), known)
+        given = torch.where(known.to(x.device), x[i].float(), 0.5)
+        rows.append(("test digit, given, 8 draws" if i == 0 else "", torch.cat([x[i:i + 1].float(), given[None], futures])))
+    utils.labelled_rows(path, rows)
+
+
+def draw_surprise(path, bits, x):
+    """The mean over the test set of each pixel's bits, and eight digits with theirs. Both (N, 1, H, W)."""
+    figure, axes = plt.subplot_mosaic("aabcde;aafghi", figsize=(11, 3.6))
+    mean = bits.mean(dim=(0, 1)).cpu()
+    figure.colorbar(axes["a"].imshow(mean, cmap="magma"), ax=axes["a"], shrink=0.8)
+    axes["a"].set_title(f"bits, mean of the test set; sum {mean.sum():.0f}", fontsize=9)
+    for i, (above, below) in enumerate(("bf", "cg", "dh", "ei")):
+        axes[above].imshow(x[i, 0].cpu(), cmap="gray")
+        axes[below].imshow(bits[i, 0].cpu(), cmap="magma", vmin=0, vmax=5)
+        axes[below].set_title(f"{bits[i].sum():.0f} bits", fontsize=9)
+    for ax in axes.values():
+        ax.set(xticks=[], yticks=[])
+    utils.save_figure(path, figure)
+
+
+def draw_animation(path, model):
+    """Sixteen digits appearing, as a GIF. A pixel never changes once it is drawn, so the final draw holds all frames."""
+    y = None if not model.conditional else torch.arange(16) % 10
+    # One mask set, and one order, for all.
+    x = model.sample(16, y, torch.Generator().manual_seed(2)).cpu()
+    place = model.order.argsort() + 1 if isinstance(model, RNN) else model.place[0]
+    place = place.view(x.shape[2:]).cpu()
+    frames = [torch.where(place <= t, x, 0.5) for t in range(0, place.numel() + 1, 14)]
+    utils.save_animation(path, frames)
+
+
+def draw_pictures(model, folder, x, y):
+    """All of the chapter's own pictures. x: bits (N, 1, H, W) and y: labels (N,) of the test set."""
+    label = y if model.conditional else None
+    height, width = model.image_size
+    pixels = [(height * r // 28) * width + width * c // 28 for r, c in ((7, 14), (13, 7), (13, 14), (13, 20), (20, 14), (26, 14))]
+    few, few_labels = x[:64], None if label is None else label[:64]
+    rows = [("this model", model, few, few_labels)]
+    if isinstance(model, MADE):
+        draw_masks(folder / "masks.png", model)
+        other = MADE(model.image_size, WIDTH, DEPTH, "natural" if model.order != "natural" else "random").to(x.device)
+        rows.append((f"untrained, {other.order} order", other, few, None))
+    draw_sight(folder / "sight.png", rows, pixels)
+    top, left = torch.zeros(2, height, width, dtype=torch.bool)
+    top[:height // 2], left[:, :width // 2] = True, True
+    draw_completions(folder / "completion_top.png", model, x[:8], y[:8], top)
+    draw_completions(folder / "completion_left.png", model, x[:8], y[:8], left)
+    draw_surprise(folder / "surprise.png", surprise(model, x, label), x)
+    draw_animation(folder / "sampling.gif", model)
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------
+
+
+def train(model, data, run, steps, batch_size, lr, warm_up, clip, eval_images):
+    """Maximum likelihood by Adam. Everything a resumed run needs is in model, optimizer and run."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)  # one pass over the weights: faster
+    with run.training(model=model, optimizer=optimizer):
+        while run.step < steps:
+            # The learning rate falls in a line to 0: at a constant rate the weights would jitter around
+            # the optimum to the end. Before, it rises over the first part, warm_up, of the run: Adam's
+            # first steps are taken before it knows the scale of the gradients.
+            done = run.step / steps
+            optimizer.param_groups[0]["lr"] = lr * min((run.step + 1) / (steps * warm_up + 1), 1 - done)
+            x, y = utils.random_batch(data, batch_size)
+            loss = model.loss(x, y if model.conditional else None, run.step)
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+            run.check_finite(loss=loss.item(), gradient=grad_norm.item())
+            optimizer.step()
+            if run.tick(loss.item()):
+                few = slice(0, eval_images)
+                labels = (data.train_labels[few], data.val_labels[few]) if model.conditional else (None, None)
+                picture = model.sample(10, torch.arange(10) if model.conditional else None, torch.Generator().manual_seed(1))
+                run.record(evaluate(model, data.x_train[few], labels[0] if labels[0] is None else labels[0][:len(data.x_train)]),
+                           evaluate(model, data.x_val[few], labels[1]), model, picture)
+
+
+def main(argv=None):
+    parser = utils.common_flags(
+        "made.py", "Train an autoregressive model on binarized MNIST, draw from it, measure it.", STEPS, BATCH_SIZE, LR)
+    parser.add_argument("--variant", choices=("masks", "rnn"), default="masks",
+                        help="masks is MADE; rnn, a recurrent network over pixels, has defaults of its own: "
+                             f"{RNN_STEPS} steps of {RNN_BATCH_SIZE} at {RNN_LR} (default: %(default)s)")
+    parser.add_argument("--order", choices=("natural", "random", "agnostic"), default="natural",
+                        help="of the pixels: row by row; a fixed permutation for each mask set; masks only: a new one in "
+                             "each batch (default: %(default)s)")
+    parser.add_argument("--num-masks", type=utils.number(int, 1, 64), default=1, metavar="M",
+                        help="masks only: mask sets that take turns in training and are averaged after it (default: %(default)s)")
+    parser.add_argument("--cell", choices=("lstm", "gru"), default="lstm", help="rnn only (default: %(default)s)")
+    args = utils.parse(parser, argv)
+    if args.variant == "rnn":
+        if args.order == "agnostic" or args.num_masks > 1:
+            utils.fail("--order agnostic and --num-masks are for --variant masks: leave them out.")
+        for flag, value in (("steps", RNN_STEPS), ("batch_size", RNN_BATCH_SIZE), ("lr", RNN_LR)):
+            if flag not in args.given:
+                setattr(args, flag, value)
+    elif "cell" in args.given and not (args.resume or args.sample_only):
+        utils.fail("--cell is for --variant rnn: add that, or leave --cell out.")
+    variant = "_".join(["rnn"] * (args.variant == "rnn") + ["gru"] * (args.cell == "gru") +
+                       [args.order] * (args.order != "natural") + [f"{args.num_masks}masks"] * (args.num_masks > 1))
+    run = utils.Run("made", args, {"variant": args.variant, "order": args.order, "num_masks": args.num_masks,
+                                   "cell": args.cell}, variant)
+
+    torch.manual_seed(args.seed)
+    if args.variant == "rnn":
+        run.fix(WARM_UP=WARM_UP, RNN_CLIP=RNN_CLIP, RNN_WIDTH=RNN_WIDTH, RNN_FEATURES=RNN_FEATURES, RNN_REACH=RNN_REACH, RNN_EVAL_IMAGES=RNN_EVAL_IMAGES)
+        model = RNN(28, RNN_WIDTH, RNN_FEATURES, RNN_REACH, args.cell, args.order, args.conditional).to(args.device)
+    else:
+        run.fix(WARM_UP=WARM_UP, CLIP=CLIP, WIDTH=WIDTH, DEPTH=DEPTH, EVAL_IMAGES=EVAL_IMAGES)
+        model = MADE(28, WIDTH, DEPTH, args.order, args.num_masks, args.conditional).to(args.device)
+    if args.sample_only:
+        run.load_best(model)
+        run.draw(model)
+        return
+    if run.finished:
+        print(f"{run.folder} is finished: its figures are in metrics.json. There is nothing to resume.")
+        return
+    data = utils.load_mnist(args.data_dir, args.device)
+    run.check_data(data)
+    model.start_from_mean(data.train)
+    clip, eval_images = (RNN_CLIP, RNN_EVAL_IMAGES) if args.variant == "rnn" else (CLIP, max(1, EVAL_IMAGES // args.num_masks))
+    train(model, data, run, args.steps, args.batch_size, args.lr, WARM_UP, clip, eval_images)
+
+    # From here on only the weights that were best on validation, and, once, the test set.
+    run.load_best(model)
+    labels, own = data.test_labels if model.conditional else None, {}
+    print("scoring the test set ...")
+    nats = evaluate(model, data.x_test, labels)
+    run.check_finite(test_nats=nats)
+    if args.num_masks > 1:
+        own = compare_averages(model, data.x_test, labels)
+        own["logits_are_a_likelihood"] = args.order == "natural"
+    if args.order == "agnostic":
+        left = torch.zeros(28, 28, dtype=torch.bool)
+        left[:, :14] = True
+        own["natural_order_nats"] = nats_in_order(model, data.x_test, labels, natural_place(28, 28))
+        own["left_half_first_nats"] = nats_in_order(model, data.x_test, labels, known_first(left))
+    draw_pictures(model, run.folder, data.x_test, data.test_labels)
+    run.draw(model)
+    seconds = utils.median_seconds(lambda: model.sample(64, grid_labels(model, 64)))
+    run.finish(model, test_nats=nats, likelihood="exact", sample_seconds_64=seconds, test_images=len(data.x_test), **own)
+
+
+# --------------------------------------------------------------------------------------------------
+# Exercises
+# @@EXERCISES@@
+# --------------------------------------------------------------------------------------------------
+
+if __name__ == "__main__":
+    utils.start(main)

@@ -1,0 +1,58 @@
+"""How much faster than the obvious loop is the fast sampler, and what takes the rest of its time?
+
+    python tests/bench_sampling.py [--n 64]
+
+For each autoregressive model, at its default size and untrained (weights do not change the time):
+seconds to draw n digits with sample(), the cost of one forward pass of the same batch, the obvious loop
+and its ratio to the fast sampler, and the interpreter's share: what the fast sampler takes for a single
+digit, with 1/n of the arithmetic, as a part of what it takes for n. Medians of five. An obvious loop that
+would take longer than half a minute is not run to its end: it is as many forward passes as there are
+pixels, and marked "≈". Compare ratios within one run; seconds differ from machine to machine.
+
+A new chapter joins by a line in MODELS; a model needs sample(n), sample_obvious(n) and logits(x).
+"""
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import made  # noqa: E402
+import utils  # noqa: E402
+
+MODELS = {
+    "made.py": lambda: made.MADE(28, made.WIDTH, made.DEPTH),
+    "made.py --variant rnn": lambda: made.RNN(28, made.RNN_WIDTH, made.RNN_FEATURES, made.RNN_REACH),
+}
+
+
+@torch.no_grad()
+def measure(make, n):
+    """(fast, one pass, obvious, was it run to its end, interpreter's share), seconds."""
+    torch.manual_seed(0)
+    model, x = make(), torch.zeros(n, 1, 28, 28)
+    fast, one_pass = utils.median_seconds(lambda: model.sample(n)), utils.median_seconds(lambda: model.logits(x))
+    single = utils.median_seconds(lambda: model.sample(1))
+    obvious, whole = 784 * one_pass, 784 * one_pass < 30
+    if whole:
+        start = time.perf_counter()
+        model.sample_obvious(n)
+        obvious = time.perf_counter() - start
+    return fast, one_pass, obvious, whole, single / fast
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=64)
+    args = parser.parse_args()
+    print(f"drawing {args.n} digits, {torch.get_num_threads()} threads")
+    print(f"{'':24}{'fast':>9}{'one pass':>11}{'obvious':>11}{'ratio':>8}{'interpreter':>13}")
+    for name, make in MODELS.items():
+        fast, one_pass, obvious, whole, share = measure(make, args.n)
+        print(f"{name:24}{fast:7.3f} s{one_pass:9.4f} s{'' if whole else '≈':>2}{obvious:7.1f} s{obvious / fast:7.0f}x{share:12.0%}")
+
+
+if __name__ == "__main__":
+    main()
