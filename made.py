@@ -36,6 +36,7 @@ Reached   @@REACHED@@
 Left out  on purpose: convolutions, and recurrence along rows and diagonals (pixelcnn.py has both); the
           masks' indicator as a further input (section 4.2 of the MADE paper).
 """
+import copy
 import math
 
 import matplotlib.pyplot as plt
@@ -76,7 +77,7 @@ RNN_EVAL_IMAGES = 2000  # ... fewer for the RNN, which takes some seconds for th
 
 def bernoulli_log_prob(logits, x):
     """log p(x) of (1), given all its factors' logits. Both (B, 1, H, W), x in {0, 1} -> (B,) nats."""
-    return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(dim=(1, 2, 3))
+    return (x * logits - F.softplus(logits)).sum(dim=(1, 2, 3))
 
 
 def build_masks(place, degree):
@@ -477,7 +478,7 @@ def draw_masks(path, model):
         paths = torch.where(paths > 0, paths.log10(), math.nan)  # where none may: white
         for ax, mask, title in zip(row, (to_hidden, between, to_logit, paths),
                                    ("unit ◄ pixel", "unit ◄ unit", "logit ◄ unit", "logit ◄ pixel: log₁₀ of the paths")):
-            image = ax.imshow(mask, cmap="gray" if mask is not paths else "viridis", interpolation="nearest", aspect="auto")
+            image = ax.imshow(mask.numpy(), cmap="gray" if mask is not paths else "viridis", interpolation="nearest", aspect="auto")
             ax.set(title=title, xticks=[], yticks=[])
         figure.colorbar(image, ax=ax)
         row[0].set_ylabel(f"{name}\n(units sorted by degree)")
@@ -490,11 +491,11 @@ def draw_sight(path, rows, pixels):
     for (name, model, x, y), line in zip(rows, axes):
         for ax, d, map_ in zip(line, pixels, sight(model, x, y, pixels)):
             map_ = map_.cpu()
-            ax.imshow(torch.where(map_ > 0, map_.clamp(min=1e-12).log10(), math.nan), cmap="viridis", vmin=-4, vmax=0)
+            ax.imshow(torch.where(map_ > 0, map_.clamp(min=1e-12).log10(), math.nan).numpy(), cmap="viridis", vmin=-3, vmax=1)
             ax.plot(d % map_.shape[1], d // map_.shape[1], "rs", markersize=3)
             ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, fontsize=8)
-    axes[0, 0].set_title("log₁₀ |∂ℓ_d/∂x|, −4 to 0; white: 0; red: d", fontsize=8, loc="left")
+    axes[0, 0].set_title("log₁₀ |∂ℓ_d/∂x|, −3 to 1; white: exactly 0; red: d", fontsize=8, loc="left")
     utils.save_figure(path, figure)
 
 
@@ -513,26 +514,24 @@ def draw_surprise(path, bits, x):
     """The mean over the test set of each pixel's bits, and eight digits with theirs. Both (N, 1, H, W)."""
     figure, axes = plt.subplot_mosaic("aabcde;aafghi", figsize=(11, 3.6))
     mean = bits.mean(dim=(0, 1)).cpu()
-    figure.colorbar(axes["a"].imshow(mean, cmap="magma"), ax=axes["a"], shrink=0.8)
+    figure.colorbar(axes["a"].imshow(mean.numpy(), cmap="magma"), ax=axes["a"], shrink=0.8)
     axes["a"].set_title(f"bits, mean of the test set; sum {mean.sum():.0f}", fontsize=9)
     for i, (above, below) in enumerate(("bf", "cg", "dh", "ei")):
-        axes[above].imshow(x[i, 0].cpu(), cmap="gray")
-        axes[below].imshow(bits[i, 0].cpu(), cmap="magma", vmin=0, vmax=5)
+        axes[above].imshow(x[i, 0].cpu().numpy(), cmap="gray")
+        axes[below].imshow(bits[i, 0].cpu().numpy(), cmap="magma", vmin=0, vmax=5)
         axes[below].set_title(f"{bits[i].sum():.0f} bits", fontsize=9)
     for ax in axes.values():
         ax.set(xticks=[], yticks=[])
     utils.save_figure(path, figure)
 
 
-def draw_animation(path, model):
-    """Sixteen digits appearing, as a GIF. A pixel never changes once it is drawn, so the final draw holds all frames."""
-    y = None if not model.conditional else torch.arange(16) % 10
-    # One mask set, and one order, for all.
+def draw_animation(path, model, place):
+    """Sixteen digits appearing, as a GIF. A pixel never changes once it is drawn, so the finished digits hold all
+    frames. place: (D,) the step at which each pixel is drawn."""
+    y = torch.arange(16) % 10 if model.conditional else None
     x = model.sample(16, y, torch.Generator().manual_seed(2)).cpu()
-    place = model.order.argsort() + 1 if isinstance(model, RNN) else model.place[0]
     place = place.view(x.shape[2:]).cpu()
-    frames = [torch.where(place <= t, x, 0.5) for t in range(0, place.numel() + 1, 14)]
-    utils.save_animation(path, frames)
+    utils.save_animation(path, [torch.where(place <= t, x, 0.5) for t in range(0, place.numel() + 1, 14)])
 
 
 def draw_pictures(model, folder, x, y):
@@ -552,7 +551,9 @@ def draw_pictures(model, folder, x, y):
     draw_completions(folder / "completion_top.png", model, x[:8], y[:8], top)
     draw_completions(folder / "completion_left.png", model, x[:8], y[:8], left)
     draw_surprise(folder / "surprise.png", surprise(model, x, label), x)
-    draw_animation(folder / "sampling.gif", model)
+    one_set = copy.copy(model)
+    one_set.num_masks = 1  # all digits of the animation by the first mask set, in one order
+    draw_animation(folder / "sampling.gif", one_set, model.place[0] if isinstance(model, MADE) else model.order.argsort() + 1)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -613,7 +614,8 @@ def main(argv=None):
 
     torch.manual_seed(args.seed)
     if args.variant == "rnn":
-        run.fix(WARM_UP=WARM_UP, RNN_CLIP=RNN_CLIP, RNN_WIDTH=RNN_WIDTH, RNN_FEATURES=RNN_FEATURES, RNN_REACH=RNN_REACH, RNN_EVAL_IMAGES=RNN_EVAL_IMAGES)
+        run.fix(WARM_UP=WARM_UP, RNN_CLIP=RNN_CLIP, RNN_WIDTH=RNN_WIDTH, RNN_FEATURES=RNN_FEATURES,
+                RNN_REACH=RNN_REACH, RNN_EVAL_IMAGES=RNN_EVAL_IMAGES)
         model = RNN(28, RNN_WIDTH, RNN_FEATURES, RNN_REACH, args.cell, args.order, args.conditional).to(args.device)
     else:
         run.fix(WARM_UP=WARM_UP, CLIP=CLIP, WIDTH=WIDTH, DEPTH=DEPTH, EVAL_IMAGES=EVAL_IMAGES)

@@ -3,8 +3,8 @@
     python tests/ablate_made.py [--steps 700] [--rnn-steps 120] [--data-dir data] [--only NAME ...]
 
 Writes runs/ablate_made/ablations.json, a row a variant: nats on all validation images (the RNN: on the first
-2,000), gradient norms, seconds; with several mask sets also both kinds of averages. A script to run, not a
-test. The figures in made.py's notes come from the file that is committed as samples/made/ablations.json.
+2,000), gradient norms, seconds; with several mask sets also both kinds of averages; and broken_masks.png, what
+models draw whose masks are broken. A script to run, not a test. The figures in made.py's notes come from the file that is committed as samples/made/ablations.json.
 Validation chooses; no test figure is read here.
 """
 import argparse
@@ -36,6 +36,10 @@ def masks_with(hidden_strict=False, between_strict=False, output_equal=False, di
         return to_hidden, between, to_logit, to_self & direct
 
     return build
+
+
+def no_masks(place, degree):
+    return tuple(torch.ones_like(mask) for mask in build_masks(place, degree))
 
 
 def even_degrees(self, place, m=0):
@@ -81,6 +85,7 @@ RNN = ["--variant", "rnn"]
 VARIANTS = {  # name: (flags, patches: (object, attribute, value))
     "default": ([], []),
     "seed 1": (["--seed", "1"], []),
+    "no masks": ([], [(made, "build_masks", no_masks)]),
     "output mask >=": ([], [(made, "build_masks", masks_with(output_equal=True))]),
     "first hidden mask >": ([], [(made, "build_masks", masks_with(hidden_strict=True))]),
     "first hidden mask >, no direct weights": ([], [(made, "build_masks", masks_with(hidden_strict=True, direct=False))]),
@@ -108,9 +113,12 @@ VARIANTS = {  # name: (flags, patches: (object, attribute, value))
     "rnn, lr * 3": (RNN + ["--lr", f"{made.RNN_LR * 3:.6f}"], []),
 }
 
+DRAWN = {"default": "default", "no masks": "no masks", "output mask >=": "logit ≥ unit",
+         "first hidden mask >, no direct weights": "unit > pixel"}  # rows of broken_masks.png
 
-def measure(name, steps, rnn_steps, data_dir):
-    """Train one variant; its validation figures as a dict."""
+
+def measure(name, steps, rnn_steps, data_dir, pictures):
+    """Train one variant; its validation figures as a dict. What it draws, if that is of interest, goes into pictures."""
     flags, patches = VARIANTS[name]
     flags = ["--steps", str(rnn_steps if "rnn" in flags else steps)] + flags
     result, norms = {"name": name, "command": "python made.py " + " ".join(flags)}, []
@@ -119,6 +127,7 @@ def measure(name, steps, rnn_steps, data_dir):
         pass
 
     def load_best(run, model):  # in place of scoring and pictures: the weights as they are at the end
+        made.evaluate = evaluate
         data = utils.load_mnist(data_dir)
         x_val = data.x_val[:made.RNN_EVAL_IMAGES] if "rnn" in flags else data.x_val
         norms.sort()
@@ -127,6 +136,8 @@ def measure(name, steps, rnn_steps, data_dir):
                       parameters=sum(p.numel() for p in model.parameters()), seconds=round(run.train_seconds, 1))
         if getattr(model, "num_masks", 1) > 1:
             result.update(made.compare_averages(model, x_val, None))
+        if name in DRAWN:
+            pictures[name] = model.sample_obvious(10, None, torch.Generator().manual_seed(0))
         raise Done
 
     def check_finite(run, **values):
@@ -145,7 +156,9 @@ def measure(name, steps, rnn_steps, data_dir):
             patch.start()
         try:
             made.main(flags + ["--data-dir", data_dir, "--out", f"{folder}/run"])
-        except SystemExit:
+        except SystemExit as stop:
+            if stop.code != 2:  # Ctrl-C
+                raise
             result.update(val_nats=None, diverged_after=len(norms))
         except Done:
             pass
@@ -165,10 +178,13 @@ def main():
     path = Path("runs/ablate_made/ablations.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = {row["name"]: row for row in json.loads(path.read_text())} if path.exists() else {}
+    pictures = {}
     for name in args.only:
-        rows[name] = measure(name, args.steps, args.rnn_steps, args.data_dir)
+        rows[name] = measure(name, args.steps, args.rnn_steps, args.data_dir, pictures)
         print(rows[name], flush=True)
         path.write_text(json.dumps([rows[name] for name in VARIANTS if name in rows], indent=1) + "\n")
+    if len(pictures) == len(DRAWN):
+        utils.labelled_rows(path.parent / "broken_masks.png", [(label, pictures[name]) for name, label in DRAWN.items()])
 
 
 if __name__ == "__main__":

@@ -155,7 +155,8 @@ def flips(model, m=0):
     many.flatten(1)[:] = (many.flatten(1) + torch.eye(x.numel())) % 2
     sets = (model.place[m], model.degree[m]) if isinstance(model, made.MADE) else ()
     with torch.no_grad():
-        return (model.logits(many, None, *sets) - model.logits(x, None, *sets)).abs().flatten(1).T
+        same = model.logits(x.expand_as(many), None, *sets)  # as many rows: then it rounds alike
+        return (model.logits(many, None, *sets) - same).abs().flatten(1).T
 
 
 def sees_the_past_only_and_all_of_it(model, moves, m=0):

@@ -1,0 +1,667 @@
+"""
+Autoregression on the plane: PixelCNN, Gated PixelCNN, PixelRNN
+===============================================================
+Predict each pixel from those above it and to its left by convolutions that keep to that part of the
+plane. The first PixelCNN masks ordinary convolutions, and has a blind spot: a part of the past that it never
+sees. The Gated PixelCNN mends that with two stacks, one that looks up and one that looks left.
+PixelRNN, here in its Row LSTM form, lets a recurrence run down the rows instead. Three ways to see the
+past, one objective:
+
+    log p(x)  =  Σ_ij log p( x_ij | rows above, and in its row what is to the left )     nats, exact   (1)
+
+    code       symbol        shape            meaning
+    x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
+    h          h             (B, C, H, W)     features of a place: of what comes before it, from mask A on
+    v          v             (B, C, H, W)     gated: the vertical stack, features of the rows above
+    logits     ℓ             (B, 1, 28, 28)   log-odds of (1)'s factors: p(x_ij=1 | before) = sigmoid(ℓ_ij)
+    c          c_i           (B, C, W)        Row LSTM: the cell after row i; h_i its state
+    u          u             (n, D)           uniform noise: pixel d is on if u_d < sigmoid(ℓ_d)
+    y          y             (B,)             class label 0..9, only with --conditional
+    B batch size, C channels, L layers, k size of a kernel
+
+Papers    van den Oord, Kalchbrenner & Kavukcuoglu, Pixel Recurrent Neural Networks, 2016 (arXiv
+          1601.06759): PixelCNN, Row LSTM
+          van den Oord, Kalchbrenner, Vinyals, Espeholt, Graves & Kavukcuoglu, Conditional Image
+          Generation with PixelCNN Decoders, 2016 (1606.05328): the gated one
+Lecture   Berkeley CS294-158, lecture 2: autoregressive models
+Run       python pixelcnn.py                       Gated PixelCNN; writes runs/pixelcnn/
+          python pixelcnn.py --variant original    PixelCNN; writes runs/pixelcnn_original/
+          python pixelcnn.py --variant rnn         PixelRNN (Row LSTM); writes runs/pixelcnn_rnn/
+          python pixelcnn.py --conditional         the same with the class given: p(x|y); also for the others
+Reached   @@REACHED@@
+Left out  on purpose: the diagonal BiLSTM, whose skewed rows cost a chapter of their own; colour channels.
+"""
+import math
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import utils
+
+# Settings to turn. Each is read in main() and nowhere else.
+STEPS = 2000
+BATCH_SIZE = 32
+LR = 5e-3
+WARM_UP = 0.05  # part of the run in which the learning rate rises
+CLIP = 1.0  # a gradient longer than this (norm over all weights) is scaled down to it
+CHANNELS = 32  # C of the gated model
+LAYERS = 6  # gated layers after the first
+ORIGINAL_CHANNELS = 64  # --variant original: its residual blocks convolve half of them
+ORIGINAL_LAYERS = 8
+RNN_STEPS = 1500  # --variant rnn
+RNN_CHANNELS = 32
+RNN_LAYERS = 3
+EVAL_IMAGES = 1000  # training and validation images looked at during training
+
+# --------------------------------------------------------------------------------------------------
+# Notes, step by step
+# @@NOTES@@
+# --------------------------------------------------------------------------------------------------
+
+
+# --------------------------------------------------------------------------------------------------
+# Building blocks
+# --------------------------------------------------------------------------------------------------
+
+
+def bernoulli_log_prob(logits, x):
+    """log p(x) of (1), given all its factors' logits. Both (B, 1, H, W), x in {0, 1} -> (B,) nats."""
+    return (x * logits - F.softplus(logits)).sum(dim=(1, 2, 3))
+
+
+def causal_mask(kernel, kind):
+    """Which taps of a square kernel a masked convolution may use: the rows above, and what is left of the centre.
+    kind "A": not the centre itself; "B": the centre, too. -> (kernel, kernel) of 0 and 1 (2)."""
+    mask = torch.zeros(kernel, kernel)
+    mask[:kernel // 2] = 1
+    mask[kernel // 2, :kernel // 2 + (kind == "B")] = 1
+    return mask
+
+
+def gate(taps):
+    """tanh · sigmoid: (B, 2C, …) -> (B, C, …) (4)."""
+    a, b = taps.chunk(2, dim=1)
+    return torch.tanh(a) * torch.sigmoid(b)
+
+
+def draw(u, logits, x, known):
+    """One pixel: on if u < sigmoid(ℓ); where known (or None) says so, it stays what it is in x. All (n,)."""
+    bit = (u < torch.sigmoid(logits)).to(logits)
+    return bit if known is None or not known else x
+
+
+def check_label(model, y):
+    """ValueError if a conditional model gets no label, or an unconditional one gets some."""
+    if model.conditional and y is None:
+        raise ValueError("this model is conditional: it needs y, a label 0..9 for each image")
+    if not model.conditional and y is not None:
+        raise ValueError("this model is not conditional: it takes no y")
+
+
+def start_of_sample(model, n, y, generator, x):
+    """Noise u (n, D), given pixels x (n, 1, H, W), labels y, and room for what is drawn, on the model's device.
+
+    One number of noise for each pixel of each image, drawn before the loop: so two samplers, or two
+    devices, can be compared pixel by pixel.
+    """
+    check_label(model, y)
+    weight = model.last.weight  # for its device and dtype
+    u = torch.rand(n, math.prod(model.image_size), generator=generator, dtype=weight.dtype).to(weight)
+    drawn = torch.zeros(n, 1, *model.image_size).to(weight)
+    return u, drawn if x is None else x.to(weight), None if y is None else y.to(weight.device), drawn
+
+
+
+# --------------------------------------------------------------------------------------------------
+# Model 1: PixelCNN, the original
+# --------------------------------------------------------------------------------------------------
+
+
+class PixelCNN(nn.Module):
+    """Masked convolutions: mask A on the pixels, then residual blocks with mask B.
+
+    image_size: height and width, or (height, width). channels: 2h of the paper's figure 5; layers: blocks.
+    conditional: a label adds to the first features.
+    """
+
+    def __init__(self, image_size=28, channels=64, layers=8, conditional=False):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.conditional, half = conditional, channels // 2
+        self.first = nn.Conv2d(1, channels, 7)
+        self.place = nn.Parameter(0.5 * torch.randn(channels, *self.image_size))
+        self.label = nn.Embedding(10, channels) if conditional else None
+        self.narrow = nn.ModuleList(nn.Conv2d(channels, half, 1) for _ in range(layers))
+        self.masked = nn.ModuleList(nn.Conv2d(half, half, 3) for _ in range(layers))
+        self.widen = nn.ModuleList(nn.Conv2d(half, channels, 1) for _ in range(layers))
+        self.head = nn.Conv2d(channels, channels, 1)
+        self.last = nn.Conv2d(channels, 1, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(self.image_size))  # of each pixel
+        self.register_buffer("mask_a", causal_mask(7, "A"))
+        self.register_buffer("mask_b", causal_mask(3, "B"))
+
+    @torch.no_grad()
+    def start_from_mean(self, images):
+        """Start each pixel's bias at its log-odds. images: (N, 1, H, W) uint8, grey."""
+        mean = images.float().mean(dim=(0, 1)) / 255
+        self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)))
+
+    def streams(self, x, y=None):
+        """Features after the first layer and after each block: L + 1 of (B, C, H, W)."""
+        h = F.conv2d(2 * x - 1, self.first.weight * self.mask_a, self.first.bias, padding=3) + self.place
+        streams = [h if y is None else h + self.label(y)[:, :, None, None]]
+        for narrow, masked, widen in zip(self.narrow, self.masked, self.widen):
+            h = F.relu(narrow(F.relu(streams[-1])))
+            h = F.relu(F.conv2d(h, masked.weight * self.mask_b, masked.bias, padding=1))
+            streams.append(streams[-1] + widen(h))
+        return streams
+
+    def logits(self, x, y=None):
+        """All logits of (1) in one pass. x: (B, 1, H, W) in {0, 1} -> (B, 1, H, W)."""
+        check_label(self, y)
+        return self.last(F.relu(self.head(F.relu(self.streams(x, y)[-1])))) + self.bias
+
+    def log_prob(self, x, y=None):
+        """log p(x), exact. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
+        return bernoulli_log_prob(self.logits(x, y), x)
+
+    def loss(self, x, y=None, step=0):
+        """What training minimises: −log p(x), as a mean over the batch. -> () nats."""
+        return -self.log_prob(x, y).mean()
+
+    # ----------------------------------------------------------------------------- sampling: Model 1
+
+    @torch.no_grad()
+    def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
+        """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, of each of which one pixel is used.
+
+        x (n, 1, H, W) and known (H, W) bool: pixels that are given. -> (n, 1, H, W).
+        """
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        for d in range(u.shape[1]):
+            logits = self.logits(drawn, y).flatten(1)[:, d]
+            drawn.flatten(1)[:, d] = draw(u[:, d], logits, x.flatten(1)[:, d], known is not None and bool(known.flatten()[d]))
+        return drawn
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None):
+        """The pixels of sample_obvious: features of a place depend on what comes before it, so they are final when
+        its turn comes, and each is computed once, from the kept features around it."""
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        height, width = self.image_size
+        given = torch.zeros(height, width) if known is None else known
+        first = (self.first.weight * self.mask_a)[:, 0, :4].flatten(1).T  # the rows that count, as a matrix
+        masked = [(m.weight * self.mask_b)[:, :, :2].flatten(1).T for m in self.masked]
+        label = 0.0 if y is None else self.label(y)
+        signs = torch.zeros(n, height + 3, width + 6).to(u)  # ±1, and a border of 0
+        kept = [torch.zeros(n, m.in_channels, height + 1, width + 2).to(u) for m in self.masked]
+        for i in range(height):
+            for j in range(width):
+                h = signs[:, i:i + 4, j:j + 7].flatten(1) @ first + self.first.bias + self.place[:, i, j] + label  # (n, C)
+                for k in range(len(masked)):
+                    kept[k][:, :, i + 1, j + 1] = F.relu(linear(self.narrow[k], F.relu(h)))
+                    window = kept[k][:, :, i:i + 2, j:j + 3].flatten(1)
+                    h = h + linear(self.widen[k], F.relu(window @ masked[k] + self.masked[k].bias))
+                logits = linear(self.last, F.relu(linear(self.head, F.relu(h))))[:, 0] + self.bias[i, j]
+                drawn[:, 0, i, j] = draw(u[:, i * width + j], logits, x[:, 0, i, j], bool(given[i, j]))
+                signs[:, i + 3, j + 3] = 2 * drawn[:, 0, i, j] - 1
+        return drawn
+
+
+def linear(conv, h):
+    """A 1×1 convolution at a single place: (n, C) -> (n, C')."""
+    return F.linear(h, conv.weight[:, :, 0, 0], conv.bias)
+
+
+# --------------------------------------------------------------------------------------------------
+# Model 2: Gated PixelCNN
+# --------------------------------------------------------------------------------------------------
+
+
+class GatedPixelCNN(nn.Module):
+    """Two stacks: v looks up, at whole rows; h looks left, and is told by v what is above.
+
+    image_size, conditional: as above; here a label speaks to all gates. channels: C of both stacks; layers:
+    gated layers after the first.
+    """
+
+    def __init__(self, image_size=28, channels=32, layers=6, conditional=False):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.conditional, c = conditional, channels
+        self.first_up = nn.Conv2d(1, c, (3, 7))  # three rows above
+        self.first_left = nn.Conv2d(1, c, (1, 3))  # three pixels to the left
+        self.place = nn.Parameter(0.5 * torch.randn(c, *self.image_size))
+        self.up = nn.ModuleList(nn.Conv2d(c, 2 * c, (2, 3)) for _ in range(layers))
+        self.left = nn.ModuleList(nn.Conv2d(c, 2 * c, (1, 2)) for _ in range(layers))
+        self.up_to_left = nn.ModuleList(nn.Conv2d(2 * c, 2 * c, 1) for _ in range(layers))
+        self.residual = nn.ModuleList(nn.Conv2d(c, c, 1) for _ in range(layers))
+        self.label_to_gates = nn.Embedding(10, layers * 4 * c) if conditional else None
+        self.head = nn.Conv2d(c, 2 * c, 1)
+        self.last = nn.Conv2d(2 * c, 1, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(self.image_size))  # of each pixel
+
+    @torch.no_grad()
+    def start_from_mean(self, images):
+        """Start each pixel's bias at its log-odds. images: (N, 1, H, W) uint8, grey."""
+        mean = images.float().mean(dim=(0, 1)) / 255
+        self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)))
+
+    def label_terms(self, y):
+        """What a label adds in front of each gate: for each layer one (B, 2C, 1, 1) for v and one for h, or 0 and 0."""
+        if y is None:
+            return [(0.0, 0.0)] * len(self.up)
+        terms = self.label_to_gates(y)[:, :, None, None].chunk(2 * len(self.up), dim=1)
+        return list(zip(terms[::2], terms[1::2]))
+
+    def streams(self, x, y=None):
+        """Both stacks after the first layer and after each further one: L + 1 pairs (v, h) of (B, C, H, W)."""
+        signs = 2 * x - 1
+        # Shifts instead of masks: pad above (left), and drop the last row (column), so that place (i, j) gets
+        # rows i − 3 … i − 1 (columns j − 3 … j − 1). A border is 0: not a pixel.
+        v = self.first_up(F.pad(signs[:, :, :-1], (3, 3, 3, 0))) + self.place
+        h = self.first_left(F.pad(signs[:, :, :, :-1], (3, 0, 0, 0))) + v
+        streams = [(v, h)]
+        for k, (to_v, to_h) in enumerate(self.label_terms(y)):
+            taps = self.up[k](F.pad(v, (1, 1, 1, 0)))  # rows i − 1 and i of v: pixels of rows above i only
+            left = self.left[k](F.pad(h, (1, 0, 0, 0)))  # columns j − 1 and j of h: pixels before (i, j) only
+            h = h + self.residual[k](gate(left + self.up_to_left[k](taps) + to_h))
+            v = gate(taps + to_v)
+            streams.append((v, h))
+        return streams
+
+    def logits(self, x, y=None):
+        """All logits of (1) in one pass. x: (B, 1, H, W) in {0, 1} -> (B, 1, H, W)."""
+        check_label(self, y)
+        return self.last(F.relu(self.head(F.relu(self.streams(x, y)[-1][1])))) + self.bias
+
+    def log_prob(self, x, y=None):
+        """log p(x), exact. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
+        return bernoulli_log_prob(self.logits(x, y), x)
+
+    def loss(self, x, y=None, step=0):
+        """What training minimises: −log p(x), as a mean over the batch. -> () nats."""
+        return -self.log_prob(x, y).mean()
+
+    # ----------------------------------------------------------------------------- sampling: Model 2
+
+    @torch.no_grad()
+    def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
+        """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, of each of which one pixel is used.
+
+        x (n, 1, H, W) and known (H, W) bool: pixels that are given. -> (n, 1, H, W).
+        """
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        for d in range(u.shape[1]):
+            logits = self.logits(drawn, y).flatten(1)[:, d]
+            drawn.flatten(1)[:, d] = draw(u[:, d], logits, x.flatten(1)[:, d], known is not None and bool(known.flatten()[d]))
+        return drawn
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None):
+        """The pixels of sample_obvious: a row of v needs the rows above only, so it is computed once, all columns
+        together, before its row is drawn; and of h each place once."""
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        height, width = self.image_size
+        c, layers, terms = self.place.shape[0], len(self.up), self.label_terms(y)
+        given = torch.zeros(height, width) if known is None else known
+        signs = torch.zeros(n, 1, height + 3, width + 6).to(u)  # ±1, and a border of 0
+        above = [torch.zeros(n, c, 2, width + 2).to(u) for _ in range(layers)]  # rows i − 1 and i of each layer's v
+        first_left, left = self.first_left.weight.flatten(1), [m.weight.flatten(1) for m in self.left]
+        for i in range(height):
+            v = self.first_up(signs[:, :, i:i + 3]) + self.place[:, i:i + 1]  # (n, C, 1, W)
+            from_above, told = v[:, :, 0], []
+            for k in range(layers):
+                above[k] = torch.cat([above[k][:, :, 1:], F.pad(v, (1, 1))], dim=2)
+                taps = self.up[k](above[k])
+                told.append((self.up_to_left[k](taps) + terms[k][1])[:, :, 0] + self.left[k].bias[:, None])  # (n, 2C, W)
+                v = gate(taps + terms[k][0])
+            kept = [torch.zeros(n, c, 2).to(u) for _ in range(layers)]  # columns j − 1 and j of each layer's h
+            for j in range(width):
+                h = F.linear(signs[:, 0, i + 3, j:j + 3], first_left, self.first_left.bias) + from_above[:, :, j]  # (n, C)
+                for k in range(layers):
+                    kept[k] = torch.stack([kept[k][:, :, 1], h], dim=2)
+                    h = h + linear(self.residual[k], gate(F.linear(kept[k].flatten(1), left[k]) + told[k][:, :, j]))
+                logits = linear(self.last, F.relu(linear(self.head, F.relu(h))))[:, 0] + self.bias[i, j]
+                drawn[:, 0, i, j] = draw(u[:, i * width + j], logits, x[:, 0, i, j], bool(given[i, j]))
+                signs[:, 0, i + 3, j + 3] = 2 * drawn[:, 0, i, j] - 1
+        return drawn
+
+
+# --------------------------------------------------------------------------------------------------
+# Model 3: PixelRNN, the Row LSTM
+# --------------------------------------------------------------------------------------------------
+
+
+class RowLSTM(nn.Module):
+    """An LSTM that takes a whole row as one step; row i's state hears of three neighbours in row i − 1.
+
+    image_size, conditional: as above; here a label speaks to the gates of all layers. channels: C of states,
+    cells and features; layers: LSTMs, one on top of the other, each adding to what it was given.
+    """
+
+    def __init__(self, image_size=28, channels=32, layers=3, conditional=False):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.conditional, c = conditional, channels
+        self.first = nn.Conv2d(1, c, 7)
+        self.place = nn.Parameter(0.5 * torch.randn(c, *self.image_size))
+        self.input_to_state = nn.ModuleList(nn.Conv2d(c, 4 * c, (1, 2)) for _ in range(layers))
+        self.state_to_state = nn.ModuleList(nn.Conv1d(c, 4 * c, 3, padding=1, bias=False) for _ in range(layers))
+        for layer in self.input_to_state:  # start by remembering: the forget gate's bias, the second quarter
+            nn.init.ones_(layer.bias.data[c:2 * c])
+        self.label_to_gates = nn.Embedding(10, layers * 4 * c) if conditional else None
+        self.head = nn.Conv2d(c, 2 * c, 1)
+        self.last = nn.Conv2d(2 * c, 1, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(self.image_size))  # of each pixel
+        self.register_buffer("mask_a", causal_mask(7, "A"))
+
+    @torch.no_grad()
+    def start_from_mean(self, images):
+        """Start each pixel's bias at its log-odds. images: (N, 1, H, W) uint8, grey."""
+        mean = images.float().mean(dim=(0, 1)) / 255
+        self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)))
+
+    def label_terms(self, y):
+        """What a label adds to each layer's gates: L terms of (B, 4C, 1), or of 0."""
+        layers = len(self.input_to_state)
+        return [0.0] * layers if y is None else self.label_to_gates(y)[:, :, None].chunk(layers, dim=1)
+
+    @staticmethod
+    def cell(gates, c):
+        """One step of an LSTM. gates: (B, 4C, W), c: (B, C, W) -> state and cell, (B, C, W) each (5)."""
+        i, f, o, g = gates.chunk(4, dim=1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    def streams(self, x, y=None):
+        """Features after the first layer and after each LSTM: L + 1 of (B, C, H, W)."""
+        streams = [F.conv2d(2 * x - 1, self.first.weight * self.mask_a, self.first.bias, padding=3) + self.place]
+        for to_state, between, term in zip(self.input_to_state, self.state_to_state, self.label_terms(y)):
+            # What the pixels say, for all rows at once: columns j − 1 and j of the layer below (mask B).
+            inputs = to_state(F.pad(streams[-1], (1, 0)))  # (B, 4C, H, W)
+            h = c = torch.zeros_like(streams[-1][:, :, 0])
+            states = []
+            for row in inputs.unbind(dim=2):  # the recurrence: H steps
+                h, c = self.cell(row + term + between(h), c)
+                states.append(h)
+            streams.append(streams[-1] + torch.stack(states, dim=2))
+        return streams
+
+    def logits(self, x, y=None):
+        """All logits of (1) in one pass. x: (B, 1, H, W) in {0, 1} -> (B, 1, H, W)."""
+        check_label(self, y)
+        return self.last(F.relu(self.head(F.relu(self.streams(x, y)[-1])))) + self.bias
+
+    def log_prob(self, x, y=None):
+        """log p(x), exact. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
+        return bernoulli_log_prob(self.logits(x, y), x)
+
+    def loss(self, x, y=None, step=0):
+        """What training minimises: −log p(x), as a mean over the batch. -> () nats."""
+        return -self.log_prob(x, y).mean()
+
+    # ----------------------------------------------------------------------------- sampling: Model 3
+
+    @torch.no_grad()
+    def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
+        """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, of each of which one pixel is used.
+
+        x (n, 1, H, W) and known (H, W) bool: pixels that are given. -> (n, 1, H, W).
+        """
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        for d in range(u.shape[1]):
+            logits = self.logits(drawn, y).flatten(1)[:, d]
+            drawn.flatten(1)[:, d] = draw(u[:, d], logits, x.flatten(1)[:, d], known is not None and bool(known.flatten()[d]))
+        return drawn
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None):
+        """The pixels of sample_obvious: carry states and cells from row to row; within a row, each place once."""
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        height, width = self.image_size
+        channels, layers, terms = self.place.shape[0], len(self.input_to_state), self.label_terms(y)
+        given = torch.zeros(height, width) if known is None else known
+        first = (self.first.weight * self.mask_a)[:, 0, :4].flatten(1)  # the rows that count, as a matrix
+        to_state = [m.weight.flatten(1) for m in self.input_to_state]
+        signs = torch.zeros(n, height + 3, width + 6).to(u)  # ±1, and a border of 0
+        h = [torch.zeros(n, channels, width).to(u) for _ in range(layers)]  # of the row above
+        c = [torch.zeros(n, channels, width).to(u) for _ in range(layers)]
+        for i in range(height):
+            told = [self.state_to_state[k](h[k]) + terms[k] + self.input_to_state[k].bias[:, None] for k in range(layers)]
+            h, new_c = [torch.zeros_like(s) for s in h], [torch.zeros_like(s) for s in c]
+            left = [torch.zeros(n, channels).to(u) for _ in range(layers)]  # column j − 1 of the layer below
+            for j in range(width):
+                f = F.linear(signs[:, i:i + 4, j:j + 7].flatten(1), first, self.first.bias) + self.place[:, i, j]  # (n, C)
+                for k in range(layers):
+                    gates = F.linear(torch.stack([left[k], f], dim=2).flatten(1), to_state[k]) + told[k][:, :, j]
+                    left[k] = f
+                    h[k][:, :, j], new_c[k][:, :, j] = self.cell(gates, c[k][:, :, j])
+                    f = f + h[k][:, :, j]
+                logits = linear(self.last, F.relu(linear(self.head, F.relu(f))))[:, 0] + self.bias[i, j]
+                drawn[:, 0, i, j] = draw(u[:, i * width + j], logits, x[:, 0, i, j], bool(given[i, j]))
+                signs[:, i + 3, j + 3] = 2 * drawn[:, 0, i, j] - 1
+            c = new_c
+        return drawn
+
+
+# --------------------------------------------------------------------------------------------------
+# Measuring
+# --------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def evaluate(model, x, y):
+    """Mean of −log p over a set of bits x (N, 1, H, W): nats per image, exact."""
+    total = 0.0
+    for i in range(0, len(x), 500):
+        total -= model.log_prob(x[i:i + 500].float(), None if y is None else y[i:i + 500]).sum().item()
+    return total / len(x)
+
+
+@torch.no_grad()
+def surprise(model, x, y):
+    """Where the nats are: −log₂ of each factor of (1), of the first mask set. x: (N, 1, H, W) bits -> the same shape, bits."""
+    parts = []
+    for i in range(0, len(x), 500):
+        xb = x[i:i + 500].float()
+        logits = model.logits(xb, None if y is None else y[i:i + 500])
+        parts.append(F.binary_cross_entropy_with_logits(logits, xb, reduction="none") / math.log(2))
+    return torch.cat(parts)
+
+
+def sight(model, x, y, pixels):
+    """What logits look at: mean over x (N, 1, H, W) of |∂ℓ_d / ∂x_i| for each d in pixels -> a list of (H, W)."""
+    x = x.float().requires_grad_()
+    logits = model.logits(x, y).flatten(1)
+    return [torch.autograd.grad(logits[:, d].sum(), x, retain_graph=True)[0].abs().mean(dim=(0, 1)) for d in pixels]
+
+
+def fields(model, x, y, d):
+    """What features of place d see, after the first layer and after each further one: mean over x (N, 1, H, W) of
+    |∂(w·h_d) / ∂x_i|, with one random w for all channels -> L + 1 of (H, W). Gated: of the h stack."""
+    x = x.float().requires_grad_()
+    streams = [s[1] if isinstance(s, tuple) else s for s in model.streams(x, y)]
+    weight = torch.randn(streams[0].shape[1], generator=torch.Generator().manual_seed(0)).to(x)
+    return [torch.autograd.grad((h.flatten(2)[:, :, d] @ weight).sum(), x, retain_graph=True)[0].abs().mean(dim=(0, 1))
+            for h in streams]
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures: how this model behaves
+# --------------------------------------------------------------------------------------------------
+
+
+def grid_labels(model, n):
+    """Labels for a picture of n digits: 0 to 9, a row of eight each, over and over; None if unconditional."""
+    return (torch.arange(n) // 8) % 10 if model.conditional else None
+
+
+def draw_fields(path, rows, d):
+    """Receptive fields of place d, layer by layer, a row a model. rows: (name, model, x, y). White: not seen at all."""
+    maps = [fields(model, x, y, d) for _, model, x, y in rows]
+    figure, axes = plt.subplots(len(rows), max(map(len, maps)), figsize=(1.6 * max(map(len, maps)), 2 * len(rows)), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for (name, *_), line, row in zip(rows, axes, maps):
+        for k, (ax, map_) in enumerate(zip(line, row)):
+            map_ = map_.cpu()
+            ax.imshow(torch.where(map_ > 0, map_.clamp(min=1e-12).log10(), math.nan).numpy(), cmap="viridis", vmin=-4, vmax=0)
+            ax.plot(d % map_.shape[1], d // map_.shape[1], "rs", markersize=3)
+            ax.set(xticks=[], yticks=[])
+            ax.axis("on")
+            ax.set_title(f"{name if k == 0 else f'layer {k}'}: sees {(map_ > 0).sum()}", fontsize=8)
+    utils.save_figure(path, figure)
+
+
+def draw_sight(path, rows, pixels):
+    """rows: (name, model, x, y); a map of |∂ℓ_d/∂x| for each of some pixels d. White: exactly 0."""
+    figure, axes = plt.subplots(len(rows), len(pixels), figsize=(2 * len(pixels), 2.2 * len(rows)), squeeze=False)
+    for (name, model, x, y), line in zip(rows, axes):
+        for ax, d, map_ in zip(line, pixels, sight(model, x, y, pixels)):
+            map_ = map_.cpu()
+            ax.imshow(torch.where(map_ > 0, map_.clamp(min=1e-12).log10(), math.nan).numpy(), cmap="viridis", vmin=-3, vmax=1)
+            ax.plot(d % map_.shape[1], d // map_.shape[1], "rs", markersize=3)
+            ax.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, fontsize=8)
+    axes[0, 0].set_title("log₁₀ |∂ℓ_d/∂x|, −3 to 1; white: exactly 0; red: d", fontsize=8, loc="left")
+    utils.save_figure(path, figure)
+
+
+def draw_completions(path, model, x, y, known):
+    """For each of the digits x (n, 1, H, W): itself, what is given of it, and eight draws of the rest."""
+    generator, rows = torch.Generator().manual_seed(0), []
+    for i in range(len(x)):
+        label = y[i:i + 1].repeat(8) if model.conditional else None
+        futures = model.sample(8, label, generator, x[i:i + 1].repeat(8, 1, 1, 1), known)
+        given = torch.where(known.to(x.device), x[i].float(), 0.5)
+        rows.append(("test digit, given, 8 draws" if i == 0 else "", torch.cat([x[i:i + 1].float(), given[None], futures])))
+    utils.labelled_rows(path, rows)
+
+
+def draw_surprise(path, bits, x):
+    """The mean over the test set of each pixel's bits, and eight digits with theirs. Both (N, 1, H, W)."""
+    figure, axes = plt.subplot_mosaic("aabcde;aafghi", figsize=(11, 3.6))
+    mean = bits.mean(dim=(0, 1)).cpu()
+    figure.colorbar(axes["a"].imshow(mean.numpy(), cmap="magma"), ax=axes["a"], shrink=0.8)
+    axes["a"].set_title(f"bits, mean of the test set; sum {mean.sum():.0f}", fontsize=9)
+    for i, (above, below) in enumerate(("bf", "cg", "dh", "ei")):
+        axes[above].imshow(x[i, 0].cpu().numpy(), cmap="gray")
+        axes[below].imshow(bits[i, 0].cpu().numpy(), cmap="magma", vmin=0, vmax=5)
+        axes[below].set_title(f"{bits[i].sum():.0f} bits", fontsize=9)
+    for ax in axes.values():
+        ax.set(xticks=[], yticks=[])
+    utils.save_figure(path, figure)
+
+
+def draw_animation(path, model, place):
+    """Sixteen digits appearing, as a GIF. A pixel never changes once it is drawn, so the finished digits hold all
+    frames. place: (D,) the step at which each pixel is drawn."""
+    y = torch.arange(16) % 10 if model.conditional else None
+    x = model.sample(16, y, torch.Generator().manual_seed(2)).cpu()
+    place = place.view(x.shape[2:]).cpu()
+    utils.save_animation(path, [torch.where(place <= t, x, 0.5) for t in range(0, place.numel() + 1, 14)])
+
+
+def draw_pictures(model, folder, x, y):
+    """All of the chapter's own pictures. x: bits (N, 1, H, W) and y: labels (N,) of the test set."""
+    label = y if model.conditional else None
+    height, width = model.image_size
+    pixels = [(height * r // 28) * width + width * c // 28 for r, c in ((7, 14), (13, 7), (13, 14), (13, 20), (20, 14), (26, 14))]
+    few, few_labels = x[:16], None if label is None else label[:16]
+    draw_sight(folder / "sight.png", [("this model", model, few, few_labels)], pixels)
+    others = [kind(model.image_size, layers=8).to(x.device) for kind in (PixelCNN, GatedPixelCNN, RowLSTM)]
+    draw_fields(folder / "receptive_field.png",
+                [("this model", model, few, few_labels)] + [(f"new {type(m).__name__}", m, few, None) for m in others], pixels[4])
+    top, left = torch.zeros(2, height, width, dtype=torch.bool)
+    top[:height // 2], left[:, :width // 2] = True, True
+    draw_completions(folder / "completion_top.png", model, x[:8], y[:8], top)
+    draw_completions(folder / "completion_left.png", model, x[:8], y[:8], left)
+    draw_surprise(folder / "surprise.png", surprise(model, x, label), x)
+    draw_animation(folder / "sampling.gif", model, torch.arange(height * width) + 1)
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------
+
+
+def train(model, data, run, steps, batch_size, lr, warm_up, clip, eval_images):
+    """Maximum likelihood by Adam. Everything a resumed run needs is in model, optimizer and run."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)  # one pass over the weights: faster
+    with run.training(model=model, optimizer=optimizer):
+        while run.step < steps:
+            # The learning rate falls in a line to 0: at a constant rate the weights would jitter around
+            # the optimum to the end. Before, it rises over the first part, warm_up, of the run: Adam's
+            # first steps are taken before it knows the scale of the gradients.
+            done = run.step / steps
+            optimizer.param_groups[0]["lr"] = lr * min((run.step + 1) / (steps * warm_up + 1), 1 - done)
+            x, y = utils.random_batch(data, batch_size)
+            loss = model.loss(x, y if model.conditional else None, run.step)
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+            run.check_finite(loss=loss.item(), gradient=grad_norm.item())
+            optimizer.step()
+            if run.tick(loss.item()):
+                few = slice(0, eval_images)
+                labels = (data.train_labels[few], data.val_labels[few]) if model.conditional else (None, None)
+                picture = model.sample(10, torch.arange(10) if model.conditional else None, torch.Generator().manual_seed(1))
+                run.record(evaluate(model, data.x_train[few], labels[0] if labels[0] is None else labels[0][:len(data.x_train)]),
+                           evaluate(model, data.x_val[few], labels[1]), model, picture)
+
+
+def main(argv=None):
+    parser = utils.common_flags(
+        "pixelcnn.py", "Train a PixelCNN on binarized MNIST, draw from it, measure it.", STEPS, BATCH_SIZE, LR)
+    parser.add_argument("--variant", choices=("gated", "original", "rnn"), default="gated",
+                        help="gated: Gated PixelCNN; original: PixelCNN; rnn: PixelRNN, a Row LSTM, by default "
+                             f"{RNN_STEPS} steps (default: %(default)s)")
+    args = utils.parse(parser, argv)
+    if args.variant == "rnn" and "steps" not in args.given:
+        args.steps = RNN_STEPS
+    run = utils.Run("pixelcnn", args, {"variant": args.variant}, args.variant * (args.variant != "gated"))
+
+    torch.manual_seed(args.seed)
+    if args.variant == "gated":
+        run.fix(WARM_UP=WARM_UP, CLIP=CLIP, CHANNELS=CHANNELS, LAYERS=LAYERS, EVAL_IMAGES=EVAL_IMAGES)
+        model = GatedPixelCNN(28, CHANNELS, LAYERS, args.conditional)
+    elif args.variant == "original":
+        run.fix(WARM_UP=WARM_UP, CLIP=CLIP, ORIGINAL_CHANNELS=ORIGINAL_CHANNELS, ORIGINAL_LAYERS=ORIGINAL_LAYERS, EVAL_IMAGES=EVAL_IMAGES)
+        model = PixelCNN(28, ORIGINAL_CHANNELS, ORIGINAL_LAYERS, args.conditional)
+    else:
+        run.fix(WARM_UP=WARM_UP, CLIP=CLIP, RNN_CHANNELS=RNN_CHANNELS, RNN_LAYERS=RNN_LAYERS, EVAL_IMAGES=EVAL_IMAGES)
+        model = RowLSTM(28, RNN_CHANNELS, RNN_LAYERS, args.conditional)
+    model = model.to(args.device)
+    if args.sample_only:
+        run.load_best(model)
+        run.draw(model)
+        return
+    if run.finished:
+        print(f"{run.folder} is finished: its figures are in metrics.json. There is nothing to resume.")
+        return
+    data = utils.load_mnist(args.data_dir, args.device)
+    run.check_data(data)
+    model.start_from_mean(data.train)
+    train(model, data, run, args.steps, args.batch_size, args.lr, WARM_UP, CLIP, EVAL_IMAGES)
+
+    # From here on only the weights that were best on validation, and, once, the test set.
+    run.load_best(model)
+    print("scoring the test set ...")
+    nats = evaluate(model, data.x_test, data.test_labels if model.conditional else None)
+    run.check_finite(test_nats=nats)
+    draw_pictures(model, run.folder, data.x_test, data.test_labels)
+    run.draw(model)
+    seconds = utils.median_seconds(lambda: model.sample(64, grid_labels(model, 64)))
+    run.finish(model, test_nats=nats, likelihood="exact", sample_seconds_64=seconds, test_images=len(data.x_test))
+
+
+# --------------------------------------------------------------------------------------------------
+# Exercises
+# @@EXERCISES@@
+# --------------------------------------------------------------------------------------------------
+
+if __name__ == "__main__":
+    utils.start(main)

@@ -1,0 +1,432 @@
+"""
+Autoregression along a line: WaveNet
+====================================
+Read the image as one long line of pixels and let a stack of causal convolutions predict each pixel
+from those before it. Causal means shifted: output t sees inputs up to t − 1 and no others. Dilated
+means with holes that double from layer to layer, so that ten layers of two taps each look back over
+more than a thousand pixels. All 784 predictions come from one pass, as in MADE, but one small set
+of weights serves all places, as in an RNN, and no step waits for another.
+
+    log p(x)  =  Σ_t log p( x_t | x_1, ..., x_{t−1} )               nats per image, exact         (1)
+
+    code       symbol        shape            meaning
+    x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
+    v          v_t           (T, B, 1)        what is known at step t: pixel t − 1 as ±1; T = D
+    h          h_t           (T, B, C)        the residual stream: C numbers a step
+    dilation   δ             ()               how far back a layer's second tap reaches
+    gate       g_t           (T, B, C)        tanh · sigmoid of what the two taps say
+    logits     ℓ             (B, 1, 28, 28)   log-odds of (1)'s factors: p(x_t=1 | before) = sigmoid(ℓ_t)
+    u          u             (n, D)           uniform noise: pixel d is on if u_d < sigmoid(ℓ_d)
+    y          y             (B,)             class label 0..9, only with --conditional
+    B batch size, C channels, T steps along the line, L layers
+
+Papers    van den Oord, Dieleman, Zen, Simonyan, Vinyals, Graves, Kalchbrenner, Senior & Kavukcuoglu,
+          WaveNet: A Generative Model for Raw Audio, 2016 (arXiv 1609.03499)
+          Le Paine, Khorrami, Chang, Zhang, Ramachandran, Hasegawa-Johnson & Huang, Fast WaveNet
+          Generation Algorithm, 2016 (1611.09482)
+Lecture   Berkeley CS294-158, lecture 2: autoregressive models
+Run       python wavenet.py                    train, draw, measure; writes runs/wavenet/
+          python wavenet.py --conditional      the same with the class given: p(x|y)
+          python wavenet.py --dilations line   1, 2, 4, …, 512, as for sound
+Reached   @@REACHED@@
+Left out  on purpose: softmax over 256 levels (an audio sample has more than two values; pixelcnn.py says
+          what grey would take); several stacks of dilations one after the other.
+"""
+import math
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import utils
+
+# Settings to turn. Each is read in main() and nowhere else.
+STEPS = 2000
+BATCH_SIZE = 32
+LR = 1e-2
+WARM_UP = 0.05  # part of the run in which the learning rate rises
+CLIP = 1.0  # a gradient longer than this (norm over all weights) is scaled down to it
+CHANNELS = 32  # C: width of the residual stream
+HEAD = 64  # width of what all layers add up to, and from which the logits are made
+EVAL_IMAGES = 1000  # training and validation images looked at during training
+
+# --------------------------------------------------------------------------------------------------
+# Notes, step by step
+# @@NOTES@@
+# --------------------------------------------------------------------------------------------------
+
+
+# --------------------------------------------------------------------------------------------------
+# Building blocks
+# --------------------------------------------------------------------------------------------------
+
+
+def bernoulli_log_prob(logits, x):
+    """log p(x) of (1), given all its factors' logits. Both (B, 1, H, W), x in {0, 1} -> (B,) nats."""
+    return (x * logits - F.softplus(logits)).sum(dim=(1, 2, 3))
+
+
+def choose_dilations(kind, width, length):
+    """Dilations whose sums are all of 0 .. length − 2 at least: so the last output sees the first pixel.
+
+    kind "line": 1, 2, 4, …, the plain WaveNet. kind "image": the same up to the width of a row, then width − 2
+    and 2, 4, 8, … rows (2), and both sorts take turns: the upper neighbours come early.
+    """
+    if kind == "line":
+        return [2**k for k in range(max(1, (length - 1).bit_length()))]
+    along = [2**k for k in range((width + 1).bit_length())]  # sums: 0 .. width + 1 at least
+    rows = (length + width - 1) // width
+    across = [max(1, width - 2)] + [2**k * width for k in range(1, max(1, (rows - 1).bit_length()))]
+    mixed = [d for pair in zip(along, across) for d in pair]
+    return mixed + along[len(across):] + across[len(along):]
+
+
+def draw(u, logits, x, known):
+    """One pixel: on if u < sigmoid(ℓ); where known (or None) says so, it stays what it is in x. All (n,)."""
+    bit = (u < torch.sigmoid(logits)).to(logits)
+    return bit if known is None or not known else x
+
+
+def check_label(model, y):
+    """ValueError if a conditional model gets no label, or an unconditional one gets some."""
+    if model.conditional and y is None:
+        raise ValueError("this model is conditional: it needs y, a label 0..9 for each image")
+    if not model.conditional and y is not None:
+        raise ValueError("this model is not conditional: it takes no y")
+
+
+def start_of_sample(model, n, y, generator, x):
+    """Noise u (n, D), given pixels x (n, 1, H, W), labels y, and room for what is drawn, on the model's device.
+
+    One number of noise for each pixel of each image, drawn before the loop: so two samplers, or two
+    devices, can be compared pixel by pixel.
+    """
+    check_label(model, y)
+    weight = model.last.weight  # for its device and dtype
+    u = torch.rand(n, math.prod(model.image_size), generator=generator, dtype=weight.dtype).to(weight)
+    drawn = torch.zeros(n, 1, *model.image_size).to(weight)
+    return u, drawn if x is None else x.to(weight), None if y is None else y.to(weight.device), drawn
+
+
+# --------------------------------------------------------------------------------------------------
+# Model
+# --------------------------------------------------------------------------------------------------
+
+
+class WaveNet(nn.Module):
+    """A stack of gated, dilated, causal convolutions over the line of pixels.
+
+        v_t ─► first ─►(+ place)─► h ──┬────────────────(+)──► h of the next layer
+                                       │                 ▲
+                     h_{t−δ}, h_t ─► tanh · sigmoid ─► residual
+                                               └─────► skip: summed over layers ─► head ─► ℓ_t
+
+    image_size: height and width, or (height, width). dilations: "image" or "line", see choose_dilations().
+    conditional: the label speaks to all gates, as in section 2.5 of the paper.
+    """
+
+    def __init__(self, image_size=28, channels=32, head=64, dilations="image", conditional=False):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.conditional, pixels = conditional, math.prod(self.image_size)
+        self.dilations = choose_dilations(dilations, self.image_size[1], pixels)
+        layers = len(self.dilations)
+        self.first = nn.Linear(1, channels)
+        self.place = nn.Parameter(0.5 * torch.randn(pixels, 1, channels))  # where on the line: where in the image
+        self.past = nn.ModuleList(nn.Linear(channels, 2 * channels, bias=False) for _ in range(layers))  # tap t − δ
+        self.now = nn.ModuleList(nn.Linear(channels, 2 * channels) for _ in range(layers))  # tap t
+        self.residual = nn.ModuleList(nn.Linear(channels, channels) for _ in range(layers))
+        self.skip = nn.ModuleList(nn.Linear(channels, head) for _ in range(layers))
+        self.label_to_gates = nn.Embedding(10, layers * 2 * channels) if conditional else None
+        self.head = nn.Linear(head, head)
+        self.last = nn.Linear(head, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(pixels))  # of each pixel
+
+    @torch.no_grad()
+    def start_from_mean(self, images):
+        """Start each pixel's bias at its log-odds. images: (N, 1, H, W) uint8, grey."""
+        mean = images.float().mean(dim=(0, 1)).flatten() / 255
+        self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)))
+
+    def label_terms(self, y):
+        """What a label adds in front of each layer's gate: L terms of (B, 2C), or of 0."""
+        return [0.0] * len(self.dilations) if y is None else self.label_to_gates(y).chunk(len(self.dilations), dim=1)
+
+    def gate(self, k, taps):
+        """(4): (…, 2C) -> (…, C)"""
+        a, b = taps.chunk(2, dim=-1)
+        return torch.tanh(a) * torch.sigmoid(b)
+
+    def streams(self, x, y=None):
+        """The residual stream in front of layer 1, …, L, after the last, and the sum of skips: L + 1 of (T, B, C), and (T, B, head)."""
+        v = torch.zeros_like(x.flatten(1))
+        v[:, 1:] = 2 * x.flatten(1)[:, :-1] - 1  # shifted by one: step t is told pixel t − 1
+        h, skips = self.first(v.T[..., None]) + self.place, 0.0  # (T, B, C)
+        streams = [h]
+        for k, (delta, term) in enumerate(zip(self.dilations, self.label_terms(y))):
+            taps = self.now[k](h) + term
+            if delta < len(h):
+                past = self.past[k](h[:-delta])  # (T − δ, B, 2C); before the beginning there is nothing, as zeros
+                taps = torch.cat([taps[:delta], taps[delta:] + past])
+            g = self.gate(k, taps)
+            h, skips = h + self.residual[k](g), skips + self.skip[k](g)
+            streams.append(h)
+        return streams, skips
+
+    def logits(self, x, y=None):
+        """All logits of (1) in one pass. x: (B, 1, H, W) in {0, 1} -> (B, 1, H, W)."""
+        check_label(self, y)
+        _, skips = self.streams(x, y)
+        logits = self.last(F.relu(self.head(F.relu(skips))))[..., 0]  # (T, B)
+        return (logits.T + self.bias).view(x.shape)
+
+    def log_prob(self, x, y=None):
+        """log p(x), exact. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
+        return bernoulli_log_prob(self.logits(x, y), x)
+
+    def loss(self, x, y=None, step=0):
+        """What training minimises: −log p(x), as a mean over the batch. -> () nats."""
+        return -self.log_prob(x, y).mean()
+
+    # -------------------------------------------------------------------------------------- sampling
+
+    @torch.no_grad()
+    def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
+        """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, of each of which one pixel is used.
+
+        x (n, 1, H, W) and known (H, W) bool: pixels that are given. -> (n, 1, H, W).
+        """
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        for d in range(u.shape[1]):
+            logits = self.logits(drawn, y).flatten(1)[:, d]
+            drawn.flatten(1)[:, d] = draw(u[:, d], logits, x.flatten(1)[:, d], known is not None and bool(known.flatten()[d]))
+        return drawn
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None):
+        """The pixels of sample_obvious, for the arithmetic of one forward pass: a layer's input at t − δ was
+        computed δ steps ago, so keep it in a queue. Each step then costs two taps a layer."""
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        given = [False] * u.shape[1] if known is None else known.flatten().tolist()
+        pixels, out, v = x.flatten(1), torch.zeros_like(u), torch.zeros_like(u[:, :1])
+        terms = self.label_terms(y)
+        queues = [torch.zeros(delta, n, self.place.shape[2]).to(u) for delta in self.dilations]
+        for t in range(u.shape[1]):
+            h, skips = self.first(v) + self.place[t], 0.0  # (n, C)
+            for k, delta in enumerate(self.dilations):
+                taps = self.now[k](h) + terms[k]
+                if t >= delta:
+                    taps = taps + self.past[k](queues[k][t % delta])  # what went in δ steps ago
+                queues[k][t % delta] = h
+                g = self.gate(k, taps)
+                h, skips = h + self.residual[k](g), skips + self.skip[k](g)
+            logits = self.last(F.relu(self.head(F.relu(skips))))[:, 0] + self.bias[t]
+            out[:, t] = draw(u[:, t], logits, pixels[:, t], given[t])
+            v = 2 * out[:, t:t + 1] - 1
+        return out.view_as(drawn)
+
+
+# --------------------------------------------------------------------------------------------------
+# Measuring
+# --------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def evaluate(model, x, y):
+    """Mean of −log p over a set of bits x (N, 1, H, W): nats per image, exact."""
+    total = 0.0
+    for i in range(0, len(x), 500):
+        total -= model.log_prob(x[i:i + 500].float(), None if y is None else y[i:i + 500]).sum().item()
+    return total / len(x)
+
+
+@torch.no_grad()
+def surprise(model, x, y):
+    """Where the nats are: −log₂ of each factor of (1), of the first mask set. x: (N, 1, H, W) bits -> the same shape, bits."""
+    parts = []
+    for i in range(0, len(x), 500):
+        xb = x[i:i + 500].float()
+        logits = model.logits(xb, None if y is None else y[i:i + 500])
+        parts.append(F.binary_cross_entropy_with_logits(logits, xb, reduction="none") / math.log(2))
+    return torch.cat(parts)
+
+
+def sight(model, x, y, pixels):
+    """What logits look at: mean over x (N, 1, H, W) of |∂ℓ_d / ∂x_i| for each d in pixels -> a list of (H, W)."""
+    x = x.float().requires_grad_()
+    logits = model.logits(x, y).flatten(1)
+    return [torch.autograd.grad(logits[:, d].sum(), x, retain_graph=True)[0].abs().mean(dim=(0, 1)) for d in pixels]
+
+
+def fields(model, x, y, d):
+    """What step d of the residual stream sees, in front of layer 1, …, L and after the last: mean over x (N, 1, H, W)
+    of |∂(w·h_d) / ∂x_i|, with one random w for all channels -> L + 1 of (H, W)."""
+    x = x.float().requires_grad_()
+    streams, _ = model.streams(x, y)
+    weight = torch.randn(streams[0].shape[2], generator=torch.Generator().manual_seed(0)).to(x)
+    return [torch.autograd.grad((h[d] @ weight).sum(), x, retain_graph=True)[0].abs().mean(dim=(0, 1)) for h in streams]
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures: how this model behaves
+# --------------------------------------------------------------------------------------------------
+
+
+def grid_labels(model, n):
+    """Labels for a picture of n digits: 0 to 9, a row of eight each, over and over; None if unconditional."""
+    return (torch.arange(n) // 8) % 10 if model.conditional else None
+
+
+def draw_fields(path, model, x, y, d):
+    """The receptive field of one step, layer by layer."""
+    maps = fields(model, x, y, d)
+    figure, axes = plt.subplots(2, (len(maps) + 1) // 2, figsize=(len(maps), 4.4), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, map_, name in zip(axes.flat, maps, ["input"] + [f"layer {k + 1}, δ = {delta}" for k, delta in enumerate(model.dilations)]):
+        map_ = map_.cpu()
+        ax.imshow(torch.where(map_ > 0, map_.clamp(min=1e-12).log10(), math.nan).numpy(), cmap="viridis", vmin=-4, vmax=0)
+        ax.plot(d % map_.shape[1], d // map_.shape[1], "rs", markersize=3)
+        ax.set(xticks=[], yticks=[])
+        ax.axis("on")
+        ax.set_title(f"{name}: sees {(map_ > 0).sum()}", fontsize=8)
+    utils.save_figure(path, figure)
+
+
+def draw_sight(path, rows, pixels):
+    """rows: (name, model, x, y); a map of |∂ℓ_d/∂x| for each of some pixels d. White: exactly 0."""
+    figure, axes = plt.subplots(len(rows), len(pixels), figsize=(2 * len(pixels), 2.2 * len(rows)), squeeze=False)
+    for (name, model, x, y), line in zip(rows, axes):
+        for ax, d, map_ in zip(line, pixels, sight(model, x, y, pixels)):
+            map_ = map_.cpu()
+            ax.imshow(torch.where(map_ > 0, map_.clamp(min=1e-12).log10(), math.nan).numpy(), cmap="viridis", vmin=-3, vmax=1)
+            ax.plot(d % map_.shape[1], d // map_.shape[1], "rs", markersize=3)
+            ax.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, fontsize=8)
+    axes[0, 0].set_title("log₁₀ |∂ℓ_d/∂x|, −3 to 1; white: exactly 0; red: d", fontsize=8, loc="left")
+    utils.save_figure(path, figure)
+
+
+def draw_completions(path, model, x, y, known):
+    """For each of the digits x (n, 1, H, W): itself, what is given of it, and eight draws of the rest."""
+    generator, rows = torch.Generator().manual_seed(0), []
+    for i in range(len(x)):
+        label = y[i:i + 1].repeat(8) if model.conditional else None
+        futures = model.sample(8, label, generator, x[i:i + 1].repeat(8, 1, 1, 1), known)
+        given = torch.where(known.to(x.device), x[i].float(), 0.5)
+        rows.append(("test digit, given, 8 draws" if i == 0 else "", torch.cat([x[i:i + 1].float(), given[None], futures])))
+    utils.labelled_rows(path, rows)
+
+
+def draw_surprise(path, bits, x):
+    """The mean over the test set of each pixel's bits, and eight digits with theirs. Both (N, 1, H, W)."""
+    figure, axes = plt.subplot_mosaic("aabcde;aafghi", figsize=(11, 3.6))
+    mean = bits.mean(dim=(0, 1)).cpu()
+    figure.colorbar(axes["a"].imshow(mean.numpy(), cmap="magma"), ax=axes["a"], shrink=0.8)
+    axes["a"].set_title(f"bits, mean of the test set; sum {mean.sum():.0f}", fontsize=9)
+    for i, (above, below) in enumerate(("bf", "cg", "dh", "ei")):
+        axes[above].imshow(x[i, 0].cpu().numpy(), cmap="gray")
+        axes[below].imshow(bits[i, 0].cpu().numpy(), cmap="magma", vmin=0, vmax=5)
+        axes[below].set_title(f"{bits[i].sum():.0f} bits", fontsize=9)
+    for ax in axes.values():
+        ax.set(xticks=[], yticks=[])
+    utils.save_figure(path, figure)
+
+
+def draw_animation(path, model, place):
+    """Sixteen digits appearing, as a GIF. A pixel never changes once it is drawn, so the finished digits hold all
+    frames. place: (D,) the step at which each pixel is drawn."""
+    y = torch.arange(16) % 10 if model.conditional else None
+    x = model.sample(16, y, torch.Generator().manual_seed(2)).cpu()
+    place = place.view(x.shape[2:]).cpu()
+    utils.save_animation(path, [torch.where(place <= t, x, 0.5) for t in range(0, place.numel() + 1, 14)])
+
+
+def draw_pictures(model, folder, x, y):
+    """All of the chapter's own pictures. x: bits (N, 1, H, W) and y: labels (N,) of the test set."""
+    label = y if model.conditional else None
+    height, width = model.image_size
+    pixels = [(height * r // 28) * width + width * c // 28 for r, c in ((7, 14), (13, 7), (13, 14), (13, 20), (20, 14), (26, 14))]
+    few, few_labels = x[:16], None if label is None else label[:16]
+    draw_sight(folder / "sight.png", [("this model", model, few, few_labels)], pixels)
+    draw_fields(folder / "receptive_field.png", model, few, few_labels, pixels[4])
+    top, left = torch.zeros(2, height, width, dtype=torch.bool)
+    top[:height // 2], left[:, :width // 2] = True, True
+    draw_completions(folder / "completion_top.png", model, x[:8], y[:8], top)
+    draw_completions(folder / "completion_left.png", model, x[:8], y[:8], left)
+    draw_surprise(folder / "surprise.png", surprise(model, x, label), x)
+    draw_animation(folder / "sampling.gif", model, torch.arange(height * width) + 1)
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------
+
+
+def train(model, data, run, steps, batch_size, lr, warm_up, clip, eval_images):
+    """Maximum likelihood by Adam. Everything a resumed run needs is in model, optimizer and run."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)  # one pass over the weights: faster
+    with run.training(model=model, optimizer=optimizer):
+        while run.step < steps:
+            # The learning rate falls in a line to 0: at a constant rate the weights would jitter around
+            # the optimum to the end. Before, it rises over the first part, warm_up, of the run: Adam's
+            # first steps are taken before it knows the scale of the gradients.
+            done = run.step / steps
+            optimizer.param_groups[0]["lr"] = lr * min((run.step + 1) / (steps * warm_up + 1), 1 - done)
+            x, y = utils.random_batch(data, batch_size)
+            loss = model.loss(x, y if model.conditional else None, run.step)
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+            run.check_finite(loss=loss.item(), gradient=grad_norm.item())
+            optimizer.step()
+            if run.tick(loss.item()):
+                few = slice(0, eval_images)
+                labels = (data.train_labels[few], data.val_labels[few]) if model.conditional else (None, None)
+                picture = model.sample(10, torch.arange(10) if model.conditional else None, torch.Generator().manual_seed(1))
+                run.record(evaluate(model, data.x_train[few], labels[0] if labels[0] is None else labels[0][:len(data.x_train)]),
+                           evaluate(model, data.x_val[few], labels[1]), model, picture)
+
+
+def main(argv=None):
+    parser = utils.common_flags(
+        "wavenet.py", "Train a WaveNet on binarized MNIST, draw from it, measure it.", STEPS, BATCH_SIZE, LR)
+    parser.add_argument("--dilations", choices=("image", "line"), default="image",
+                        help="image: in steps of columns and of rows; line: 1, 2, 4, … (default: %(default)s)")
+    args = utils.parse(parser, argv)
+    run = utils.Run("wavenet", args, {"dilations": args.dilations}, "line" * (args.dilations == "line"))
+    run.fix(WARM_UP=WARM_UP, CLIP=CLIP, CHANNELS=CHANNELS, HEAD=HEAD, EVAL_IMAGES=EVAL_IMAGES)
+
+    torch.manual_seed(args.seed)
+    model = WaveNet(28, CHANNELS, HEAD, args.dilations, args.conditional).to(args.device)
+    if args.sample_only:
+        run.load_best(model)
+        run.draw(model)
+        return
+    if run.finished:
+        print(f"{run.folder} is finished: its figures are in metrics.json. There is nothing to resume.")
+        return
+    data = utils.load_mnist(args.data_dir, args.device)
+    run.check_data(data)
+    model.start_from_mean(data.train)
+    train(model, data, run, args.steps, args.batch_size, args.lr, WARM_UP, CLIP, EVAL_IMAGES)
+
+    # From here on only the weights that were best on validation, and, once, the test set.
+    run.load_best(model)
+    print("scoring the test set ...")
+    nats = evaluate(model, data.x_test, data.test_labels if model.conditional else None)
+    run.check_finite(test_nats=nats)
+    draw_pictures(model, run.folder, data.x_test, data.test_labels)
+    run.draw(model)
+    seconds = utils.median_seconds(lambda: model.sample(64, grid_labels(model, 64)))
+    run.finish(model, test_nats=nats, likelihood="exact", sample_seconds_64=seconds, test_images=len(data.x_test))
+
+
+# --------------------------------------------------------------------------------------------------
+# Exercises
+# @@EXERCISES@@
+# --------------------------------------------------------------------------------------------------
+
+if __name__ == "__main__":
+    utils.start(main)
