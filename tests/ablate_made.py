@@ -67,6 +67,18 @@ def no_residual(self, x, y=None, place=None, degree=None):
             + F.linear(v, made.masked(self.direct, direct))).view(x.shape)
 
 
+def norm_over_units(self, x, y=None, place=None, degree=None):
+    """LayerNorm in front of each activation."""
+    place, degree = (self.place[0], self.degree[0]) if place is None else (place, degree)
+    to_hidden, between, to_logit, direct = made.build_masks(place, degree)
+    v, size = x.flatten(1) - self.mean, (self.first.out_features,)
+    h = F.silu(F.layer_norm(F.linear(v, made.masked(self.first.weight, to_hidden), self.first.bias), size))
+    for layer in self.hidden:
+        h = h + F.silu(F.layer_norm(F.linear(h, made.masked(layer.weight, between), layer.bias), size))
+    return (F.linear(h, made.masked(self.last.weight, to_logit), self.last.bias)
+            + F.linear(v, made.masked(self.direct, direct))).view(x.shape)
+
+
 def no_place(self, window, place, y):
     return F.silu(self.window_to_features(window))
 
@@ -92,6 +104,7 @@ VARIANTS = {  # name: (flags, patches: (object, attribute, value))
     "second hidden mask >": ([], [(made, "build_masks", masks_with(between_strict=True))]),
     "no direct weights": ([], [(made, "build_masks", masks_with(direct=False))]),
     "no residual": ([], [(made.MADE, "logits", no_residual)]),
+    "LayerNorm": ([], [(made.MADE, "logits", norm_over_units)]),
     "even degrees": ([], [(made.MADE, "new_degree", even_degrees)]),
     "random degrees": ([], [(made.MADE, "new_degree", random_degrees)]),
     "inputs not centred": ([], [(made.MADE, "start_from_mean", not_centred)]),

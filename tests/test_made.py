@@ -311,7 +311,7 @@ def completions_are_exact(model, known, log_p):
 
 
 @torch.no_grad()
-def test_completion_of_what_comes_first_is_exact_and_of_other_parts_is_not():
+def test_completion_of_what_comes_first_is_exact_and_of_other_parts_is_not(monkeypatch):
     top, left = torch.zeros(2, 3, 3, dtype=torch.bool)
     top[:2], left[:, :2] = True, True
     for model in (small_made(), small_rnn()):
@@ -319,16 +319,20 @@ def test_completion_of_what_comes_first_is_exact_and_of_other_parts_is_not():
         assert completions_are_exact(model, top, log_p)
         assert not completions_are_exact(model, left, log_p)  # the left of later rows was not looked at
     agnostic = small_made(order="agnostic")
+    first = made.known_first
     for known in (top, left):
-        place = made.known_first(known)
+        place = first(known)
+        monkeypatch.setattr(made, "known_first", lambda *args, place=place: place)
         log_p = made.bernoulli_log_prob(agnostic.logits(all_images(), None, place, agnostic.new_degree(place)), all_images())
         assert completions_are_exact(agnostic, known, log_p)
 
 
 def test_known_first():
-    known = torch.tensor([[0, 1, 0], [1, 0, 0]]).bool()
-    assert made.known_first(known).tolist() == [3, 1, 4, 2, 5, 6]
-    assert torch.equal(made.known_first(torch.zeros(2, 3).bool()), made.natural_place(2, 3))
+    known = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 1]]).bool()
+    places = [made.known_first(known, torch.Generator().manual_seed(seed)).view(2, 4) for seed in range(20)]
+    for place in places:
+        assert sorted(place[known].tolist()) == [1, 2, 3] and sorted(place[~known].tolist()) == [4, 5, 6, 7, 8]
+    assert len({tuple(place.flatten().tolist()) for place in places}) > 15
 
 
 # ---------------------------------------------------------------------------------------------- the models

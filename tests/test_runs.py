@@ -477,3 +477,34 @@ def test_chapters_share_a_vocabulary_and_an_order(chapter):
     for item in list(vars(chapter).values()):  # public functions and classes have docstrings
         if inspect.isfunction(item) and item.__module__ == chapter.__name__ and item.__name__ != "main":
             assert item.__doc__, item.__name__
+
+
+# What chapters do each in a way of their own, though the name is one.
+OWN = {"main", "draw_pictures", "fields", "draw_fields", ("vae", "evaluate"), ("vae", "train")}
+
+
+def functions(name):
+    """name: body without docstring, of a chapter's functions."""
+    found = {}
+    for node in ast.parse((ROOT / f"{name}.py").read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            found[node.name] = ast.unparse(node.args) + "\n" + "\n".join(map(ast.unparse, body))
+    return found
+
+
+def drifted(chapters):
+    """Names of functions that two chapters have, and not alike."""
+    first, wrong = {}, []
+    for chapter, found in chapters.items():
+        for name, body in found.items():
+            if name not in OWN and (chapter, name) not in OWN:
+                wrong += [(chapter, name)] * (first.setdefault(name, body) != body)
+    return wrong
+
+
+def test_what_chapters_repeat_is_the_same_in_all():
+    chapters = {name: functions(name) for name in CHAPTERS}
+    assert drifted(chapters) == []
+    chapters["made"]["draw"] += "\npass"  # control
+    assert len(drifted(chapters)) >= 1
