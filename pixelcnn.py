@@ -87,7 +87,7 @@ def gate(taps):
 
 
 def draw(u, logits, x, known):
-    """One pixel: on if u < sigmoid(ℓ); where known (or None) says so, it stays what it is in x. All (n,)."""
+    """One pixel: on if u < sigmoid(ℓ); if known (bool or None), it stays what it is in x. u, logits, x: (n,)."""
     bit = (u < torch.sigmoid(logits)).to(logits)
     return bit if known is None or not known else x
 
@@ -131,7 +131,7 @@ class PixelCNN(nn.Module):
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.conditional, half = conditional, channels // 2
         self.first = nn.Conv2d(1, channels, 7)
-        self.place = nn.Parameter(0.5 * torch.randn(channels, *self.image_size))
+        self.position = nn.Parameter(0.5 * torch.randn(channels, *self.image_size))
         self.label = nn.Embedding(10, channels) if conditional else None
         self.narrow = nn.ModuleList(nn.Conv2d(channels, half, 1) for _ in range(layers))
         self.masked = nn.ModuleList(nn.Conv2d(half, half, 3) for _ in range(layers))
@@ -150,7 +150,7 @@ class PixelCNN(nn.Module):
 
     def streams(self, x, y=None):
         """Features after the first layer and after each block: L + 1 of (B, C, H, W)."""
-        h = F.conv2d(2 * x - 1, self.first.weight * self.mask_a, self.first.bias, padding=3) + self.place
+        h = F.conv2d(2 * x - 1, self.first.weight * self.mask_a, self.first.bias, padding=3) + self.position
         streams = [h if y is None else h + self.label(y)[:, :, None, None]]
         for narrow, masked, widen in zip(self.narrow, self.masked, self.widen):
             h = F.relu(narrow(F.relu(streams[-1])))
@@ -175,7 +175,7 @@ class PixelCNN(nn.Module):
 
     @torch.no_grad()
     def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
-        """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, of each of which one pixel is used.
+        """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, each used for a single pixel.
 
         x (n, 1, H, W) and known (H, W) bool: pixels that are given. -> (n, 1, H, W).
         """
@@ -199,7 +199,7 @@ class PixelCNN(nn.Module):
         kept = [torch.zeros(n, m.in_channels, height + 1, width + 2).to(u) for m in self.masked]
         for i in range(height):
             for j in range(width):
-                h = signs[:, i:i + 4, j:j + 7].flatten(1) @ first + self.first.bias + self.place[:, i, j] + label  # (n, C)
+                h = signs[:, i:i + 4, j:j + 7].flatten(1) @ first + self.first.bias + self.position[:, i, j] + label  # (n, C)
                 for k in range(len(masked)):
                     kept[k][:, :, i + 1, j + 1] = F.relu(linear(self.narrow[k], F.relu(h)))
                     window = kept[k][:, :, i:i + 2, j:j + 3].flatten(1)
@@ -233,7 +233,7 @@ class GatedPixelCNN(nn.Module):
         self.conditional, c = conditional, channels
         self.first_up = nn.Conv2d(1, c, (3, 7))  # three rows above
         self.first_left = nn.Conv2d(1, c, (1, 3))  # three pixels to the left
-        self.place = nn.Parameter(0.5 * torch.randn(c, *self.image_size))
+        self.position = nn.Parameter(0.5 * torch.randn(c, *self.image_size))
         self.up = nn.ModuleList(nn.Conv2d(c, 2 * c, (2, 3)) for _ in range(layers))
         self.left = nn.ModuleList(nn.Conv2d(c, 2 * c, (1, 2)) for _ in range(layers))
         self.up_to_left = nn.ModuleList(nn.Conv2d(2 * c, 2 * c, 1) for _ in range(layers))
@@ -261,7 +261,7 @@ class GatedPixelCNN(nn.Module):
         signs = 2 * x - 1
         # Shifts instead of masks: pad above (left), and drop the last row (column), so that place (i, j) gets
         # rows i − 3 … i − 1 (columns j − 3 … j − 1). A border is 0: not a pixel.
-        v = self.first_up(F.pad(signs[:, :, :-1], (3, 3, 3, 0))) + self.place
+        v = self.first_up(F.pad(signs[:, :, :-1], (3, 3, 3, 0))) + self.position
         h = self.first_left(F.pad(signs[:, :, :, :-1], (3, 0, 0, 0))) + v
         streams = [(v, h)]
         for k, (to_v, to_h) in enumerate(self.label_terms(y)):
@@ -289,7 +289,7 @@ class GatedPixelCNN(nn.Module):
 
     @torch.no_grad()
     def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
-        """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, of each of which one pixel is used.
+        """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, each used for a single pixel.
 
         x (n, 1, H, W) and known (H, W) bool: pixels that are given. -> (n, 1, H, W).
         """
@@ -305,13 +305,13 @@ class GatedPixelCNN(nn.Module):
         together, before its row is drawn; and of h each place once."""
         u, x, y, drawn = start_of_sample(self, n, y, generator, x)
         height, width = self.image_size
-        c, layers, terms = self.place.shape[0], len(self.up), self.label_terms(y)
+        c, layers, terms = self.position.shape[0], len(self.up), self.label_terms(y)
         given = torch.zeros(height, width) if known is None else known
         signs = torch.zeros(n, 1, height + 3, width + 6).to(u)  # ±1, and a border of 0
         above = [torch.zeros(n, c, 2, width + 2).to(u) for _ in range(layers)]  # rows i − 1 and i of each layer's v
         first_left, left = self.first_left.weight.flatten(1), [m.weight.flatten(1) for m in self.left]
         for i in range(height):
-            v = self.first_up(signs[:, :, i:i + 3]) + self.place[:, i:i + 1]  # (n, C, 1, W)
+            v = self.first_up(signs[:, :, i:i + 3]) + self.position[:, i:i + 1]  # (n, C, 1, W)
             from_above, told = v[:, :, 0], []
             for k in range(layers):
                 above[k] = torch.cat([above[k][:, :, 1:], F.pad(v, (1, 1))], dim=2)
@@ -347,7 +347,7 @@ class RowLSTM(nn.Module):
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.conditional, c = conditional, channels
         self.first = nn.Conv2d(1, c, 7)
-        self.place = nn.Parameter(0.5 * torch.randn(c, *self.image_size))
+        self.position = nn.Parameter(0.5 * torch.randn(c, *self.image_size))
         self.input_to_state = nn.ModuleList(nn.Conv2d(c, 4 * c, (1, 2)) for _ in range(layers))
         self.state_to_state = nn.ModuleList(nn.Conv1d(c, 4 * c, 3, padding=1, bias=False) for _ in range(layers))
         for layer in self.input_to_state:  # start by remembering: the forget gate's bias, the second quarter
@@ -378,7 +378,7 @@ class RowLSTM(nn.Module):
 
     def streams(self, x, y=None):
         """Features after the first layer and after each LSTM: L + 1 of (B, C, H, W)."""
-        streams = [F.conv2d(2 * x - 1, self.first.weight * self.mask_a, self.first.bias, padding=3) + self.place]
+        streams = [F.conv2d(2 * x - 1, self.first.weight * self.mask_a, self.first.bias, padding=3) + self.position]
         for to_state, between, term in zip(self.input_to_state, self.state_to_state, self.label_terms(y)):
             # What the pixels say, for all rows at once: columns j − 1 and j of the layer below (mask B).
             inputs = to_state(F.pad(streams[-1], (1, 0)))  # (B, 4C, H, W)
@@ -407,7 +407,7 @@ class RowLSTM(nn.Module):
 
     @torch.no_grad()
     def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
-        """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, of each of which one pixel is used.
+        """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, each used for a single pixel.
 
         x (n, 1, H, W) and known (H, W) bool: pixels that are given. -> (n, 1, H, W).
         """
@@ -422,7 +422,7 @@ class RowLSTM(nn.Module):
         """The pixels of sample_obvious: carry states and cells from row to row; within a row, each place once."""
         u, x, y, drawn = start_of_sample(self, n, y, generator, x)
         height, width = self.image_size
-        channels, layers, terms = self.place.shape[0], len(self.input_to_state), self.label_terms(y)
+        channels, layers, terms = self.position.shape[0], len(self.input_to_state), self.label_terms(y)
         given = torch.zeros(height, width) if known is None else known
         first = (self.first.weight * self.mask_a)[:, 0, :4].flatten(1)  # the rows that count, as a matrix
         to_state = [m.weight.flatten(1) for m in self.input_to_state]
@@ -434,7 +434,7 @@ class RowLSTM(nn.Module):
             h, new_c = [torch.zeros_like(s) for s in h], [torch.zeros_like(s) for s in c]
             left = [torch.zeros(n, channels).to(u) for _ in range(layers)]  # column j − 1 of the layer below
             for j in range(width):
-                f = F.linear(signs[:, i:i + 4, j:j + 7].flatten(1), first, self.first.bias) + self.place[:, i, j]  # (n, C)
+                f = F.linear(signs[:, i:i + 4, j:j + 7].flatten(1), first, self.first.bias) + self.position[:, i, j]  # (n, C)
                 for k in range(layers):
                     gates = F.linear(torch.stack([left[k], f], dim=2).flatten(1), to_state[k]) + told[k][:, :, j]
                     left[k] = f
@@ -542,7 +542,7 @@ def draw_completions(path, model, x, y, known):
 
 
 def draw_surprise(path, bits, x):
-    """The mean over the test set of each pixel's bits, and eight digits with theirs. Both (N, 1, H, W)."""
+    """The mean over the test set of each pixel's bits, and four digits with theirs. Both (N, 1, H, W)."""
     figure, axes = plt.subplot_mosaic("aabcde;aafghi", figsize=(11, 3.6))
     mean = bits.mean(dim=(0, 1)).cpu()
     figure.colorbar(axes["a"].imshow(mean.numpy(), cmap="magma"), ax=axes["a"], shrink=0.8)

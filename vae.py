@@ -458,6 +458,7 @@ def draw_pictures(model, folder, x, y, curve):
     kl = torch.cat([kl_to_prior(*c) for c in codes]).mean(dim=0).sort(descending=True).values.cpu().numpy()
     figure, ax = plt.subplots(figsize=(6, 2.8))
     ax.bar(range(1, len(kl) + 1), kl)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="latent dimension, sorted", ylabel="KL (nats per image)",
            title=f"{(kl > 0.01).sum()} of {len(kl)} dimensions in use; {kl.sum():.1f} nats in all")
     utils.save_figure(folder / "kl.png", figure)

@@ -83,7 +83,7 @@ def choose_dilations(kind, width, length):
 
 
 def draw(u, logits, x, known):
-    """One pixel: on if u < sigmoid(ℓ); where known (or None) says so, it stays what it is in x. All (n,)."""
+    """One pixel: on if u < sigmoid(ℓ); if known (bool or None), it stays what it is in x. u, logits, x: (n,)."""
     bit = (u < torch.sigmoid(logits)).to(logits)
     return bit if known is None or not known else x
 
@@ -133,7 +133,7 @@ class WaveNet(nn.Module):
         self.dilations = choose_dilations(dilations, self.image_size[1], pixels)
         layers = len(self.dilations)
         self.first = nn.Linear(1, channels)
-        self.place = nn.Parameter(0.5 * torch.randn(pixels, 1, channels))  # where on the line: where in the image
+        self.position = nn.Parameter(0.5 * torch.randn(pixels, 1, channels))  # where on the line: where in the image
         self.past = nn.ModuleList(nn.Linear(channels, 2 * channels, bias=False) for _ in range(layers))  # tap t − δ
         self.now = nn.ModuleList(nn.Linear(channels, 2 * channels) for _ in range(layers))  # tap t
         self.residual = nn.ModuleList(nn.Linear(channels, channels) for _ in range(layers))
@@ -162,7 +162,7 @@ class WaveNet(nn.Module):
         """The residual stream in front of layer 1, …, L, after the last, and the sum of skips: L + 1 of (T, B, C), and (T, B, head)."""
         v = torch.zeros_like(x.flatten(1))
         v[:, 1:] = 2 * x.flatten(1)[:, :-1] - 1  # shifted by one: step t is told pixel t − 1
-        h, skips = self.first(v.T[..., None]) + self.place, 0.0  # (T, B, C)
+        h, skips = self.first(v.T[..., None]) + self.position, 0.0  # (T, B, C)
         streams = [h]
         for k, (delta, term) in enumerate(zip(self.dilations, self.label_terms(y))):
             taps = self.now[k](h) + term
@@ -193,7 +193,7 @@ class WaveNet(nn.Module):
 
     @torch.no_grad()
     def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
-        """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, of each of which one pixel is used.
+        """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, each used for a single pixel.
 
         x (n, 1, H, W) and known (H, W) bool: pixels that are given. -> (n, 1, H, W).
         """
@@ -211,9 +211,9 @@ class WaveNet(nn.Module):
         given = [False] * u.shape[1] if known is None else known.flatten().tolist()
         pixels, out, v = x.flatten(1), torch.zeros_like(u), torch.zeros_like(u[:, :1])
         terms = self.label_terms(y)
-        queues = [torch.zeros(delta, n, self.place.shape[2]).to(u) for delta in self.dilations]
+        queues = [torch.zeros(delta, n, self.position.shape[2]).to(u) for delta in self.dilations]
         for t in range(u.shape[1]):
-            h, skips = self.first(v) + self.place[t], 0.0  # (n, C)
+            h, skips = self.first(v) + self.position[t], 0.0  # (n, C)
             for k, delta in enumerate(self.dilations):
                 taps = self.now[k](h) + terms[k]
                 if t >= delta:
@@ -320,7 +320,7 @@ def draw_completions(path, model, x, y, known):
 
 
 def draw_surprise(path, bits, x):
-    """The mean over the test set of each pixel's bits, and eight digits with theirs. Both (N, 1, H, W)."""
+    """The mean over the test set of each pixel's bits, and four digits with theirs. Both (N, 1, H, W)."""
     figure, axes = plt.subplot_mosaic("aabcde;aafghi", figsize=(11, 3.6))
     mean = bits.mean(dim=(0, 1)).cpu()
     figure.colorbar(axes["a"].imshow(mean.numpy(), cmap="magma"), ax=axes["a"], shrink=0.8)

@@ -79,7 +79,7 @@ def norm_over_units(self, x, y=None, place=None, degree=None):
             + F.linear(v, made.masked(self.direct, direct))).view(x.shape)
 
 
-def no_place(self, window, place, y):
+def no_position(self, window, position, y):
     return F.silu(self.window_to_features(window))
 
 
@@ -118,9 +118,10 @@ VARIANTS = {  # name: (flags, patches: (object, attribute, value))
     "4 orders": (["--order", "random", "--num-masks", "4"], []),
     "rnn": (RNN, []),
     "rnn, gru": (RNN + ["--cell", "gru"], []),
-    "rnn, no place": (RNN, [(made.RNN, "features", no_place)]),
+    "rnn, no position": (RNN, [(made.RNN, "features", no_position)]),
     "rnn, window without state": (RNN, [(made.RNN, "head", no_state)]),
     "rnn, fed with the last pixel alone": (RNN, [(made.RNN, "windows", nothing_but_the_last_pixel)]),
+    "rnn, reach 0": (RNN, [(made, "RNN_REACH", 0)]),
     "rnn, no clipping": (RNN, [(made, "RNN_CLIP", 1e9)]),
     "rnn, lr / 3": (RNN + ["--lr", f"{made.RNN_LR / 3:.6f}"], []),
     "rnn, lr * 3": (RNN + ["--lr", f"{made.RNN_LR * 3:.6f}"], []),

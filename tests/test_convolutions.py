@@ -213,7 +213,7 @@ def test_a_model_is_told_where_it_is(make):
     x = torch.zeros(1, 1, 9, 9).double()
     with torch.no_grad():
         told = model.logits(x).flatten()
-        model.place.zero_()
+        model.position.zero_()
         not_told = model.logits(x).flatten()
     assert len(told.unique()) > 40 and told[80] != not_told[80]
 

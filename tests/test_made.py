@@ -50,7 +50,7 @@ every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
 
 def place_of(model, m=0):
-    return model.order.argsort() + 1 if isinstance(model, made.RNN) else model.place[m]
+    return model.pixel_at.argsort() + 1 if isinstance(model, made.RNN) else model.place[m]
 
 
 def broken_masks(which, strict):
@@ -233,7 +233,7 @@ def test_the_rnn_is_told_where_it_is():
     model.bias.data.zero_()
     logits = model.logits(x).flatten()
     assert len(logits.unique()) == 9
-    features = model.features(model.windows(x.flatten(1)), model.place_to_features, None)
+    features = model.features(model.windows(x.flatten(1)), model.position_to_features, None)
     assert not torch.allclose(features[4], features[5])
 
 

@@ -1,0 +1,160 @@
+"""What each detail of wavenet.py and pixelcnn.py is worth: the default with one thing changed, in a short run.
+
+    python tests/ablate_convolutions.py [--steps 300] [--data-dir data] [--only NAME ...]
+
+Writes runs/ablate_convolutions/ablations.json, a row a variant: nats on the first 2,000 validation images, gradient
+norms, seconds. A script to run, not a test. The figures in the notes of both chapters come from the file that is
+committed as samples/wavenet/ablations.json. Validation chooses; no test figure is read here.
+"""
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import pixelcnn  # noqa: E402
+import utils  # noqa: E402
+import wavenet  # noqa: E402
+
+IMAGES = 2000
+
+
+def streams_with(residual=True, skip=True):
+    """WaveNet.streams without residual connections, or with skip connections from the last layer only."""
+    def streams(self, x, y=None):
+        v = torch.zeros_like(x.flatten(1))
+        v[:, 1:] = 2 * x.flatten(1)[:, :-1] - 1
+        h, skips = self.first(v.T[..., None]) + self.position, 0.0
+        for k, delta in enumerate(self.dilations):
+            taps = self.now[k](h)
+            if delta < len(h):
+                taps = torch.cat([taps[:delta], taps[delta:] + self.past[k](h[:-delta])])
+            g = self.gate(k, taps)
+            h = (h if residual else 0.0) + self.residual[k](g)
+            if skip or k == len(self.dilations) - 1:
+                skips = skips + self.skip[k](g)
+        return None, skips
+
+    return streams
+
+
+def frozen_at_zero(kind, *names):
+    """kind.__init__, after which these parameters (or the parameters of these lists of modules) are 0 for ever."""
+    init = kind.__init__
+
+    def changed(self, *args, **flags):
+        init(self, *args, **flags)
+        for name in names:
+            part = getattr(self, name)
+            for p in part.parameters() if isinstance(part, nn.Module) else [part]:
+                p.data.zero_()
+                p.requires_grad_(False)
+
+    return (kind, "__init__", changed)
+
+
+def relu_gate(taps):
+    return F.relu(taps.chunk(2, dim=1)[0])
+
+
+def rates(module, name, lr):
+    return {f"{name}, lr / 3": (module, ["--lr", f"{lr / 3:.6f}"], []), f"{name}, lr * 3": (module, ["--lr", f"{lr * 3:.6f}"], [])}
+
+
+ORIGINAL, RNN = ["--variant", "original"], ["--variant", "rnn"]
+VARIANTS = {  # name: (chapter, flags, patches: (object, attribute, value))
+    "wavenet": (wavenet, [], []),
+    "wavenet, seed 1": (wavenet, ["--seed", "1"], []),
+    "wavenet, line": (wavenet, ["--dilations", "line"], []),
+    "wavenet, no dilation": (wavenet, [], [(wavenet, "choose_dilations", lambda *args: [1] * 10)]),
+    "wavenet, no gate": (wavenet, [], [(wavenet.WaveNet, "gate", lambda self, k, taps: F.relu(taps.chunk(2, dim=-1)[0]))]),
+    "wavenet, no residual": (wavenet, [], [(wavenet.WaveNet, "streams", streams_with(residual=False))]),
+    "wavenet, no skip": (wavenet, [], [(wavenet.WaveNet, "streams", streams_with(skip=False))]),
+    "wavenet, no position": (wavenet, [], [frozen_at_zero(wavenet.WaveNet, "position")]),
+    "wavenet, half the channels": (wavenet, [], [(wavenet, "CHANNELS", wavenet.CHANNELS // 2)]),
+    "wavenet, no clipping": (wavenet, [], [(wavenet, "CLIP", 1e9)]),
+    **rates(wavenet, "wavenet", wavenet.LR),
+    "gated": (pixelcnn, [], []),
+    "gated, seed 1": (pixelcnn, ["--seed", "1"], []),
+    "gated, no gate": (pixelcnn, [], [(pixelcnn, "gate", relu_gate)]),
+    "gated, no position": (pixelcnn, [], [frozen_at_zero(pixelcnn.GatedPixelCNN, "position")]),
+    "gated, v tells h only once": (pixelcnn, [], [frozen_at_zero(pixelcnn.GatedPixelCNN, "up_to_left")]),
+    "gated, half the channels": (pixelcnn, [], [(pixelcnn, "CHANNELS", pixelcnn.CHANNELS // 2)]),
+    "gated, half the layers": (pixelcnn, [], [(pixelcnn, "LAYERS", pixelcnn.LAYERS // 2)]),
+    **rates(pixelcnn, "gated", pixelcnn.LR),
+    "original": (pixelcnn, ORIGINAL, []),
+    "original, no position": (pixelcnn, ORIGINAL, [frozen_at_zero(pixelcnn.PixelCNN, "position")]),
+    "row lstm": (pixelcnn, RNN, []),
+    "row lstm, no position": (pixelcnn, RNN, [frozen_at_zero(pixelcnn.RowLSTM, "position")]),
+    "row lstm, no state to state": (pixelcnn, RNN, [frozen_at_zero(pixelcnn.RowLSTM, "state_to_state")]),
+}
+
+
+def measure(name, steps, data_dir):
+    """Train one variant; its validation figures as a dict."""
+    chapter, flags, patches = VARIANTS[name]
+    flags = ["--steps", str(steps)] + flags
+    result, norms = {"name": name, "command": f"python {chapter.__name__}.py " + " ".join(flags)}, []
+    evaluate, finite = chapter.evaluate, utils.Run.check_finite
+
+    class Done(Exception):
+        pass
+
+    def load_best(run, model):  # in place of scoring and pictures: the weights as they are at the end
+        data = utils.load_mnist(data_dir)
+        norms.sort()
+        result.update(val_nats=evaluate(model, data.x_val[:IMAGES], None), train_nats=evaluate(model, data.x_train[:IMAGES], None),
+                      gradient_median=norms[len(norms) // 2], gradient_max=norms[-1],
+                      parameters=sum(p.numel() for p in model.parameters()), seconds=round(run.train_seconds, 1))
+        raise Done
+
+    def check_finite(run, **values):
+        if "gradient" in values:
+            norms.append(values["gradient"])
+        return finite(run, **values)
+
+    models = [item for item in vars(chapter).values() if hasattr(item, "sample_obvious")]
+    with tempfile.TemporaryDirectory() as folder:
+        patched = [mock.patch.object(*patch) for patch in patches + [
+            (utils.Run, "load_best", load_best), (utils.Run, "check_finite", check_finite),
+            (utils.Run, "record", lambda run, *args, **more: None), (chapter, "evaluate", lambda *args: 0.0),
+            *[(model, "sample", lambda *args: None) for model in models]]]
+        for patch in patched:
+            patch.start()
+        try:
+            chapter.main(flags + ["--data-dir", data_dir, "--out", f"{folder}/run"])
+        except SystemExit as stop:
+            if stop.code != 2:  # Ctrl-C
+                raise
+            result.update(val_nats=None, diverged_after=len(norms))
+        except Done:
+            pass
+        finally:
+            for patch in patched:
+                patch.stop()
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), metavar="NAME", default=list(VARIANTS))
+    args = parser.parse_args()
+    path = Path("runs/ablate_convolutions/ablations.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = {row["name"]: row for row in json.loads(path.read_text())} if path.exists() else {}
+    for name in args.only:
+        rows[name] = measure(name, args.steps, args.data_dir)
+        print(rows[name], flush=True)
+        path.write_text(json.dumps([rows[name] for name in VARIANTS if name in rows], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
