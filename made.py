@@ -459,6 +459,7 @@ class MADE(nn.Module):
             part, label = torch.zeros_like(x[i]), None if y is None else y[i]
             for d in place.argsort().tolist():
                 logits = self.logits(part, label, place, degree).flatten(1)[:, d]
+                # flatten() is a view: this writes into part.
                 part.flatten(1)[:, d] = draw(u[i, d], logits, x[i].flatten(1)[:, d], known is not None and bool(known.flatten()[d]))
             drawn[i] = part
         return drawn
@@ -615,6 +616,7 @@ class RNN(nn.Module):
         u, x, y, drawn = start_of_sample(self, n, y, generator, x)
         for d in self.pixel_at.tolist():
             logits = self.logits(drawn, y).flatten(1)[:, d]
+            # flatten() is a view: this writes into drawn.
             drawn.flatten(1)[:, d] = draw(u[:, d], logits, x.flatten(1)[:, d], known is not None and bool(known.flatten()[d]))
         return drawn
 
@@ -821,11 +823,12 @@ def train(model, data, run, steps, batch_size, lr, warm_up, clip, eval_images):
             run.check_finite(loss=loss.item(), gradient=grad_norm.item())
             optimizer.step()
             if run.tick(loss.item()):
-                few = slice(0, eval_images)
-                labels = (data.train_labels[few], data.val_labels[few]) if model.conditional else (None, None)
+                x_train, x_val = data.x_train[:eval_images], data.x_val[:eval_images]
+                y_train, y_val = None, None
+                if model.conditional:
+                    y_train, y_val = data.train_labels[:len(x_train)], data.val_labels[:len(x_val)]
                 picture = model.sample(10, torch.arange(10) if model.conditional else None, torch.Generator().manual_seed(1))
-                run.record(evaluate(model, data.x_train[few], labels[0] if labels[0] is None else labels[0][:len(data.x_train)]),
-                           evaluate(model, data.x_val[few], labels[1]), model, picture)
+                run.record(evaluate(model, x_train, y_train), evaluate(model, x_val, y_val), model, picture)
 
 
 def main(argv=None):
@@ -872,7 +875,7 @@ def main(argv=None):
     data = utils.load_mnist(args.data_dir, args.device)
     run.check_data(data)
     model.start_from_mean(data.train)
-    clip, eval_images = (RNN_CLIP, RNN_EVAL_IMAGES) if args.variant == "rnn" else (CLIP, max(1, EVAL_IMAGES // args.num_masks))
+    clip, eval_images = (RNN_CLIP, RNN_EVAL_IMAGES) if args.variant == "rnn" else (CLIP, max(1, EVAL_IMAGES // args.num_masks))  # a pass a set
     train(model, data, run, args.steps, args.batch_size, args.lr, WARM_UP, clip, eval_images)
 
     # From here on only the weights that were best on validation, and, once, the test set.

@@ -200,6 +200,7 @@ class WaveNet(nn.Module):
         u, x, y, drawn = start_of_sample(self, n, y, generator, x)
         for d in range(u.shape[1]):
             logits = self.logits(drawn, y).flatten(1)[:, d]
+            # flatten() is a view: this writes into drawn.
             drawn.flatten(1)[:, d] = draw(u[:, d], logits, x.flatten(1)[:, d], known is not None and bool(known.flatten()[d]))
         return drawn
 
@@ -382,11 +383,12 @@ def train(model, data, run, steps, batch_size, lr, warm_up, clip, eval_images):
             run.check_finite(loss=loss.item(), gradient=grad_norm.item())
             optimizer.step()
             if run.tick(loss.item()):
-                few = slice(0, eval_images)
-                labels = (data.train_labels[few], data.val_labels[few]) if model.conditional else (None, None)
+                x_train, x_val = data.x_train[:eval_images], data.x_val[:eval_images]
+                y_train, y_val = None, None
+                if model.conditional:
+                    y_train, y_val = data.train_labels[:len(x_train)], data.val_labels[:len(x_val)]
                 picture = model.sample(10, torch.arange(10) if model.conditional else None, torch.Generator().manual_seed(1))
-                run.record(evaluate(model, data.x_train[few], labels[0] if labels[0] is None else labels[0][:len(data.x_train)]),
-                           evaluate(model, data.x_val[few], labels[1]), model, picture)
+                run.record(evaluate(model, x_train, y_train), evaluate(model, x_val, y_val), model, picture)
 
 
 def main(argv=None):

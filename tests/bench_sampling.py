@@ -20,11 +20,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import made  # noqa: E402
+import pixelcnn  # noqa: E402
 import utils  # noqa: E402
+import wavenet  # noqa: E402
 
 MODELS = {
     "made.py": lambda: made.MADE(28, made.WIDTH, made.DEPTH),
     "made.py --variant rnn": lambda: made.RNN(28, made.RNN_WIDTH, made.RNN_FEATURES, made.RNN_REACH),
+    "wavenet.py": lambda: wavenet.WaveNet(28, wavenet.CHANNELS, wavenet.HEAD),
+    "pixelcnn.py": lambda: pixelcnn.GatedPixelCNN(28, pixelcnn.CHANNELS, pixelcnn.LAYERS),
+    "pixelcnn.py --variant original": lambda: pixelcnn.PixelCNN(28, pixelcnn.ORIGINAL_CHANNELS, pixelcnn.ORIGINAL_LAYERS),
+    "pixelcnn.py --variant rnn": lambda: pixelcnn.RowLSTM(28, pixelcnn.RNN_CHANNELS, pixelcnn.RNN_LAYERS),
 }
 
 
@@ -48,10 +54,10 @@ def main():
     parser.add_argument("--n", type=int, default=64)
     args = parser.parse_args()
     print(f"drawing {args.n} digits, {torch.get_num_threads()} threads")
-    print(f"{'':24}{'fast':>9}{'one pass':>11}{'obvious':>11}{'ratio':>8}{'interpreter':>13}")
+    print(f"{'':32}{'fast':>9}{'one pass':>11}{'obvious':>11}{'ratio':>8}{'interpreter':>13}")
     for name, make in MODELS.items():
         fast, one_pass, obvious, whole, share = measure(make, args.n)
-        print(f"{name:24}{fast:7.3f} s{one_pass:9.4f} s{'' if whole else '≈':>2}{obvious:7.1f} s{obvious / fast:7.0f}x{share:12.0%}")
+        print(f"{name:32}{fast:7.3f} s{one_pass:9.4f} s{'' if whole else '≈':>2}{obvious:7.1f} s{obvious / fast:7.0f}x{share:12.0%}")
 
 
 if __name__ == "__main__":
