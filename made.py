@@ -645,8 +645,8 @@ class RNN(nn.Module):
 def evaluate(model, x, y):
     """Mean of −log p over a set of bits x (N, 1, H, W): nats per image, exact."""
     total = 0.0
-    for i in range(0, len(x), 500):
-        total -= model.log_prob(x[i:i + 500].float(), None if y is None else y[i:i + 500]).sum().item()
+    for i in range(0, len(x), 100):
+        total -= model.log_prob(x[i:i + 100].float(), None if y is None else y[i:i + 100]).sum().item()
     return total / len(x)
 
 
@@ -659,8 +659,8 @@ def compare_averages(model, x, y):
         logits_nats     logits averaged pixel by pixel (9): a likelihood only if all sets have one order
     """
     each, logits_nats = torch.zeros(model.num_masks, dtype=torch.float64), 0.0
-    for i in range(0, len(x), 500):
-        xb, yb = x[i:i + 500].float(), None if y is None else y[i:i + 500]
+    for i in range(0, len(x), 100):
+        xb, yb = x[i:i + 100].float(), None if y is None else y[i:i + 100]
         logits = torch.stack([model.logits(xb, yb, *sets) for sets in zip(model.place, model.degree)])  # (M, B, 1, H, W)
         each -= torch.stack([bernoulli_log_prob(part, xb).sum() for part in logits]).double().cpu()
         logits_nats -= bernoulli_log_prob(logits.mean(dim=0), xb).sum().item()
@@ -672,9 +672,9 @@ def nats_in_order(model, x, y, place):
     """−log p of bits x (N, 1, H, W) if MADE draws them in the order place (D,): nats per image, exact."""
     place, total = place.to(model.place), 0.0
     degree = model.new_degree(place)
-    for i in range(0, len(x), 500):
-        xb = x[i:i + 500].float()
-        total -= bernoulli_log_prob(model.logits(xb, None if y is None else y[i:i + 500], place, degree), xb).sum().item()
+    for i in range(0, len(x), 100):
+        xb = x[i:i + 100].float()
+        total -= bernoulli_log_prob(model.logits(xb, None if y is None else y[i:i + 100], place, degree), xb).sum().item()
     return total / len(x)
 
 
@@ -682,9 +682,9 @@ def nats_in_order(model, x, y, place):
 def surprise(model, x, y):
     """Where the nats are: −log₂ of each factor of (1), of the first mask set. x: (N, 1, H, W) bits -> the same shape, bits."""
     parts = []
-    for i in range(0, len(x), 500):
-        xb = x[i:i + 500].float()
-        logits = model.logits(xb, None if y is None else y[i:i + 500])
+    for i in range(0, len(x), 100):
+        xb = x[i:i + 100].float()
+        logits = model.logits(xb, None if y is None else y[i:i + 100])
         parts.append(F.binary_cross_entropy_with_logits(logits, xb, reduction="none") / math.log(2))
     return torch.cat(parts)
 

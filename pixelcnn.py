@@ -41,19 +41,20 @@ import torch.nn.functional as F
 import utils
 
 # Settings to turn. Each is read in main() and nowhere else.
-STEPS = 2000
-BATCH_SIZE = 32
-LR = 5e-3
+STEPS = 5000  # the variants have lengths of their own
+ORIGINAL_STEPS = 4500  # --variant original
+RNN_STEPS = 4000  # --variant rnn
+BATCH_SIZE = 16
+LR = 1e-2
 WARM_UP = 0.05  # part of the run in which the learning rate rises
 CLIP = 1.0  # a gradient longer than this (norm over all weights) is scaled down to it
-CHANNELS = 32  # C of the gated model
-LAYERS = 6  # gated layers after the first
-ORIGINAL_CHANNELS = 64  # --variant original: its residual blocks convolve half of them
+CHANNELS = 16  # C of the gated model
+LAYERS = 8  # gated layers after the first
+ORIGINAL_CHANNELS = 64  # its residual blocks convolve half of them
 ORIGINAL_LAYERS = 8
-RNN_STEPS = 1500  # --variant rnn
 RNN_CHANNELS = 32
 RNN_LAYERS = 3
-EVAL_IMAGES = 1000  # training and validation images looked at during training
+EVAL_IMAGES = 500  # training and validation images looked at during training
 
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
@@ -228,7 +229,7 @@ class GatedPixelCNN(nn.Module):
     gated layers after the first.
     """
 
-    def __init__(self, image_size=28, channels=32, layers=6, conditional=False):
+    def __init__(self, image_size=28, channels=16, layers=8, conditional=False):
         super().__init__()
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.conditional, c = conditional, channels
@@ -459,8 +460,8 @@ class RowLSTM(nn.Module):
 def evaluate(model, x, y):
     """Mean of −log p over a set of bits x (N, 1, H, W): nats per image, exact."""
     total = 0.0
-    for i in range(0, len(x), 500):
-        total -= model.log_prob(x[i:i + 500].float(), None if y is None else y[i:i + 500]).sum().item()
+    for i in range(0, len(x), 100):
+        total -= model.log_prob(x[i:i + 100].float(), None if y is None else y[i:i + 100]).sum().item()
     return total / len(x)
 
 
@@ -468,9 +469,9 @@ def evaluate(model, x, y):
 def surprise(model, x, y):
     """Where the nats are: −log₂ of each factor of (1), of the first mask set. x: (N, 1, H, W) bits -> the same shape, bits."""
     parts = []
-    for i in range(0, len(x), 500):
-        xb = x[i:i + 500].float()
-        logits = model.logits(xb, None if y is None else y[i:i + 500])
+    for i in range(0, len(x), 100):
+        xb = x[i:i + 100].float()
+        logits = model.logits(xb, None if y is None else y[i:i + 100])
         parts.append(F.binary_cross_entropy_with_logits(logits, xb, reduction="none") / math.log(2))
     return torch.cat(parts)
 
@@ -621,11 +622,11 @@ def main(argv=None):
     parser = utils.common_flags(
         "pixelcnn.py", "Train a PixelCNN on binarized MNIST, draw from it, measure it.", STEPS, BATCH_SIZE, LR)
     parser.add_argument("--variant", choices=("gated", "original", "rnn"), default="gated",
-                        help="gated: Gated PixelCNN; original: PixelCNN; rnn: PixelRNN, a Row LSTM, by default "
-                             f"{RNN_STEPS} steps (default: %(default)s)")
+                        help=f"gated: Gated PixelCNN; original: PixelCNN, by default {ORIGINAL_STEPS} steps; rnn: PixelRNN, a Row "
+                             f"LSTM, {RNN_STEPS} steps (default: %(default)s)")
     args = utils.parse(parser, argv)
-    if args.variant == "rnn" and "steps" not in args.given:
-        args.steps = RNN_STEPS
+    if "steps" not in args.given:
+        args.steps = {"gated": args.steps, "original": ORIGINAL_STEPS, "rnn": RNN_STEPS}[args.variant]
     run = utils.Run("pixelcnn", args, {"variant": args.variant}, args.variant * (args.variant != "gated"))
 
     torch.manual_seed(args.seed)

@@ -42,14 +42,14 @@ import torch.nn.functional as F
 import utils
 
 # Settings to turn. Each is read in main() and nowhere else.
-STEPS = 2000
-BATCH_SIZE = 32
+STEPS = 3000
+BATCH_SIZE = 16
 LR = 1e-2
 WARM_UP = 0.05  # part of the run in which the learning rate rises
 CLIP = 1.0  # a gradient longer than this (norm over all weights) is scaled down to it
 CHANNELS = 32  # C: width of the residual stream
 HEAD = 64  # width of what all layers add up to, and from which the logits are made
-EVAL_IMAGES = 1000  # training and validation images looked at during training
+EVAL_IMAGES = 500  # training and validation images looked at during training
 
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
@@ -237,8 +237,8 @@ class WaveNet(nn.Module):
 def evaluate(model, x, y):
     """Mean of −log p over a set of bits x (N, 1, H, W): nats per image, exact."""
     total = 0.0
-    for i in range(0, len(x), 500):
-        total -= model.log_prob(x[i:i + 500].float(), None if y is None else y[i:i + 500]).sum().item()
+    for i in range(0, len(x), 100):
+        total -= model.log_prob(x[i:i + 100].float(), None if y is None else y[i:i + 100]).sum().item()
     return total / len(x)
 
 
@@ -246,9 +246,9 @@ def evaluate(model, x, y):
 def surprise(model, x, y):
     """Where the nats are: −log₂ of each factor of (1), of the first mask set. x: (N, 1, H, W) bits -> the same shape, bits."""
     parts = []
-    for i in range(0, len(x), 500):
-        xb = x[i:i + 500].float()
-        logits = model.logits(xb, None if y is None else y[i:i + 500])
+    for i in range(0, len(x), 100):
+        xb = x[i:i + 100].float()
+        logits = model.logits(xb, None if y is None else y[i:i + 100])
         parts.append(F.binary_cross_entropy_with_logits(logits, xb, reduction="none") / math.log(2))
     return torch.cat(parts)
 

@@ -1,8 +1,8 @@
 """What each detail of wavenet.py and pixelcnn.py is worth: the default with one thing changed, in a short run.
 
-    python tests/ablate_convolutions.py [--steps 300] [--data-dir data] [--only NAME ...]
+    python tests/ablate_convolutions.py [--steps 200] [--data-dir data] [--only NAME ...]
 
-Writes runs/ablate_convolutions/ablations.json, a row a variant: nats on the first 2,000 validation images, gradient
+Writes runs/ablate_convolutions/ablations.json, a row a variant: nats on the first 1,000 validation images, gradient
 norms, seconds. A script to run, not a test. The figures in the notes of both chapters come from the file that is
 committed as samples/wavenet/ablations.json. Validation chooses; no test figure is read here.
 """
@@ -22,7 +22,7 @@ import pixelcnn  # noqa: E402
 import utils  # noqa: E402
 import wavenet  # noqa: E402
 
-IMAGES = 2000
+IMAGES = 1000
 
 
 def streams_with(residual=True, skip=True):
@@ -143,7 +143,7 @@ def measure(name, steps, data_dir):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), metavar="NAME", default=list(VARIANTS))
     args = parser.parse_args()
