@@ -516,7 +516,8 @@ def draw_fields(path, rows, d):
             ax.plot(d % map_.shape[1], d // map_.shape[1], "rs", markersize=3)
             ax.set(xticks=[], yticks=[])
             ax.axis("on")
-            ax.set_title(f"{name if k == 0 else f'layer {k}'}: sees {(map_ > 0).sum()}", fontsize=8)
+            ax.set_title(f"layer {k}: sees {(map_ > 0).sum()}", fontsize=8)
+        line[0].set_ylabel(name, fontsize=8)
     utils.save_figure(path, figure)
 
 

@@ -285,7 +285,7 @@ def draw_fields(path, model, x, y, d):
     figure, axes = plt.subplots(2, (len(maps) + 1) // 2, figsize=(len(maps), 4.4), squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
-    for ax, map_, name in zip(axes.flat, maps, ["input"] + [f"layer {k + 1}, δ = {delta}" for k, delta in enumerate(model.dilations)]):
+    for ax, map_, name in zip(axes.flat, maps, ["input"] + [f"δ = {delta}" for delta in model.dilations]):
         map_ = map_.cpu()
         ax.imshow(torch.where(map_ > 0, map_.clamp(min=1e-12).log10(), math.nan).numpy(), cmap="viridis", vmin=-4, vmax=0)
         ax.plot(d % map_.shape[1], d // map_.shape[1], "rs", markersize=3)
