@@ -81,6 +81,11 @@ def causal_mask(kernel, kind):
     return mask
 
 
+def choose_dilations(layers):
+    """How far apart the taps of the gated model's layers are: 1, 2, 4, 8 and again (5)."""
+    return [2 ** (k % 4) for k in range(layers)]
+
+
 def gate(taps):
     """tanh · sigmoid: (B, 2C, …) -> (B, C, …) (4)."""
     a, b = taps.chunk(2, dim=1)
@@ -226,7 +231,7 @@ class GatedPixelCNN(nn.Module):
     """Two stacks: v looks up, at whole rows; h looks left, and is told by v what is above.
 
     image_size, conditional: as above; here a label speaks to all gates. channels: C of both stacks; layers:
-    gated layers after the first.
+    gated layers after the first, whose taps are 1, 2, 4, 8, 1, 2, … places apart (5).
     """
 
     def __init__(self, image_size=28, channels=16, layers=8, conditional=False):
@@ -236,8 +241,9 @@ class GatedPixelCNN(nn.Module):
         self.first_up = nn.Conv2d(1, c, (3, 7))  # three rows above
         self.first_left = nn.Conv2d(1, c, (1, 3))  # three pixels to the left
         self.position = nn.Parameter(0.5 * torch.randn(c, *self.image_size))
-        self.up = nn.ModuleList(nn.Conv2d(c, 2 * c, (2, 3)) for _ in range(layers))
-        self.left = nn.ModuleList(nn.Conv2d(c, 2 * c, (1, 2)) for _ in range(layers))
+        self.dilations = choose_dilations(layers)
+        self.up = nn.ModuleList(nn.Conv2d(c, 2 * c, (2, 3), dilation=delta) for delta in self.dilations)
+        self.left = nn.ModuleList(nn.Conv2d(c, 2 * c, (1, 2), dilation=delta) for delta in self.dilations)
         self.up_to_left = nn.ModuleList(nn.Conv2d(2 * c, 2 * c, 1) for _ in range(layers))
         self.residual = nn.ModuleList(nn.Conv2d(c, c, 1) for _ in range(layers))
         self.label_to_gates = nn.Embedding(10, layers * 4 * c) if conditional else None
@@ -266,9 +272,9 @@ class GatedPixelCNN(nn.Module):
         v = self.first_up(F.pad(signs[:, :, :-1], (3, 3, 3, 0))) + self.position
         h = self.first_left(F.pad(signs[:, :, :, :-1], (3, 0, 0, 0))) + v
         streams = [(v, h)]
-        for k, (to_v, to_h) in enumerate(self.label_terms(y)):
-            taps = self.up[k](F.pad(v, (1, 1, 1, 0)))  # rows i − 1 and i of v: pixels of rows above i only
-            left = self.left[k](F.pad(h, (1, 0, 0, 0)))  # columns j − 1 and j of h: pixels before (i, j) only
+        for k, (delta, (to_v, to_h)) in enumerate(zip(self.dilations, self.label_terms(y))):
+            taps = self.up[k](F.pad(v, (delta, delta, delta, 0)))  # rows i − δ and i of v: pixels of rows above i only
+            left = self.left[k](F.pad(h, (delta, 0, 0, 0)))  # columns j − δ and j of h: pixels before (i, j) only
             h = h + self.residual[k](gate(left + self.up_to_left[k](taps) + to_h))
             v = gate(taps + to_v)
             streams.append((v, h))
@@ -311,22 +317,23 @@ class GatedPixelCNN(nn.Module):
         c, layers, terms = self.position.shape[0], len(self.up), self.label_terms(y)
         given = torch.zeros(height, width) if known is None else known
         signs = torch.zeros(n, 1, height + 3, width + 6).to(u)  # ±1, and a border of 0
-        above = [torch.zeros(n, c, 2, width + 2).to(u) for _ in range(layers)]  # rows i − 1 and i of each layer's v
+        above = [torch.zeros(n, c, delta + 1, width).to(u) for delta in self.dilations]  # rows i − δ … i of each layer's v
         first_left, left = self.first_left.weight.flatten(1), [m.weight.flatten(1) for m in self.left]
         for i in range(height):
             v = self.first_up(signs[:, :, i:i + 3]) + self.position[:, i:i + 1]  # (n, C, 1, W)
             from_above, told = v[:, :, 0], []
-            for k in range(layers):
-                above[k] = torch.cat([above[k][:, :, 1:], F.pad(v, (1, 1))], dim=2)
-                taps = self.up[k](above[k])
+            for k, delta in enumerate(self.dilations):
+                above[k] = torch.cat([above[k][:, :, 1:], v], dim=2)
+                taps = self.up[k](F.pad(above[k], (delta, delta)))
                 told.append((self.up_to_left[k](taps) + terms[k][1])[:, :, 0] + self.left[k].bias[:, None])  # (n, 2C, W)
                 v = gate(taps + terms[k][0])
-            kept = [torch.zeros(n, c, 2).to(u) for _ in range(layers)]  # columns j − 1 and j of each layer's h
+            kept = [torch.zeros(n, c, width + delta).to(u) for delta in self.dilations]  # each layer's h, from column −δ on
             for j in range(width):
                 h = F.linear(signs[:, 0, i + 3, j:j + 3], first_left, self.first_left.bias) + from_above[:, :, j]  # (n, C)
-                for k in range(layers):
-                    kept[k] = torch.stack([kept[k][:, :, 1], h], dim=2)
-                    h = h + linear(self.residual[k], gate(F.linear(kept[k].flatten(1), left[k]) + told[k][:, :, j]))
+                for k, delta in enumerate(self.dilations):
+                    kept[k][:, :, j + delta] = h
+                    taps = F.linear(kept[k][:, :, j:j + delta + 1:delta].flatten(1), left[k])  # columns j − δ and j
+                    h = h + linear(self.residual[k], gate(taps + told[k][:, :, j]))
                 logits = linear(self.last, F.relu(linear(self.head, F.relu(h))))[:, 0] + self.bias[i, j]
                 drawn[:, 0, i, j] = draw(u[:, i * width + j], logits, x[:, 0, i, j], bool(given[i, j]))
                 signs[:, 0, i + 3, j + 3] = 2 * drawn[:, 0, i, j] - 1
@@ -374,7 +381,7 @@ class RowLSTM(nn.Module):
 
     @staticmethod
     def cell(gates, c):
-        """One step of an LSTM. gates: (B, 4C, W), c: (B, C, W) -> state and cell, (B, C, W) each (5)."""
+        """One step of an LSTM. gates: (B, 4C, W), c: (B, C, W) -> state and cell, (B, C, W) each (6)."""
         i, f, o, g = gates.chunk(4, dim=1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c

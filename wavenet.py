@@ -11,7 +11,7 @@ of weights serves all places, as in an RNN, and no step waits for another.
 
     code       symbol        shape            meaning
     x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
-    v          v_t           (T, B, 1)        what is known at step t: pixel t − 1 as ±1; T = D
+    v          v_t           (T, B, N)        what the entrance sees at step t: pixels t − N … t − 1 as ±1; T = D
     h          h_t           (T, B, C)        the residual stream: C numbers a step
     dilation   δ             ()               how far back a layer's second tap reaches
     gate       g_t           (T, B, C)        tanh · sigmoid of what the two taps say
@@ -42,13 +42,14 @@ import torch.nn.functional as F
 import utils
 
 # Settings to turn. Each is read in main() and nowhere else.
-STEPS = 3000
+STEPS = 5000
 BATCH_SIZE = 16
 LR = 1e-2
 WARM_UP = 0.05  # part of the run in which the learning rate rises
 CLIP = 1.0  # a gradient longer than this (norm over all weights) is scaled down to it
-CHANNELS = 32  # C: width of the residual stream
-HEAD = 64  # width of what all layers add up to, and from which the logits are made
+CHANNELS = 24  # C: width of the residual stream
+FIRST_TAPS = 116  # N: pixels that the first convolution sees, four rows and four
+HEAD = 48  # width of what all layers add up to, and from which the logits are made
 EVAL_IMAGES = 500  # training and validation images looked at during training
 
 # --------------------------------------------------------------------------------------------------
@@ -126,13 +127,13 @@ class WaveNet(nn.Module):
     conditional: the label speaks to all gates, as in section 2.5 of the paper.
     """
 
-    def __init__(self, image_size=28, channels=32, head=64, dilations="image", conditional=False):
+    def __init__(self, image_size=28, channels=24, head=48, first_taps=116, dilations="image", conditional=False):
         super().__init__()
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.conditional, pixels = conditional, math.prod(self.image_size)
         self.dilations = choose_dilations(dilations, self.image_size[1], pixels)
         layers = len(self.dilations)
-        self.first = nn.Linear(1, channels)
+        self.first = nn.Linear(first_taps, channels)  # on one number a step, so many taps cost little
         self.position = nn.Parameter(0.5 * torch.randn(pixels, 1, channels))  # where on the line: where in the image
         self.past = nn.ModuleList(nn.Linear(channels, 2 * channels, bias=False) for _ in range(layers))  # tap t − δ
         self.now = nn.ModuleList(nn.Linear(channels, 2 * channels) for _ in range(layers))  # tap t
@@ -160,9 +161,9 @@ class WaveNet(nn.Module):
 
     def streams(self, x, y=None):
         """The residual stream in front of layer 1, …, L, after the last, and the sum of skips: L + 1 of (T, B, C), and (T, B, head)."""
-        v = torch.zeros_like(x.flatten(1))
-        v[:, 1:] = 2 * x.flatten(1)[:, :-1] - 1  # shifted by one: step t is told pixel t − 1
-        h, skips = self.first(v.T[..., None]) + self.position, 0.0  # (T, B, C)
+        # Shifted by one: step t is told pixels t − N … t − 1, and zeros for what is before the first.
+        v = F.pad(2 * x.flatten(1) - 1, (self.first.in_features, 0)).unfold(1, self.first.in_features, 1)  # (B, T + 1, N)
+        h, skips = self.first(v[:, :-1].transpose(0, 1)) + self.position, 0.0  # (T, B, C)
         streams = [h]
         for k, (delta, term) in enumerate(zip(self.dilations, self.label_terms(y))):
             taps = self.now[k](h) + term
@@ -210,7 +211,7 @@ class WaveNet(nn.Module):
         computed δ steps ago, so keep it in a queue. Each step then costs two taps a layer."""
         u, x, y, drawn = start_of_sample(self, n, y, generator, x)
         given = [False] * u.shape[1] if known is None else known.flatten().tolist()
-        pixels, out, v = x.flatten(1), torch.zeros_like(u), torch.zeros_like(u[:, :1])
+        pixels, out, v = x.flatten(1), torch.zeros_like(u), torch.zeros(n, self.first.in_features).to(u)
         terms = self.label_terms(y)
         queues = [torch.zeros(delta, n, self.position.shape[2]).to(u) for delta in self.dilations]
         for t in range(u.shape[1]):
@@ -224,7 +225,7 @@ class WaveNet(nn.Module):
                 h, skips = h + self.residual[k](g), skips + self.skip[k](g)
             logits = self.last(F.relu(self.head(F.relu(skips))))[:, 0] + self.bias[t]
             out[:, t] = draw(u[:, t], logits, pixels[:, t], given[t])
-            v = 2 * out[:, t:t + 1] - 1
+            v = torch.cat([v[:, 1:], 2 * out[:, t:t + 1] - 1], dim=1)
         return out.view_as(drawn)
 
 
@@ -279,19 +280,21 @@ def grid_labels(model, n):
     return (torch.arange(n) // 8) % 10 if model.conditional else None
 
 
-def draw_fields(path, model, x, y, d):
-    """The receptive field of one step, layer by layer."""
-    maps = fields(model, x, y, d)
-    figure, axes = plt.subplots(2, (len(maps) + 1) // 2, figsize=(len(maps), 4.4), squeeze=False)
+def draw_fields(path, rows, d):
+    """Receptive fields of step d, layer by layer, a row a model. rows: (name, model, x, y). White: not seen at all."""
+    maps = [fields(model, x, y, d) for _, model, x, y in rows]
+    figure, axes = plt.subplots(len(rows), max(map(len, maps)), figsize=(1.6 * max(map(len, maps)), 2 * len(rows)), squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
-    for ax, map_, name in zip(axes.flat, maps, ["input"] + [f"δ = {delta}" for delta in model.dilations]):
-        map_ = map_.cpu()
-        ax.imshow(torch.where(map_ > 0, map_.clamp(min=1e-12).log10(), math.nan).numpy(), cmap="viridis", vmin=-4, vmax=0)
-        ax.plot(d % map_.shape[1], d // map_.shape[1], "rs", markersize=3)
-        ax.set(xticks=[], yticks=[])
-        ax.axis("on")
-        ax.set_title(f"{name}: sees {(map_ > 0).sum()}", fontsize=8)
+    for (name, model, *_), line, row in zip(rows, axes, maps):
+        for ax, map_, layer in zip(line, row, ["first"] + [f"δ = {delta}" for delta in model.dilations]):
+            map_ = map_.cpu()
+            ax.imshow(torch.where(map_ > 0, map_.clamp(min=1e-12).log10(), math.nan).numpy(), cmap="viridis", vmin=-4, vmax=0)
+            ax.plot(d % map_.shape[1], d // map_.shape[1], "rs", markersize=3)
+            ax.set(xticks=[], yticks=[])
+            ax.axis("on")
+            ax.set_title(f"{layer}: sees {(map_ > 0).sum()}", fontsize=8)
+        line[0].set_ylabel(name, fontsize=8)
     utils.save_figure(path, figure)
 
 
@@ -351,7 +354,9 @@ def draw_pictures(model, folder, x, y):
     pixels = [(height * r // 28) * width + width * c // 28 for r, c in ((7, 14), (13, 7), (13, 14), (13, 20), (20, 14), (26, 14))]
     few, few_labels = x[:16], None if label is None else label[:16]
     draw_sight(folder / "sight.png", [("this model", model, few, few_labels)], pixels)
-    draw_fields(folder / "receptive_field.png", model, few, few_labels, pixels[4])
+    # Beside it untrained ones with a single first tap, in which the sums of the dilations can be seen.
+    others = [(f"new, {kind}", WaveNet(model.image_size, first_taps=1, dilations=kind).to(x.device), few, None) for kind in ("image", "line")]
+    draw_fields(folder / "receptive_field.png", [("this model", model, few, few_labels)] + others, pixels[4])
     top, left = torch.zeros(2, height, width, dtype=torch.bool)
     top[:height // 2], left[:, :width // 2] = True, True
     draw_completions(folder / "completion_top.png", model, x[:8], y[:8], top)
@@ -398,10 +403,10 @@ def main(argv=None):
                         help="image: in steps of columns and of rows; line: 1, 2, 4, … (default: %(default)s)")
     args = utils.parse(parser, argv)
     run = utils.Run("wavenet", args, {"dilations": args.dilations}, "line" * (args.dilations == "line"))
-    run.fix(WARM_UP=WARM_UP, CLIP=CLIP, CHANNELS=CHANNELS, HEAD=HEAD, EVAL_IMAGES=EVAL_IMAGES)
+    run.fix(WARM_UP=WARM_UP, CLIP=CLIP, CHANNELS=CHANNELS, HEAD=HEAD, FIRST_TAPS=FIRST_TAPS, EVAL_IMAGES=EVAL_IMAGES)
 
     torch.manual_seed(args.seed)
-    model = WaveNet(28, CHANNELS, HEAD, args.dilations, args.conditional).to(args.device)
+    model = WaveNet(28, CHANNELS, HEAD, FIRST_TAPS, args.dilations, args.conditional).to(args.device)
     if args.sample_only:
         run.load_best(model)
         run.draw(model)

@@ -28,9 +28,8 @@ IMAGES = 1000
 def streams_with(residual=True, skip=True):
     """WaveNet.streams without residual connections, or with skip connections from the last layer only."""
     def streams(self, x, y=None):
-        v = torch.zeros_like(x.flatten(1))
-        v[:, 1:] = 2 * x.flatten(1)[:, :-1] - 1
-        h, skips = self.first(v.T[..., None]) + self.position, 0.0
+        v = F.pad(2 * x.flatten(1) - 1, (self.first.in_features, 0)).unfold(1, self.first.in_features, 1)
+        h, skips = self.first(v[:, :-1].transpose(0, 1)) + self.position, 0.0
         for k, delta in enumerate(self.dilations):
             taps = self.now[k](h)
             if delta < len(h):
@@ -72,6 +71,8 @@ VARIANTS = {  # name: (chapter, flags, patches: (object, attribute, value))
     "wavenet": (wavenet, [], []),
     "wavenet, seed 1": (wavenet, ["--seed", "1"], []),
     "wavenet, line": (wavenet, ["--dilations", "line"], []),
+    "wavenet, one first tap": (wavenet, [], [(wavenet, "FIRST_TAPS", 1)]),
+    "wavenet, line, one first tap": (wavenet, ["--dilations", "line"], [(wavenet, "FIRST_TAPS", 1)]),
     "wavenet, no dilation": (wavenet, [], [(wavenet, "choose_dilations", lambda *args: [1] * 10)]),
     "wavenet, no gate": (wavenet, [], [(wavenet.WaveNet, "gate", lambda self, k, taps: F.relu(taps.chunk(2, dim=-1)[0]))]),
     "wavenet, no residual": (wavenet, [], [(wavenet.WaveNet, "streams", streams_with(residual=False))]),
@@ -83,6 +84,7 @@ VARIANTS = {  # name: (chapter, flags, patches: (object, attribute, value))
     "gated": (pixelcnn, [], []),
     "gated, seed 1": (pixelcnn, ["--seed", "1"], []),
     "gated, no gate": (pixelcnn, [], [(pixelcnn, "gate", relu_gate)]),
+    "gated, no dilation": (pixelcnn, [], [(pixelcnn, "choose_dilations", lambda layers: [1] * layers)]),
     "gated, no position": (pixelcnn, [], [frozen_at_zero(pixelcnn.GatedPixelCNN, "position")]),
     "gated, v tells h only once": (pixelcnn, [], [frozen_at_zero(pixelcnn.GatedPixelCNN, "up_to_left")]),
     "gated, half the channels": (pixelcnn, [], [(pixelcnn, "CHANNELS", pixelcnn.CHANNELS // 2)]),

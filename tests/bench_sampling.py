@@ -27,7 +27,7 @@ import wavenet  # noqa: E402
 MODELS = {
     "made.py": lambda: made.MADE(28, made.WIDTH, made.DEPTH),
     "made.py --variant rnn": lambda: made.RNN(28, made.RNN_WIDTH, made.RNN_FEATURES, made.RNN_REACH),
-    "wavenet.py": lambda: wavenet.WaveNet(28, wavenet.CHANNELS, wavenet.HEAD),
+    "wavenet.py": lambda: wavenet.WaveNet(28, wavenet.CHANNELS, wavenet.HEAD, wavenet.FIRST_TAPS),
     "pixelcnn.py": lambda: pixelcnn.GatedPixelCNN(28, pixelcnn.CHANNELS, pixelcnn.LAYERS),
     "pixelcnn.py --variant original": lambda: pixelcnn.PixelCNN(28, pixelcnn.ORIGINAL_CHANNELS, pixelcnn.ORIGINAL_LAYERS),
     "pixelcnn.py --variant rnn": lambda: pixelcnn.RowLSTM(28, pixelcnn.RNN_CHANNELS, pixelcnn.RNN_LAYERS),

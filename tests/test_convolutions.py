@@ -23,15 +23,15 @@ def lively(make, seed=0, scale=0.5):
     return model
 
 
-def wave(kind):
-    return lambda size=3, seed=0, channels=6, **f: lively(lambda: wavenet.WaveNet(size, channels, 16, kind, **f), seed)
+def wave(kind, taps):
+    return lambda size=3, seed=0, channels=6, **f: lively(lambda: wavenet.WaveNet(size, channels, 16, taps, kind, **f), seed)
 
 
 def plane(kind):
     return lambda size=3, seed=0, channels=6, layers=3, **f: lively(lambda: kind(size, channels, layers, **f), seed)
 
 
-MODELS = {"wavenet": wave("image"), "wavenet, line": wave("line"), "original": plane(pixelcnn.PixelCNN),
+MODELS = {"wavenet": wave("image", 1), "wavenet, line": wave("line", 1), "wavenet, many taps": wave("image", 7), "original": plane(pixelcnn.PixelCNN),
           "gated": plane(pixelcnn.GatedPixelCNN), "row lstm": plane(pixelcnn.RowLSTM)}
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
@@ -153,9 +153,10 @@ def field_in_theory(name, layers):
         return add(mask_a, *[mask_b] * layers)
     if name == "gated":
         v, h = box(-3, -1, -3, 3), box(-3, -1, -3, 3) | box(0, 0, -3, -1)
-        for _ in range(layers):
-            v = add(v, box(-1, 0, -1, 1))
-            h = add(h, box(0, 0, -1, 0)) | v
+        for k in range(layers):
+            delta = 2 ** (k % 4)
+            v = add(v, {(r * delta, c * delta) for r, c in box(-1, 0, -1, 1)})
+            h = add(h, {(0, -delta), (0, 0)}) | v
         return h
     field = mask_a
     cone = {(-m, c) for m in range(20) for c in range(-m, m + 1)}
@@ -179,7 +180,8 @@ def test_receptive_fields_are_what_theory_says(name, layers):
     # The blind spot: one row up, four columns to the right. The gated model of the same depth sees it.
     assert seen[at[0] - 1, at[1] + 4].item() == (name == "gated")
     if name == "gated":  # and everything else within reach
-        assert seen[at[0] - 3 - layers:at[0], at[1] - 3 - layers:at[1] + 4 + layers].all()
+        reach = 3 + 2**layers - 1
+        assert seen[max(0, at[0] - reach):at[0], max(0, at[1] - reach):at[1] + 1 + reach].all()
 
 
 @pytest.mark.parametrize("kind", ["line", "image"])
@@ -221,7 +223,7 @@ def test_a_model_is_told_where_it_is(make):
 def test_gates():
     taps = torch.randn(2, 6, 3)
     assert torch.allclose(pixelcnn.gate(taps), taps[:, :3].tanh() * taps[:, 3:].sigmoid())
-    model = wavenet.WaveNet(3, 6, 5)
+    model = wavenet.WaveNet(3, 6)
     assert torch.allclose(model.gate(0, taps.transpose(1, 2)).transpose(1, 2), pixelcnn.gate(taps))
 
 
