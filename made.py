@@ -680,7 +680,7 @@ def nats_in_order(model, x, y, place):
 
 @torch.no_grad()
 def surprise(model, x, y):
-    """Where the nats are: −log₂ of each factor of (1), of the first mask set. x: (N, 1, H, W) bits -> the same shape, bits."""
+    """Where the nats are: −log₂ of each factor of (1) (MADE: by the first mask set). x: binary (N, 1, H, W) -> the same shape, in bits."""
     parts = []
     for i in range(0, len(x), 100):
         xb = x[i:i + 100].float()
@@ -810,8 +810,8 @@ def train(model, data, run, steps, batch_size, lr, warm_up, clip, eval_images):
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)  # one pass over the weights: faster
     with run.training(model=model, optimizer=optimizer):
         while run.step < steps:
-            # The learning rate falls in a line to 0: at a constant rate the weights would jitter around
-            # the optimum to the end. Before, it rises over the first part, warm_up, of the run: Adam's
+            # The learning rate falls linearly to 0: at a constant rate the weights would jitter around
+            # the optimum to the end. Before that it rises over the first part, warm_up, of the run: Adam's
             # first steps are taken before it knows the scale of the gradients.
             done = run.step / steps
             optimizer.param_groups[0]["lr"] = lr * min((run.step + 1) / (steps * warm_up + 1), 1 - done)

@@ -517,8 +517,8 @@ def train(model, data, run, steps, batch_size, lr, warm_up, clip, beta):
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)  # one pass over the weights: faster
     with run.training(model=model, optimizer=optimizer):
         while run.step < steps:
-            # The learning rate falls in a line to 0: at a constant rate the weights would jitter around
-            # the optimum to the end. Before, it rises over the first part, warm_up, of the run: Adam's
+            # The learning rate falls linearly to 0: at a constant rate the weights would jitter around
+            # the optimum to the end. Before that it rises over the first part, warm_up, of the run: Adam's
             # first steps are taken before it knows the scale of the gradients.
             done = run.step / steps
             optimizer.param_groups[0]["lr"] = lr * min((run.step + 1) / (steps * warm_up + 1), 1 - done)

@@ -2,23 +2,26 @@
 Autoregression along a line: WaveNet
 ====================================
 Read the image as one long line of pixels and let a stack of causal convolutions predict each pixel
-from those before it. Causal means shifted: output t sees inputs up to t − 1 and no others. Dilated
-means with holes that double from layer to layer, so that ten layers of two taps each look back over
-more than a thousand pixels. All 784 predictions come from one pass, as in MADE, but one small set
-of weights serves all places, as in an RNN, and no step waits for another.
+from those before it. Causal: a layer at step t reads t and earlier steps, and since the line is
+shifted by one at the entrance, logit t sees pixels up to t − 1. Dilated: with gaps between the taps
+that grow from layer to layer, so that ten layers of two taps each see all that came before. All 784
+predictions come from one pass, as in MADE; one small set of weights serves all steps, as in an RNN;
+and in training no step waits for another.
 
     log p(x)  =  Σ_t log p( x_t | x_1, ..., x_{t−1} )               nats per image, exact         (1)
 
     code       symbol        shape            meaning
     x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
-    v          v_t           (T, B, N)        what the entrance sees at step t: pixels t − N … t − 1 as ±1; T = D
+    v          v_t           (T, B, N)        what the entrance sees: pixels t − N … t − 1 as ±1, 0 before the first
     h          h_t           (T, B, C)        the residual stream: C numbers a step
-    dilation   δ             ()               how far back a layer's second tap reaches
-    gate       g_t           (T, B, C)        tanh · sigmoid of what the two taps say
+    position                 (T, 1, C)        a learned vector for each step: where in the image?
+    delta      δ             ()               how far back a layer's second tap reaches
+    g          g_t           (T, B, C)        what a layer says: tanh · sigmoid of its two taps
+    skips      s_t           (T, B, S)        what the head hears: a sum over all layers
     logits     ℓ             (B, 1, 28, 28)   log-odds of (1)'s factors: p(x_t=1 | before) = sigmoid(ℓ_t)
     u          u             (n, D)           uniform noise: pixel d is on if u_d < sigmoid(ℓ_d)
     y          y             (B,)             class label 0..9, only with --conditional
-    B batch size, C channels, T steps along the line, L layers
+    B batch size, C channels, S width of the head, T = D steps along the line (step t is pixel d = t), L layers
 
 Papers    van den Oord, Dieleman, Zen, Simonyan, Vinyals, Graves, Kalchbrenner, Senior & Kavukcuoglu,
           WaveNet: A Generative Model for Raw Audio, 2016 (arXiv 1609.03499)
@@ -27,7 +30,7 @@ Papers    van den Oord, Dieleman, Zen, Simonyan, Vinyals, Graves, Kalchbrenner, 
 Lecture   Berkeley CS294-158, lecture 2: autoregressive models
 Run       python wavenet.py                    train, draw, measure; writes runs/wavenet/
           python wavenet.py --conditional      the same with the class given: p(x|y)
-          python wavenet.py --dilations line   1, 2, 4, …, 512, as for sound
+          python wavenet.py --dilations line   1, 2, 4, …, 512, as for sound; writes runs/wavenet_line/
 Reached   @@REACHED@@
 Left out  on purpose: softmax over 256 levels (an audio sample has more than two values; pixelcnn.py says
           what grey would take); several stacks of dilations one after the other.
@@ -43,10 +46,10 @@ import utils
 
 # Settings to turn. Each is read in main() and nowhere else.
 STEPS = 5000
-BATCH_SIZE = 16
+BATCH_SIZE = 16  # small: at equal time, more steps are worth more than larger batches
 LR = 1e-2
 WARM_UP = 0.05  # part of the run in which the learning rate rises
-CLIP = 1.0  # a gradient longer than this (norm over all weights) is scaled down to it
+CLIP = 1.0  # below a typical gradient (see made.py): a longer one is scaled down to it
 CHANNELS = 24  # C: width of the residual stream
 FIRST_TAPS = 116  # N: pixels that the first convolution sees, four rows and four
 HEAD = 48  # width of what all layers add up to, and from which the logits are made
@@ -72,11 +75,12 @@ def choose_dilations(kind, width, length):
     """Dilations whose sums are all of 0 .. length − 2 at least: so the last output sees the first pixel.
 
     kind "line": 1, 2, 4, …, the plain WaveNet. kind "image": the same up to the width of a row, then width − 2
-    and 2, 4, 8, … rows (2), and both sorts take turns: the upper neighbours come early.
+    and 2, 4, 8, … rows (3), and both sorts take turns: the upper neighbours come early.
     """
     if kind == "line":
         return [2**k for k in range(max(1, (length - 1).bit_length()))]
-    along = [2**k for k in range((width + 1).bit_length())]  # sums: 0 .. width + 1 at least
+    # Sums of these: 0 .. width + 1 at least; with width − 2, 0 .. 2·width − 1, so that 2 rows leave no hole.
+    along = [2**k for k in range((width + 1).bit_length())]
     rows = (length + width - 1) // width
     across = [max(1, width - 2)] + [2**k * width for k in range(1, max(1, (rows - 1).bit_length()))]
     mixed = [d for pair in zip(along, across) for d in pair]
@@ -118,13 +122,13 @@ def start_of_sample(model, n, y, generator, x):
 class WaveNet(nn.Module):
     """A stack of gated, dilated, causal convolutions over the line of pixels.
 
-        v_t ─► first ─►(+ place)─► h ──┬────────────────(+)──► h of the next layer
+        v_t ─► first ─►(+ position)► h ──┬────────────────(+)──► h of the next layer
                                        │                 ▲
                      h_{t−δ}, h_t ─► tanh · sigmoid ─► residual
                                                └─────► skip: summed over layers ─► head ─► ℓ_t
 
     image_size: height and width, or (height, width). dilations: "image" or "line", see choose_dilations().
-    conditional: the label speaks to all gates, as in section 2.5 of the paper.
+    first_taps: N. conditional: the label speaks to all gates, as in section 2.5 of the paper.
     """
 
     def __init__(self, image_size=28, channels=24, head=48, first_taps=116, dilations="image", conditional=False):
@@ -135,6 +139,8 @@ class WaveNet(nn.Module):
         layers = len(self.dilations)
         self.first = nn.Linear(first_taps, channels)  # on one number a step, so many taps cost little
         self.position = nn.Parameter(0.5 * torch.randn(pixels, 1, channels))  # where on the line: where in the image
+        # The two taps: together what nn.Conv1d(C, 2C, 2, dilation=δ) is, with time in front, (T, B, C), so that going
+        # back δ steps is a slice.
         self.past = nn.ModuleList(nn.Linear(channels, 2 * channels, bias=False) for _ in range(layers))  # tap t − δ
         self.now = nn.ModuleList(nn.Linear(channels, 2 * channels) for _ in range(layers))  # tap t
         self.residual = nn.ModuleList(nn.Linear(channels, channels) for _ in range(layers))
@@ -154,8 +160,8 @@ class WaveNet(nn.Module):
         """What a label adds in front of each layer's gate: L terms of (B, 2C), or of 0."""
         return [0.0] * len(self.dilations) if y is None else self.label_to_gates(y).chunk(len(self.dilations), dim=1)
 
-    def gate(self, k, taps):
-        """(4): (…, 2C) -> (…, C)"""
+    def gate(self, taps):
+        """tanh · sigmoid (4): (…, 2C) -> (…, C)."""
         a, b = taps.chunk(2, dim=-1)
         return torch.tanh(a) * torch.sigmoid(b)
 
@@ -170,7 +176,7 @@ class WaveNet(nn.Module):
             if delta < len(h):
                 past = self.past[k](h[:-delta])  # (T − δ, B, 2C); before the beginning there is nothing, as zeros
                 taps = torch.cat([taps[:delta], taps[delta:] + past])
-            g = self.gate(k, taps)
+            g = self.gate(taps)
             h, skips = h + self.residual[k](g), skips + self.skip[k](g)
             streams.append(h)
         return streams, skips
@@ -221,7 +227,7 @@ class WaveNet(nn.Module):
                 if t >= delta:
                     taps = taps + self.past[k](queues[k][t % delta])  # what went in δ steps ago
                 queues[k][t % delta] = h
-                g = self.gate(k, taps)
+                g = self.gate(taps)
                 h, skips = h + self.residual[k](g), skips + self.skip[k](g)
             logits = self.last(F.relu(self.head(F.relu(skips))))[:, 0] + self.bias[t]
             out[:, t] = draw(u[:, t], logits, pixels[:, t], given[t])
@@ -245,7 +251,7 @@ def evaluate(model, x, y):
 
 @torch.no_grad()
 def surprise(model, x, y):
-    """Where the nats are: −log₂ of each factor of (1), of the first mask set. x: (N, 1, H, W) bits -> the same shape, bits."""
+    """Where the nats are: −log₂ of each factor of (1). x: binary (N, 1, H, W) -> the same shape, in bits."""
     parts = []
     for i in range(0, len(x), 100):
         xb = x[i:i + 100].float()
@@ -263,7 +269,7 @@ def sight(model, x, y, pixels):
 
 def fields(model, x, y, d):
     """What step d of the residual stream sees, in front of layer 1, …, L and after the last: mean over x (N, 1, H, W)
-    of |∂(w·h_d) / ∂x_i|, with one random w for all channels -> L + 1 of (H, W)."""
+    of |∂(w·h_d) / ∂x_i|, for one random vector w over the channels -> L + 1 of (H, W)."""
     x = x.float().requires_grad_()
     streams, _ = model.streams(x, y)
     weight = torch.randn(streams[0].shape[2], generator=torch.Generator().manual_seed(0)).to(x)
@@ -375,8 +381,8 @@ def train(model, data, run, steps, batch_size, lr, warm_up, clip, eval_images):
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)  # one pass over the weights: faster
     with run.training(model=model, optimizer=optimizer):
         while run.step < steps:
-            # The learning rate falls in a line to 0: at a constant rate the weights would jitter around
-            # the optimum to the end. Before, it rises over the first part, warm_up, of the run: Adam's
+            # The learning rate falls linearly to 0: at a constant rate the weights would jitter around
+            # the optimum to the end. Before that it rises over the first part, warm_up, of the run: Adam's
             # first steps are taken before it knows the scale of the gradients.
             done = run.step / steps
             optimizer.param_groups[0]["lr"] = lr * min((run.step + 1) / (steps * warm_up + 1), 1 - done)
@@ -402,7 +408,7 @@ def main(argv=None):
     parser.add_argument("--dilations", choices=("image", "line"), default="image",
                         help="image: in steps of columns and of rows; line: 1, 2, 4, … (default: %(default)s)")
     args = utils.parse(parser, argv)
-    run = utils.Run("wavenet", args, {"dilations": args.dilations}, "line" * (args.dilations == "line"))
+    run = utils.Run("wavenet", args, {"dilations": args.dilations}, "line" if args.dilations == "line" else "")
     run.fix(WARM_UP=WARM_UP, CLIP=CLIP, CHANNELS=CHANNELS, HEAD=HEAD, FIRST_TAPS=FIRST_TAPS, EVAL_IMAGES=EVAL_IMAGES)
 
     torch.manual_seed(args.seed)

@@ -34,7 +34,7 @@ def streams_with(residual=True, skip=True):
             taps = self.now[k](h)
             if delta < len(h):
                 taps = torch.cat([taps[:delta], taps[delta:] + self.past[k](h[:-delta])])
-            g = self.gate(k, taps)
+            g = self.gate(taps)
             h = (h if residual else 0.0) + self.residual[k](g)
             if skip or k == len(self.dilations) - 1:
                 skips = skips + self.skip[k](g)
@@ -74,7 +74,7 @@ VARIANTS = {  # name: (chapter, flags, patches: (object, attribute, value))
     "wavenet, one first tap": (wavenet, [], [(wavenet, "FIRST_TAPS", 1)]),
     "wavenet, line, one first tap": (wavenet, ["--dilations", "line"], [(wavenet, "FIRST_TAPS", 1)]),
     "wavenet, no dilation": (wavenet, [], [(wavenet, "choose_dilations", lambda *args: [1] * 10)]),
-    "wavenet, no gate": (wavenet, [], [(wavenet.WaveNet, "gate", lambda self, k, taps: F.relu(taps.chunk(2, dim=-1)[0]))]),
+    "wavenet, no gate": (wavenet, [], [(wavenet.WaveNet, "gate", lambda self, taps: F.relu(taps.chunk(2, dim=-1)[0]))]),
     "wavenet, no residual": (wavenet, [], [(wavenet.WaveNet, "streams", streams_with(residual=False))]),
     "wavenet, no skip": (wavenet, [], [(wavenet.WaveNet, "streams", streams_with(skip=False))]),
     "wavenet, no position": (wavenet, [], [frozen_at_zero(wavenet.WaveNet, "position")]),
