@@ -38,7 +38,7 @@ Reached   −log p(x) = 85.56 nats, 0.1574 bits/dim on all 10,000 test images, e
           samples/made/metrics.json. By the LSTM: 82.63 nats, 0.1521 bits/dim, exact, 6.3 minutes:
           samples/made_rnn/metrics.json. Published MADEs: 84.87 (one hidden layer of 8000, dynamic
           binarization; README of EugenHotaj/pytorch-generative). For a pixel LSTM we found none.
-Left out  on purpose: convolutions, and recurrence along rows and diagonals (pixelcnn.py has both); the
+Left out  on purpose: convolutions, and recurrence along rows (pixelcnn.py has both); the
           masks as a further input (section 4 of the MADE paper: notes, "what did not help").
 """
 import copy

@@ -11,13 +11,13 @@ past, one objective:
 
     code       symbol        shape            meaning
     x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
-    h          h             (B, C, H, W)     features of a place: of what comes before it, from mask A on
+    h          h             (B, C, H, W)     features at each place; from mask A on, of earlier pixels only
     v          v             (B, C, H, W)     gated: the vertical stack, features of the rows above
     logits     ℓ             (B, 1, 28, 28)   log-odds of (1)'s factors: p(x_ij=1 | before) = sigmoid(ℓ_ij)
-    c          c_i           (B, C, W)        Row LSTM: the cell after row i; h_i its state
+    c          c_r           (B, C, W)        Row LSTM: the cell after row r; h_r its state
     u          u             (n, D)           uniform noise: pixel d is on if u_d < sigmoid(ℓ_d)
     y          y             (B,)             class label 0..9, only with --conditional
-    B batch size, C channels, L layers, k size of a kernel
+    B batch size, C channels, L layers; K ∗ means: convolve with the kernel K
 
 Papers    van den Oord, Kalchbrenner & Kavukcuoglu, Pixel Recurrent Neural Networks, 2016 (arXiv
           1601.06759): PixelCNN, Row LSTM
@@ -44,10 +44,10 @@ import utils
 STEPS = 5000  # the variants have lengths of their own
 ORIGINAL_STEPS = 4500  # --variant original
 RNN_STEPS = 4000  # --variant rnn
-BATCH_SIZE = 16
+BATCH_SIZE = 16  # small: at equal time, more steps are worth more than larger batches
 LR = 1e-2
 WARM_UP = 0.05  # part of the run in which the learning rate rises
-CLIP = 1.0  # a gradient longer than this (norm over all weights) is scaled down to it
+CLIP = 1.0  # below a typical gradient (see made.py): a longer one is scaled down to it
 CHANNELS = 16  # C of the gated model
 LAYERS = 8  # gated layers after the first
 ORIGINAL_CHANNELS = 64  # its residual blocks convolve half of them
@@ -202,7 +202,7 @@ class PixelCNN(nn.Module):
         first = (self.first.weight * self.mask_a)[:, 0, :4].flatten(1).T  # the rows that count, as a matrix
         masked = [(m.weight * self.mask_b)[:, :, :2].flatten(1).T for m in self.masked]
         label = 0.0 if y is None else self.label(y)
-        signs = torch.zeros(n, height + 3, width + 6).to(u)  # ±1, and a border of 0
+        signs = torch.zeros(n, height + 3, width + 6).to(u)  # ±1; 0: border, or not yet drawn
         kept = [torch.zeros(n, m.in_channels, height + 1, width + 2).to(u) for m in self.masked]
         for i in range(height):
             for j in range(width):
@@ -316,7 +316,7 @@ class GatedPixelCNN(nn.Module):
         height, width = self.image_size
         c, layers, terms = self.position.shape[0], len(self.up), self.label_terms(y)
         given = torch.zeros(height, width) if known is None else known
-        signs = torch.zeros(n, 1, height + 3, width + 6).to(u)  # ±1, and a border of 0
+        signs = torch.zeros(n, 1, height + 3, width + 6).to(u)  # ±1; 0: border, or not yet drawn
         above = [torch.zeros(n, c, delta + 1, width).to(u) for delta in self.dilations]  # rows i − δ … i of each layer's v
         first_left, left = self.first_left.weight.flatten(1), [m.weight.flatten(1) for m in self.left]
         for i in range(height):
@@ -437,7 +437,7 @@ class RowLSTM(nn.Module):
         given = torch.zeros(height, width) if known is None else known
         first = (self.first.weight * self.mask_a)[:, 0, :4].flatten(1)  # the rows that count, as a matrix
         to_state = [m.weight.flatten(1) for m in self.input_to_state]
-        signs = torch.zeros(n, height + 3, width + 6).to(u)  # ±1, and a border of 0
+        signs = torch.zeros(n, height + 3, width + 6).to(u)  # ±1; 0: border, or not yet drawn
         h = [torch.zeros(n, channels, width).to(u) for _ in range(layers)]  # of the row above
         c = [torch.zeros(n, channels, width).to(u) for _ in range(layers)]
         for i in range(height):
@@ -492,7 +492,7 @@ def sight(model, x, y, pixels):
 
 def fields(model, x, y, d):
     """What features of place d see, after the first layer and after each further one: mean over x (N, 1, H, W) of
-    |∂(w·h_d) / ∂x_i|, with one random w for all channels -> L + 1 of (H, W). Gated: of the h stack."""
+    |∂(w·h_d) / ∂x_i|, for one random vector w over the channels -> L + 1 of (H, W). Gated: of the h stack."""
     x = x.float().requires_grad_()
     streams = [s[1] if isinstance(s, tuple) else s for s in model.streams(x, y)]
     weight = torch.randn(streams[0].shape[1], generator=torch.Generator().manual_seed(0)).to(x)
@@ -584,6 +584,7 @@ def draw_pictures(model, folder, x, y):
     pixels = [(height * r // 28) * width + width * c // 28 for r, c in ((7, 14), (13, 7), (13, 14), (13, 20), (20, 14), (26, 14))]
     few, few_labels = x[:16], None if label is None else label[:16]
     draw_sight(folder / "sight.png", [("this model", model, few, few_labels)], pixels)
+    # Beside it untrained models, eight layers each: what cannot be seen is a matter of the kernels alone.
     others = [kind(model.image_size, layers=8).to(x.device) for kind in (PixelCNN, GatedPixelCNN, RowLSTM)]
     draw_fields(folder / "receptive_field.png",
                 [("this model", model, few, few_labels)] + [(f"new {type(m).__name__}", m, few, None) for m in others], pixels[4])
@@ -635,7 +636,7 @@ def main(argv=None):
     args = utils.parse(parser, argv)
     if "steps" not in args.given:
         args.steps = {"gated": args.steps, "original": ORIGINAL_STEPS, "rnn": RNN_STEPS}[args.variant]
-    run = utils.Run("pixelcnn", args, {"variant": args.variant}, args.variant * (args.variant != "gated"))
+    run = utils.Run("pixelcnn", args, {"variant": args.variant}, "" if args.variant == "gated" else args.variant)
 
     torch.manual_seed(args.seed)
     if args.variant == "gated":
