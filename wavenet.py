@@ -136,10 +136,14 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 # 92.4.
 #
 # Where am I? A convolution does the same at each step, and a line of pixels has hardly any marks,
-# apart from its beginning: whether step t is in the middle of a row or at its edge has to be guessed
-# from the digit. For sound that is right, each moment is like any other. An image has a top and a
-# middle. So we add a learned vector to each step at the entrance (`position`, T × C numbers), and a
-# bias to each logit. Without the vector: 91.8.
+# apart from its beginning: whether step t is in the middle of a row or at its edge has to be found
+# out. For sound that is right, each moment is like any other. An image has a top and a middle. So we
+# add a learned vector to each step at the entrance (`position`, T × C numbers), and a bias to each
+# logit. What is that worth? Here, in a short run, nothing: without the vector 91.8, without both
+# 91.6, instead of 91.7; with one first tap, without both 94.7 instead of 95.3; and two seeds differ
+# by 0.5. A field that reaches back to the beginning of the line *can* find out where it is, from the
+# zeros before it. Models of smaller fields cannot, and pay (pixelcnn.py: the original, 1.3 nats). We
+# keep both here: they cost nothing.
 #
 # Labels. With --conditional a label adds a learned vector in front of every gate, at all steps
 # ("global conditioning" in the paper).
@@ -170,6 +174,8 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #       no residual: layers replace the stream          95.8      10 s
 #       no skips: the last layer alone is heard         92.4       8 s
 #       no learned position                             91.8      10 s
+#       neither position nor bias                       91.6      21 s
+#       one first tap, neither of both                  94.7      21 s
 #       half the channels                               94.3       7 s
 #       no clipping                                     92.8      12 s
 #       learning rate a third                           97.1      12 s
