@@ -49,7 +49,7 @@ import utils
 # Settings to turn. Each is read in main() and nowhere else.
 STEPS = 7500
 BATCH_SIZE = 16  # small: at equal time, more steps are worth more than larger batches
-LR = 1e-2
+LR = 5e-3
 WARM_UP = 0.05  # part of the run in which the learning rate rises
 CLIP = 1.0  # below a typical gradient (see made.py): a longer one is scaled down to it
 CHANNELS = 24  # C: width of the residual stream
