@@ -5,7 +5,7 @@ Nothing here is about generative models. If you never open this file you miss no
 loads MNIST, reads the command line, keeps a run's folder (checkpoint, metrics, curves) and draws
 grids of digits. Likelihoods, masks, losses, samplers and training loops stay in the chapters.
 
-The parts:  1 errors   2 data   3 command line   4 a run and its folder   5 pictures
+The parts:  1 errors   2 data   3 command line   4 a run and its folder   5 pictures   6 a judge of samples
 """
 import argparse
 import contextlib
@@ -219,13 +219,13 @@ def binarize(grey):
     return (torch.rand(grey.shape, device=grey.device) * 255 < grey).float()  # rand is below 1: 255 is always on
 
 
-def random_batch(data, batch_size):
-    """batch_size training images, drawn with replacement and binarized: x (B, 1, 28, 28), y (B,).
+def random_batch(data, batch_size, grey=False):
+    """batch_size training images, drawn with replacement, binarized or as grey levels in [0, 1]: x (B, 1, 28, 28), y (B,).
 
     Drawing with replacement needs no bookkeeping of epochs, so a run can stop and resume anywhere.
     """
     i = torch.randint(len(data.train), (batch_size,), device=data.train.device)
-    return binarize(data.train[i]), data.train_labels[i]
+    return data.train[i] / 255 if grey else binarize(data.train[i]), data.train_labels[i]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -457,13 +457,13 @@ class Run:
             for s, handler in handlers.items():
                 signal.signal(s, handler)
 
-    def tick(self, loss):
-        """Count one step whose loss (nats per image) is given. True when an evaluation is due."""
+    def tick(self, loss, unit="nats"):
+        """Count one step whose loss (nats per image, if no unit is given) is known. True when an evaluation is due."""
         self.step += 1
         now = time.perf_counter()
         self.train_seconds, self.mark = self.train_seconds + now - self.mark, now
         self.running = loss if self.running is None else 0.98 * self.running + 0.02 * loss
-        self.bar.set_postfix_str(f"{self.running:.1f} nats", refresh=False)
+        self.bar.set_postfix_str(f"{self.running:.{1 if unit == 'nats' else 2}f} {unit}", refresh=False)
         self.bar.update()
         due = self.step in self.evaluations  # then record() saves: a save before it would lose it
         if not due and (self.stop or now - self.saved > SAVE_EVERY):
@@ -483,10 +483,11 @@ class Run:
         """Log one evaluation, keep the weights if they are the best on validation, save.
 
         `picture`: (n, 1, H, W), drawn from the same noise each time: a row of progress.png. `score`: what
-        "best" means, if it is not val_nats; the lower the better.
+        "best" means, if it is not val_nats; the lower the better. A model without a likelihood gives None for
+        both nats, and val_frechet, its Fréchet distance to the validation set.
         """
         score = val_nats if score is None else score
-        self.check_finite(validation=val_nats)
+        self.check_finite(validation=score)
         images = self.step * self.settings["batch_size"]
         self.curve.append({"step": self.step, "images": images, "seconds": round(self.train_seconds, 2),
                            "train_nats": train_nats, "val_nats": val_nats, **more})
@@ -498,8 +499,9 @@ class Run:
         # A progress bar and a log line share a terminal if tqdm writes both; a log file needs no such care.
         self.save()
         say = tqdm.write if sys.stderr.isatty() else print
-        say(f"step {self.step:>6} | {images:>9,} images | train {train_nats:7.2f} | val {val_nats:7.2f} nats | "
-            f"{bits_per_dim(val_nats):.4f} bits/dim | {self.train_seconds:6.1f} s")
+        found = f"Fréchet distance {score:7.2f}" if val_nats is None else \
+            f"train {train_nats:7.2f} | val {val_nats:7.2f} nats | {bits_per_dim(val_nats):.4f} bits/dim"
+        say(f"step {self.step:>6} | {images:>9,} images | {found} | {self.train_seconds:6.1f} s")
         self.leave_if_stopped()
 
     def leave_if_stopped(self):
@@ -556,9 +558,10 @@ class Run:
         if not self.args.sample_only:
             self.check_still_ours()
 
-    def draw(self, model):
+    def draw(self, model, own=()):
         """samples.png, the first draw of a fixed seed; with --num-samples N also samples.npy, float32
-        (N, 28, 28), and labels.npy for a conditional model: a row a digit, or --label everywhere."""
+        (N, 28, 28), and labels.npy for a conditional model: a row a digit, or --label everywhere.
+        own: flags of the chapter that change how is drawn; with --sample-only they are part of the picture's name."""
         args, generator = self.args, torch.Generator().manual_seed(self.args.seed if self.args.sample_only else 0)
         if args.label is not None and not model.conditional:
             fail(f"--label {args.label} needs a model that was trained with --conditional; {self.path} was not.")
@@ -568,7 +571,7 @@ class Run:
                 return torch.arange(n) // each % 10 if args.label is None else torch.full((n,), args.label)
 
         n = 80 if model.conditional and args.label is None else 64
-        chosen = [f"_seed{args.seed}"] * ("seed" in args.given) + [f"_label{args.label}"] * (args.label is not None)
+        chosen = [f"_{flag}{getattr(args, flag)}" for flag in ("seed", "label", *own) if flag in args.given]
         name = "".join(["samples"] + chosen * args.sample_only + [".png"])
         save_grid(self.folder / name, model.sample(n, labels(n, 8), generator))
         print(f"wrote {self.folder / name}")
@@ -604,7 +607,7 @@ class Run:
         labelled_rows(self.folder / "progress.png", [(f"step {row['step']}", picture.float() / 255)
                                                      for row, picture in zip(self.curve, self.pictures)])
         write_atomically(self.folder / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
-        nats = "no likelihood" if test_nats is None else \
+        nats = f"no likelihood; Fréchet distance {own['test_frechet']:.2f}" if test_nats is None else \
             f"{test_nats:.2f} nats ({likelihood}), {metrics['bits_per_dim']:.4f} bits/dim"
         print(f"test: {nats}; trained {self.train_seconds / 60:.1f} minutes; all of it is in {self.folder}")
 
@@ -666,16 +669,114 @@ def labelled_rows(path, rows):
 
 
 def plot_loss(path, curve):
-    """Train and validation nats per image against steps and against minutes."""
+    """Train and validation nats per image (or, without a likelihood, the Fréchet distance) against steps and minutes."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
-    nats = [row[key] for row in curve for key in ("train_nats", "val_nats")]
+    names = ("train_nats", "val_nats") if curve[0]["val_nats"] is not None else ("val_frechet",)
+    values = [row[name] for row in curve for name in names]
     for ax, key, unit, label in ((axes[0], "step", 1, "steps"), (axes[1], "seconds", 60, "minutes of training")):
-        for name in ("train_nats", "val_nats"):
-            ax.plot([row[key] / unit for row in curve], [row[name] for row in curve], ".-", label=name[:-5])
+        for name in names:
+            ax.plot([row[key] / unit for row in curve], [row[name] for row in curve], ".-", label=name.split("_")[0])
         ax.set_xlabel(label)
         ax.grid(alpha=0.3)
     # The first evaluations are far above the rest and would flatten the part one wants to see.
-    axes[0].set_ylim(min(nats) - 1, min(max(nats) + 1, min(nats) + 40))
-    axes[0].set_ylabel("nats per image (sum over pixels)")
+    axes[0].set_ylim(max(0, min(values) - 1), min(max(values) + 1, min(values) + 40))
+    axes[0].set_ylabel("nats per image (sum over pixels)" if len(names) == 2 else "Fréchet distance to validation digits")
     axes[0].legend()
     save_figure(path, figure)
+
+
+# --------------------------------------------------------------------------------------------------
+# 6. A judge: a classifier of digits, and what it says of a heap of images
+#
+# A model without a likelihood has to be measured by its samples. Photographs are compared in the features of an
+# Inception network, which has never seen a digit; so we have a classifier of our own. It is trained on grey digits
+# and on binarized ones alike (python compare.py --train-judge), and its weights ship along: scores that were made with
+# another judge cannot be compared, so everybody has the same one. The scores are explained in gan.py.
+# --------------------------------------------------------------------------------------------------
+
+JUDGE = Path(__file__).resolve().parent / "data" / "judge.pt"
+
+
+class Judge(torch.nn.Module):
+    """A small convolutional classifier. Images (B, 1, 28, 28) in [0, 1] -> logits (B, 10); features(x): (B, 64)."""
+
+    def __init__(self):
+        super().__init__()
+        conv, norm, relu = torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.ReLU
+        self.body = torch.nn.Sequential(
+            conv(1, 16, 3, padding=1), norm(16), relu(), conv(16, 32, 4, stride=2, padding=1), norm(32), relu(),
+            conv(32, 32, 3, padding=1), norm(32), relu(), conv(32, 64, 4, stride=2, padding=1), norm(64), relu(),
+            torch.nn.Flatten(), torch.nn.Linear(64 * 49, 64), torch.nn.BatchNorm1d(64), relu())
+        self.last = torch.nn.Linear(64, 10)
+
+    def features(self, x):
+        return self.body(2 * x - 1)
+
+    def forward(self, x):
+        return self.last(self.features(x))
+
+
+def train_judge(data, steps=3000, batch_size=128, lr=3e-3, seed=0):
+    """A Judge trained on the training images, half of each batch grey and half binarized -> it, in eval mode."""
+    torch.manual_seed(seed)
+    judge = Judge().to(data.train.device)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.01, fused=True)
+    for step in tqdm(range(steps), desc="judge", mininterval=0.5 if sys.stderr.isatty() else 30):
+        optimizer.param_groups[0]["lr"] = lr * min((step + 1) / (0.05 * steps + 1), 1 - step / steps)
+        i = torch.randint(len(data.train), (batch_size,), device=data.train.device)
+        grey, half = data.train[i], batch_size // 2
+        x = torch.cat([grey[:half] / 255, binarize(grey[half:])])
+        # Up to two pixels to each side: a digit is the same one then.
+        shift = torch.randint(-2, 3, (2,)).tolist()
+        loss = torch.nn.functional.cross_entropy(judge(x.roll(shift, (2, 3))), data.train_labels[i])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return judge.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def judged(judge, images):
+    """Features (N, 64) in float64 and classes (N,) of images (N, 1, 28, 28): in [0, 1], or grey levels up to 255."""
+    scale, features, classes = 255 if images.max() > 1 else 1, [], []
+    for part in images.split(500):
+        f = judge.features(part.float() / scale)
+        features.append(f.cpu().double())
+        classes.append(judge.last(f).argmax(dim=1).cpu())
+    return torch.cat(features), torch.cat(classes)
+
+
+def frechet_distance(a, b):
+    """Fréchet distance of the Gaussians that fit two sets of features, (N, F) and (M, F): ‖μ_a − μ_b‖² + tr(A + B − 2 √(AB))."""
+    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    # √(AB) need not be symmetric, but its trace is that of √(√A B √A), which is.
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    trace = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    return ((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * trace).clamp(min=0).item()
+
+
+def within_manifold(points, support, k):
+    """The part of points (N, F) that lie in a ball around some point of support (M, F) which reaches to that point's k-th neighbour in support."""
+    radius = torch.cat([torch.cdist(part, support).kthvalue(k + 1, dim=1).values for part in support.split(1000)])  # + 1: itself
+    return torch.cat([(torch.cdist(part, support) <= radius).any(dim=1) for part in points.split(1000)]).double().mean().item()
+
+
+def scores(judge, draws, real, k=3):
+    """Draws (N, 1, 28, 28) beside real digits (M, 1, 28, 28), as a dict: frechet distance; precision and recall, of the
+    first min(N, M) of both; shares, how often each of the ten digits was drawn. Defined in the notes of gan.py."""
+    a, classes = judged(judge, draws)
+    b, _ = judged(judge, real)
+    n = min(len(a), len(b))
+    return {"frechet": frechet_distance(a, b), "precision": within_manifold(a[:n], b[:n], k), "recall": within_manifold(b[:n], a[:n], k),
+            "shares": (torch.bincount(classes, minlength=10).double() / len(classes)).tolist()}
+
+
+def load_judge(device="cpu", path=JUDGE):
+    """The judge that ships along, in eval mode; SystemExit if its file is missing or broken."""
+    judge = Judge()
+    try:
+        judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in torch.load(path, weights_only=True).items()})
+    except Exception as error:  # torch.load raises a dozen kinds for a file that is cut or foreign
+        fail(f"{path} is missing or broken ({type(error).__name__}): restore it with git checkout.")
+    return judge.eval().requires_grad_(False).to(device)

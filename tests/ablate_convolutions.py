@@ -104,9 +104,9 @@ VARIANTS = {  # name: (chapter, flags, patches: (object, attribute, value))
 }
 
 
-def measure(name, steps, data_dir):
+def measure(name, variant, steps, data_dir):
     """Train one variant; its validation figures as a dict."""
-    chapter, flags, patches = VARIANTS[name]
+    chapter, flags, patches = variant
     flags = ["--steps", str(steps)] + flags
     result, norms = {"name": name, "command": f"python {chapter.__name__}.py " + " ".join(flags)}, []
     evaluate, finite = chapter.evaluate, utils.Run.check_finite
@@ -149,19 +149,19 @@ def measure(name, steps, data_dir):
     return result
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200)
+def main(variants=VARIANTS, folder="ablate_convolutions", steps=200, description=__doc__):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), metavar="NAME", default=list(VARIANTS))
+    parser.add_argument("--only", nargs="+", choices=list(variants), metavar="NAME", default=list(variants))
     args = parser.parse_args()
-    path = Path("runs/ablate_convolutions/ablations.json")
+    path = Path("runs") / folder / "ablations.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = {row["name"]: row for row in json.loads(path.read_text())} if path.exists() else {}
     for name in args.only:
-        rows[name] = measure(name, args.steps, args.data_dir)
+        rows[name] = measure(name, variants[name], args.steps, args.data_dir)
         print(rows[name], flush=True)
-        path.write_text(json.dumps([rows[name] for name in VARIANTS if name in rows], indent=1) + "\n")
+        path.write_text(json.dumps([rows[name] for name in variants if name in rows], indent=1) + "\n")
 
 
 if __name__ == "__main__":

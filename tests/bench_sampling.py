@@ -7,7 +7,7 @@ seconds to draw n digits with sample(), the cost of one forward pass of the same
 and its ratio to the fast sampler, and the interpreter's share: what the fast sampler takes for a single
 digit, with 1/n of the arithmetic, as a part of what it takes for n. Medians of five. An obvious loop that
 would take longer than half a minute is not run to its end: it is as many forward passes as there are
-pixels, and marked "≈". Compare ratios within one run; seconds differ from machine to machine.
+pixels (or words of pixels), and marked "≈". Compare ratios within one run; seconds differ from machine to machine.
 
 A new chapter joins by a line in MODELS; a model needs sample(n), sample_obvious(n) and logits(x).
 """
@@ -21,6 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import made  # noqa: E402
 import pixelcnn  # noqa: E402
+import transformer_ar  # noqa: E402
 import utils  # noqa: E402
 import wavenet  # noqa: E402
 
@@ -31,7 +32,13 @@ MODELS = {
     "pixelcnn.py": lambda: pixelcnn.GatedPixelCNN(28, pixelcnn.CHANNELS, pixelcnn.LAYERS),
     "pixelcnn.py --variant original": lambda: pixelcnn.PixelCNN(28, pixelcnn.ORIGINAL_CHANNELS, pixelcnn.ORIGINAL_LAYERS),
     "pixelcnn.py --variant rnn": lambda: pixelcnn.RowLSTM(28, pixelcnn.RNN_CHANNELS, pixelcnn.RNN_LAYERS),
+    "transformer_ar.py": lambda: transformer(2, transformer_ar.REACH),
+    "transformer_ar.py --patch 1": lambda: transformer(1, 2 * transformer_ar.REACH),
 }
+
+
+def transformer(patch, reach):
+    return transformer_ar.Transformer(28, transformer_ar.CHANNELS, transformer_ar.LAYERS, transformer_ar.HEADS, patch, reach)
 
 
 @torch.no_grad()
@@ -41,7 +48,8 @@ def measure(make, n):
     model, x = make(), torch.zeros(n, 1, 28, 28)
     fast, one_pass = utils.median_seconds(lambda: model.sample(n)), utils.median_seconds(lambda: model.logits(x))
     single = utils.median_seconds(lambda: model.sample(1))
-    obvious, whole = 784 * one_pass, 784 * one_pass < 30
+    passes = 784 // getattr(model, "patch", 1) ** 2
+    obvious, whole = passes * one_pass, passes * one_pass < 30
     if whole:
         start = time.perf_counter()
         model.sample_obvious(n)

@@ -20,6 +20,8 @@ CHAPTERS = {
     "made": {"WIDTH": 32, "EVAL_IMAGES": 100},
     "wavenet": {"CHANNELS": 4, "HEAD": 4, "FIRST_TAPS": 5, "EVAL_IMAGES": 20, "choose_dilations": lambda kind, width, length: [1, width]},
     "pixelcnn": {"CHANNELS": 4, "LAYERS": 1, "EVAL_IMAGES": 20},
+    "transformer_ar": {"CHANNELS": 8, "LAYERS": 1, "HEADS": 2, "EVAL_IMAGES": 20},
+    "gan": {"CHANNELS": 4, "EVAL_DRAWS": 80, "TEST_DRAWS": 100},
 }
 
 
@@ -48,6 +50,9 @@ def one_pass(model, n, y=None, generator=None, x=None, known=None):
     y = y if y is None else y.to(model.last.weight.device)
     with torch.no_grad():
         logits = model.logits(torch.zeros(n, 1, *model.image_size), y)
+    if logits.dim() == 3:  # words: (n, T, V)
+        words = torch.multinomial(logits.flatten(0, 1).softmax(dim=1), 1, generator=generator).view(n, -1)
+        return model.images(words)
     return (torch.rand(logits.shape, generator=generator) < torch.sigmoid(logits)).float()
 
 

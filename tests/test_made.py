@@ -280,9 +280,9 @@ def test_the_fast_sampler_costs_one_forward_pass():
 
 
 def chi_square(draws, log_p):
-    """How many standard deviations the χ² statistic of draws (n, 1, 3, 3) is from its mean, given log p (512,)."""
-    index = (draws.flatten(1).long() << torch.arange(9)).sum(1)
-    counts = torch.bincount(index, minlength=512).double()
+    """How many standard deviations the χ² statistic of draws (n, 1, H, W) is from its mean, given log p of all_images(H, W)."""
+    index = (draws.flatten(1).long() << torch.arange(draws[0].numel())).sum(1)
+    counts = torch.bincount(index, minlength=len(log_p)).double()
     expected = len(draws) * log_p.exp()
     rare = expected < 5  # χ² wants cells that are not too small: the rest is one cell
     seen = torch.cat([counts[~rare], counts[rare].sum()[None]])

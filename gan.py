@@ -1,0 +1,541 @@
+"""
+Generative adversarial networks: two networks and a game
+========================================================
+A generator G turns noise into images. A discriminator D is shown real digits and drawings of G, and
+learns to tell which is which; G learns to be taken for real. Nobody ever writes down a probability of
+an image, and nobody compares two images pixel by pixel, so nothing blurs. The price: no likelihood, no bound, and
+two losses that say little. This chapter is about making it work every time.
+
+    min_G max_D  E_real[ log D(x) ] + E_z[ log(1 − D(G(z))) ]                                     (1)
+
+    code       symbol        shape            meaning
+    x          x             (B, 1, 28, 28)   real digits: grey levels in [0, 1]
+    z          z             (B, Z)           noise, N(0, I)
+    G(z)       G(z)          (B, 1, 28, 28)   drawings, in (0, 1)
+    real, fake s             (B,)             logits of D for real images and for drawings; D(x) = sigmoid(s)
+    average                                   a running average of G's weights: what draws in the end
+    y          y             (B,)             class label 0..9, only with --conditional
+    B batch size, Z noise dimensions, C channels
+
+Papers    Goodfellow et al., Generative Adversarial Nets, 2014 (arXiv 1406.2661): (1)–(3), Algorithm 1
+          Radford, Metz & Chintala, DCGAN, 2015 (1511.06434): the shape of both networks, β₁ = 0.5
+          Gulrajani et al., Improved Training of Wasserstein GANs, 2017 (1704.00028): --loss wgan-gp
+          Kynkäänniemi et al., Improved Precision and Recall Metric, 2019 (1904.06991): (7), (8)
+          Miyato & Koyama, cGANs with Projection Discriminator, 2018 (1802.05637): --conditional
+Lecture   Berkeley CS294-158, lectures 5 and 6: implicit models, GANs
+Run       python gan.py                    train, draw, measure; writes runs/gan/
+          python gan.py --conditional      the same with the class given
+          python gan.py --loss wgan-gp     Wasserstein with gradient penalty; writes runs/gan_wgan-gp/
+          python compare.py --score runs/gan/samples.npy        after --num-samples 5000: scores of any heap of images
+Reached   @REACHED@
+Left out  on purpose: any likelihood (there is none); Inception distances (that network has never seen a digit).
+"""
+import copy
+import math
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import utils
+
+# Settings to turn. Each is read in main() and nowhere else.
+STEPS = 8000
+BATCH_SIZE = 64
+LR = 2e-3  # of both players
+BETA_1 = 0.5  # Adam's memory of gradients: short, since the opponent moves
+Z_SIZE = 16  # dimensions of the noise
+CHANNELS = 16  # C, of both players
+AVERAGE = 0.999  # decay of the average of G's weights: about the last 1,000 steps
+WGAN_STEPS = 5000  # --loss wgan-gp has a length, rates and a rhythm of its own
+WGAN_LR = 1e-3
+WGAN_BETA_1 = 0.0
+CRITIC_STEPS = 2  # of the critic, for each of G
+PENALTY = 10.0  # λ of (10)
+EVAL_DRAWS = 2000  # draws scored at each evaluation during training
+TEST_DRAWS = 5000  # draws scored at the end
+
+# --------------------------------------------------------------------------------------------------
+# Notes, step by step
+#
+# No likelihood. All chapters before this one give each image a probability and raise it on real ones. A GAN
+# has a sampler and nothing else: z ~ N(0, I), x = G(z), one pass, all pixels at once. p_G, the distribution
+# of what it draws, has no formula. (z has @Z@ dimensions, x has 784: the drawings fill a surface of
+# dimension @Z@, so "the density at x" is 0 for almost every x, a real digit included.) So maximum likelihood
+# cannot even be written down, and no row of a table of nats can have a GAN in it. What can be done
+# with two samplers is to ask a classifier whether it can tell them apart.
+#
+# The game. A discriminator D(x) = sigmoid(s(x)) guesses the probability that x is real. It is trained as
+# any classifier, and G to be taken for real:
+#
+#     min_G max_D   V(D, G) = E_real[ log D(x) ] + E_z[ log(1 − D(G(z))) ]                        (1)
+#
+# The best D against a fixed G. Write (1) as a sum over x: p(x) log D + p_G(x) log(1 − D). For each x the
+# derivative in D is p/D − p_G/(1 − D), which is 0 at
+#
+#     D*(x) = p(x) / ( p(x) + p_G(x) )                                                            (2)
+#
+# A classifier learns a ratio of densities, though nobody can compute either.
+#
+# What G then minimises. Put (2) into (1), with m = (p + p_G)/2 the mixture of both:
+#
+#     V(D*, G) = E_p[ log p/(2m) ] + E_G[ log p_G/(2m) ] = −2 log 2 + KL(p ‖ m) + KL(p_G ‖ m)
+#              = −2 log 2 + 2 JSD(p, p_G)                                                         (3)
+#
+# JSD, the Jensen-Shannon divergence, is 0 if p = p_G and at most log 2. At its minimum D* = ½
+# everywhere: the discriminator can only toss a coin, its loss (minus (1)) is 2 log 2 = 1.386 and
+# that of (5) is log 2 = 0.693.
+#
+# Starved. (3) is flat where the two do not overlap: JSD = log 2 whatever G does. In the terms of one sample: G gets
+# its gradient through s = s(G(z)), the logit. As long as D sees through it, D(G(z)) = sigmoid(s) is near 0, and
+#
+#     minimax            log(1 − D)      ∂/∂s = −D                  no slope where G is bad        (4)
+#     non-saturating     −log D          ∂/∂s = −(1 − D)            slope 1 where G is bad         (5)
+#
+# so G maximises log D instead of minimising log(1 − D): the same direction, the same fixed point, another
+# length. Measured by autograd (gradient_by_loss()), |∂/∂s| at
+#
+#     D(G(z))             0.01    0.1     0.5     0.9    0.99
+#     minimax (4)         0.01   0.10    0.50    0.90    0.99
+#     non-saturating (5)  0.99   0.90    0.50    0.10    0.01
+#
+# In code (5) is softplus(−s), and minus (1) is softplus(−s(x)) + softplus(s(G(z))); softplus(u) = log(1 + e^u) does
+# not overflow where log(sigmoid) would.
+#
+# One step. D and G take turns, each with an optimiser of its own: D sees real images and drawings, G sees what D says
+# of new drawings. *The classic mistake* is to let one step change both: forget detach() (or no_grad()) on the
+# drawings in D's step and zero_grad() of D after G's, and G is trained to be found out. Symptom: D's loss
+# goes to 0 within a hundred steps and the drawings stay noise. A test asks that each step leaves the other's weights alone.
+#
+# What the losses mean. Not what a loss means elsewhere: each is measured against an opponent that moves. D's loss
+# near 1.386 is a D that tosses coins: G is perfect, or D is too weak. Near 0: D sees through everything and G learns from (5)
+# alone. Neither falls nor rises in a healthy run (losses.png), and neither says how good the digits are: that needs a
+# judge from outside.
+#
+# Measuring without likelihood. A classifier of digits, trained once on real ones and @ACC@ right on the test set,
+# gives each image 64 features, the numbers in front of its last layer. (Papers take an Inception network,
+# which has never seen a digit: their distances and ours have different units and cannot be compared.) Two
+# heaps of images become two clouds in 64 dimensions, real test digits and draws:
+#
+#     Fréchet distance   ‖μ − μ_G‖² + tr( Σ + Σ_G − 2 (Σ Σ_G)^½ )                                 (6)
+#                        of the Gaussians that fit the clouds; 0 if mean and covariance agree
+#     precision          the part of draws that lie where real digits do: in a ball around one of them   (7)
+#                        that reaches to its third neighbour (Kynkäänniemi et al. 2019)
+#     recall             the part of real digits that lie where draws do, likewise                 (8)
+#     shares             which digits are drawn, and how often
+#
+# Precision falls if digits are malformed, recall if some are never drawn: a heap of perfect sevens has high
+# precision and low recall. What real training digits get against test digits is the floor, or ceiling: it stands
+# beside every figure (python compare.py --score FILE.npy).
+#
+# Mode collapse. Nothing in (1) asks G to draw *all* digits: it is asked to draw what D takes for real at the
+# moment. G may put everything on one digit, D learns to reject it, G moves to the next: the shares go round in
+# circles (shares.png, recall). What helps is a D that is not too far ahead, batch norm in D (it sees a batch as a
+# whole: one that is all sevens looks odd), and an average of G's weights.
+#
+# What keeps it healthy here, each with what happens without it (@STEPS_ABL@ steps, seed 0, Fréchet distance of 5,000 draws to
+# grey validation digits; precision, recall; tests/ablate_gan.py; samples/gan/ablations.json, and ablations.png has a row of
+# drawings for each):
+#
+#     @TABLE@
+#
+#     @WHY@
+#
+# Wasserstein. Another distance between p and p_G than (3), one that is not flat where they do not overlap: how far the
+# probability has to be carried. By duality (Kantorovich-Rubinstein) it is the largest difference of means
+#
+#     W(p, p_G) = max over s with slope ≤ 1 of   E_real[ s(x) ] − E_z[ s(G(z)) ]                  (9)
+#
+# so the same network is asked for a number without a sigmoid (it is called a critic then), its loss is minus (9), and G
+# raises s(G(z)). In code both losses lose their softplus. What costs is the slope: it is held at 1 by a penalty,
+#
+#     λ · mean of ( ‖∇_x s(x̂)‖ − 1 )²,    x̂ somewhere on the line from a real image to a drawing   (10)
+#
+# a gradient of a gradient (create_graph=True), which doubles the price of a step. The critic must not have batch norm: with it s(x̂)
+# depends on the whole batch, and the gradient with respect to one image is not its slope. And it should be near its optimum before G moves,
+# so it gets @CRITIC@ steps for each one of G. What one buys: a loss that means something (it estimates −W), and no balance to keep.
+# Here: @WGAN@
+#
+# Interpolation. z ~ N(0, I) in Z dimensions has a length near √Z, hardly ever near 0. Half way on the straight line
+# between two such z is a vector that is shorter by √2, of a kind that G was never trained on; the arc along the sphere keeps the length. With
+# Z = 16 both can be looked at in interpolation.png: @INTERP@
+#
+# Memory. Does G draw training digits? neighbours.png shows, for twelve draws, the nearest of 50,000 training digits, in
+# pixels and in features: relatives, not copies. (G never sees a training image, only D's opinion of its own drawings.)
+# --------------------------------------------------------------------------------------------------
+
+
+# --------------------------------------------------------------------------------------------------
+# Building blocks
+# --------------------------------------------------------------------------------------------------
+
+
+def check_label(model, y):
+    """ValueError if a conditional model gets no label, or an unconditional one gets some."""
+    if model.conditional and y is None:
+        raise ValueError("this model is conditional: it needs y, a label 0..9 for each image")
+    if not model.conditional and y is not None:
+        raise ValueError("this model is not conditional: it takes no y")
+
+
+# --------------------------------------------------------------------------------------------------
+# The two networks
+# --------------------------------------------------------------------------------------------------
+
+
+class Generator(nn.Module):
+    """z (B, Z) -> images (B, 1, H, W) in (0, 1).
+
+        z ─► linear ─► 4C × 7×7 ─► upsample ─► 2C × 14×14 ─► convolve ─► 2C × 14×14 ─► upsample ─► 1 × 28×28
+
+    Batch norm and ReLU after each but the last. image_size: height and width, or (height, width), multiples of 4.
+    conditional: the label is ten more inputs, of which one is 1.
+    """
+
+    def __init__(self, image_size=28, z_size=16, channels=16, conditional=False):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if self.image_size[0] % 4 or self.image_size[1] % 4:
+            raise ValueError(f"an image of {self.image_size[0]}×{self.image_size[1]} cannot be halved twice: choose multiples of 4")
+        self.z_size, self.conditional, c = z_size, conditional, channels
+        self.small = (4 * c, self.image_size[0] // 4, self.image_size[1] // 4)  # where the convolutions begin
+        # No bias in front of a batch norm: it would be subtracted at once.
+        self.first = nn.Linear(z_size + 10 * conditional, math.prod(self.small), bias=False)
+        self.norm_1 = nn.BatchNorm2d(4 * c)
+        self.up_1 = nn.ConvTranspose2d(4 * c, 2 * c, 4, stride=2, padding=1, bias=False)  # 4 = 2·2: no checkerboard
+        self.norm_2 = nn.BatchNorm2d(2 * c)
+        self.refine = nn.Conv2d(2 * c, 2 * c, 3, padding=1, bias=False)
+        self.norm_3 = nn.BatchNorm2d(2 * c)
+        self.up_2 = nn.ConvTranspose2d(2 * c, 1, 4, stride=2, padding=1)
+
+    def forward(self, z, y=None):
+        """G(z), or G(z, y): (B, Z), (B,) -> (B, 1, H, W)."""
+        check_label(self, y)
+        u = z if y is None else torch.cat([z, F.one_hot(y, 10).to(z)], dim=1)
+        h = F.relu(self.norm_1(self.first(u).view(-1, *self.small)))
+        h = F.relu(self.norm_2(self.up_1(h)))
+        h = F.relu(self.norm_3(self.refine(h)))
+        return torch.sigmoid(self.up_2(h))
+
+    def noise(self, n, generator=None):
+        """n draws of z. With a generator (always on the CPU) the same on all devices. -> (n, Z)."""
+        weight = self.first.weight
+        if generator is None:
+            return torch.randn(n, self.z_size, device=weight.device, dtype=weight.dtype)
+        return torch.randn(n, self.z_size, generator=generator, dtype=weight.dtype).to(weight.device)
+
+    # Sampling is the model: one pass, all pixels at once, nothing to make faster.
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None):
+        """n draws, grey, (n, 1, H, W) in (0, 1). In eval mode: batch norm then uses the statistics kept from training,
+        so image k depends on z_k alone. In training mode it would depend on its neighbours in the batch."""
+        was_training, weight = self.training, self.first.weight
+        images = self.eval()(self.noise(n, generator), None if y is None else y.to(weight.device))
+        self.train(was_training)
+        return images
+
+
+class Discriminator(nn.Module):
+    """Images (B, 1, H, W) -> s (B,), the logit that they are real. D(x) = sigmoid(s).
+
+        1 × 28×28 ─► halve ─► C × 14×14 ─► halve ─► 2C × 7×7 ─► convolve ─► 4C × 7×7 ─► linear ─► s
+
+    norm: batch norm in the middle; without it, for the critic of (9), each image is judged by itself.
+    conditional: the label asks for a direction of its own in the features (projection, Miyato & Koyama 2018).
+    """
+
+    def __init__(self, image_size=28, channels=16, norm=True, conditional=False):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.conditional, c = conditional, channels
+        self.down_1 = nn.Conv2d(1, c, 4, stride=2, padding=1)
+        self.down_2 = nn.Conv2d(c, 2 * c, 4, stride=2, padding=1)
+        self.norm_2 = nn.BatchNorm2d(2 * c) if norm else nn.Identity()
+        self.wide = nn.Conv2d(2 * c, 4 * c, 3, padding=1)
+        self.norm_3 = nn.BatchNorm2d(4 * c) if norm else nn.Identity()
+        features = 4 * c * (self.image_size[0] // 4) * (self.image_size[1] // 4)
+        self.last = nn.Linear(features, 1)
+        self.label = nn.Embedding(10, features) if conditional else None
+        if conditional:
+            nn.init.zeros_(self.label.weight)
+
+    def forward(self, x, y=None):
+        """s(x), or s(x, y): (B, 1, H, W) in [0, 1], (B,) -> (B,)."""
+        check_label(self, y)
+        # Leaky: a ReLU that is off would pass no gradient on to G, whose only teacher this is.
+        h = F.leaky_relu(self.down_1(2 * x - 1), 0.2)
+        h = F.leaky_relu(self.norm_2(self.down_2(h)), 0.2)
+        h = F.leaky_relu(self.norm_3(self.wide(h)), 0.2).flatten(1)
+        s = self.last(h)[:, 0]
+        return s if y is None else s + (self.label(y) * h).sum(dim=1)
+
+
+# --------------------------------------------------------------------------------------------------
+# The objective: two losses, and a step of each player
+# --------------------------------------------------------------------------------------------------
+
+
+def discriminator_loss(real, fake, kind="ns"):
+    """What D minimises, given its logits of real images and of drawings, (B,) each -> (). "ns": minus (1); "wgan-gp": (9)."""
+    if kind == "wgan-gp":
+        return fake.mean() - real.mean()
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def generator_loss(fake, kind="ns"):
+    """What G minimises, given the logits of its drawings (B,) -> (). "ns": (5); "wgan-gp": (9)."""
+    return -fake.mean() if kind == "wgan-gp" else F.softplus(-fake).mean()
+
+
+def gradient_penalty(critic, real, fake, mix):
+    """(10): the mean of (‖∇s‖ − 1)², between each real image and a drawing. critic: images -> (B,); mix: (B, 1, 1, 1) in [0, 1]."""
+    x = (mix * real + (1 - mix) * fake).requires_grad_()
+    gradient = torch.autograd.grad(critic(x).sum(), x, create_graph=True)[0]  # images do not mix: no batch norm here
+    return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
+
+
+def discriminator_step(generator, discriminator, optimizer, x, y, kind, penalty):
+    """One step of D on real images x (B, 1, H, W) in [0, 1], and on as many drawings -> (its loss, mean D(x), mean D(G(z)), gradient norm)."""
+    with torch.no_grad():  # nothing here may reach G
+        drawn = generator(generator.noise(len(x)), y)
+    # Two batches, not one of both: batch norm is to see a batch of one kind, else it tells D which half is which.
+    real, fake = discriminator(x, y), discriminator(drawn, y)
+    loss = discriminator_loss(real, fake, kind)
+    if kind == "wgan-gp":
+        mix = torch.rand(len(x), 1, 1, 1, device=x.device)
+        loss = loss + penalty * gradient_penalty(lambda u: discriminator(u, y), x, drawn, mix)
+    return loss.item(), real.sigmoid().mean().item(), fake.sigmoid().mean().item(), update(discriminator, optimizer, loss)
+
+
+def generator_step(generator, discriminator, optimizer, n, y, kind):
+    """One step of G on n new drawings -> (its loss, gradient norm). D's weights get gradients here as well; its own
+    step sets them to zero before it uses them."""
+    loss = generator_loss(discriminator(generator(generator.noise(n), y), y), kind)
+    return loss.item(), update(generator, optimizer, loss)
+
+
+def update(network, optimizer, loss):
+    """The usual three lines -> the norm of the gradient, which is not clipped."""
+    optimizer.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(network.parameters(), math.inf).item()
+    optimizer.step()
+    return norm
+
+
+@torch.no_grad()
+def follow(average, generator, decay):
+    """Move the average of G's weights, and of its batch norms' statistics, towards the present ones."""
+    for old, new in zip(average.state_dict().values(), generator.state_dict().values()):
+        old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
+
+
+def gradient_by_loss(probabilities):
+    """|∂loss/∂s| at D(G(z)) = p, by autograd: rows (p, minimax (4), non-saturating (5))."""
+    rows = []
+    for p in probabilities:
+        s = torch.logit(torch.tensor(float(p), dtype=torch.float64)).requires_grad_()
+        minimax, ns = (torch.autograd.grad(loss, s)[0].abs().item() for loss in (-F.softplus(s), generator_loss(s[None])))
+        rows.append((p, minimax, ns))
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------
+# Measuring
+# --------------------------------------------------------------------------------------------------
+
+
+def measure(judge, draws, real, seed=0):
+    """Scores of draws (N, 1, H, W) in [0, 1] against real digits (M, 1, H, W): grey as they are, and binarized once.
+
+    real: (grey uint8, bits). -> dict: frechet (6), precision (7), recall (8), shares of the ten classes, and the first
+    three again for draws that tossed a coin a pixel, against binarized real digits.
+    """
+    bits = (torch.rand(draws.shape, generator=torch.Generator().manual_seed(seed)).to(draws) < draws).to(draws)
+    grey, binary = utils.scores(judge, draws, real[0]), utils.scores(judge, bits, real[1])
+    return {**grey, **{f"{name}_binary": binary[name] for name in ("frechet", "precision", "recall")}}
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures: how this model behaves
+# --------------------------------------------------------------------------------------------------
+
+
+def grid_labels(model, n):
+    """Labels for a picture of n digits: 0 to 9, a row of eight each, over and over; None if unconditional."""
+    return (torch.arange(n) // 8) % 10 if model.conditional else None
+
+
+def sphere(a, b, t):
+    """From a to b (Z,) along the sphere, t (K,) from 0 to 1 -> (K, Z): spherical interpolation."""
+    angle = torch.acos(F.cosine_similarity(a, b, dim=0).clamp(-1, 1)).clamp(min=1e-6)
+    return (torch.sin((1 - t) * angle)[:, None] * a + torch.sin(t * angle)[:, None] * b) / torch.sin(angle)
+
+
+@torch.no_grad()
+def draw_interpolation(path, model):
+    """Between pairs of z: along the sphere, and straight."""
+    model.eval()
+    rows, t = [], torch.linspace(0, 1, 12)
+    z = model.noise(8, torch.Generator().manual_seed(3)).cpu()
+    for k in range(4):
+        y = torch.full((12,), 2 * k + 1, device=model.first.weight.device) if model.conditional else None
+        a, b = z[2 * k], z[2 * k + 1]
+        for name, path_of_z in (("sphere", sphere(a, b, t)), ("straight", (1 - t)[:, None] * a + t[:, None] * b)):
+            rows.append((name, model(path_of_z.to(model.first.weight), y)))
+    utils.labelled_rows(path, rows)
+
+
+@torch.no_grad()
+def draw_neighbours(path, model, train, judge):
+    """Does it draw from memory? Twelve draws, and for each the nearest training digits: in pixels, and in the judge's features.
+    train: (N, 1, H, W) uint8."""
+    y = torch.arange(12) % 10 if model.conditional else None
+    draws = model.sample(12, y, torch.Generator().manual_seed(0))
+    nearest = [train[torch.cdist(draws.flatten(1).cpu(), train.flatten(1).cpu().float() / 255).argmin(dim=1).to(train.device)]]
+    nearest.append(train[torch.cdist(utils.judged(judge, draws)[0], utils.judged(judge, train)[0]).argmin(dim=1).to(train.device)])
+    utils.labelled_rows(path, [("a draw", draws), ("nearest in pixels", nearest[0] / 255), ("nearest in features", nearest[1] / 255)])
+
+
+def draw_losses(path, history):
+    """Both losses, and what D says of real images and of drawings. history: (steps, 4), a row a step."""
+    width = max(1, len(history) // 200)  # means over a two-hundredth of the run
+    means = history[:len(history) // width * width].view(-1, width, 4).mean(dim=1).cpu()
+    at = (torch.arange(len(means)) + 0.5) * width
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3))
+    for ax, columns, names in ((axes[0], (0, 1), ("loss of D", "loss of G")), (axes[1], (2, 3), ("D(x), real", "D(G(z)), drawn"))):
+        for column, name in zip(columns, names):
+            ax.plot(at, means[:, column], label=name)
+        ax.set_xlabel("steps")
+        ax.grid(alpha=0.3)
+        ax.legend()
+    utils.save_figure(path, figure)
+
+
+def draw_shares(path, shares, real):
+    """How often each digit is drawn, beside how often it is in the test set. Both: ten numbers."""
+    figure, ax = plt.subplots(figsize=(6, 2.6))
+    for offset, values, name in ((-0.2, shares, "drawn"), (0.2, real, "test set")):
+        ax.bar([k + offset for k in range(10)], [100 * v for v in values], width=0.4, label=name)
+    ax.set_xticks(range(10))
+    ax.set(xlabel="digit, as the judge reads it", ylabel="%")
+    ax.legend()
+    utils.save_figure(path, figure)
+
+
+def draw_pictures(model, folder, data, judge, history, shares):
+    """All of the chapter's own pictures."""
+    draw_interpolation(folder / "interpolation.png", model)
+    draw_neighbours(folder / "neighbours.png", model, data.train, judge)
+    draw_losses(folder / "losses.png", history)
+    draw_shares(folder / "shares.png", shares, (torch.bincount(data.test_labels, minlength=10) / len(data.test_labels)).tolist())
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------
+
+
+class History(nn.Module):
+    """What happened at each step: loss of D, loss of G, mean D(x), mean D(G(z)). A module, so that a checkpoint has it, too."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(steps, 4))
+
+
+def train(players, average, data, run, judge, steps, batch_size, lr, beta_1, decay, kind, penalty, critic_steps, eval_draws):
+    """The game, by alternating steps of Adam. players: (G, D). -> the history (steps, 4)."""
+    G, D = players
+    opt_G, opt_D = (torch.optim.Adam(network.parameters(), lr=lr, betas=(beta_1, 0.999), fused=True) for network in players)
+    history, real = History(steps), utils.judged(judge, data.val)[0]
+    with run.training(G=G, D=D, average=average, opt_G=opt_G, opt_D=opt_D, history=history):
+        while run.step < steps:
+            # Falls linearly to 0, in both: at a constant rate the two would circle around each other to the end.
+            for optimizer in (opt_G, opt_D):
+                optimizer.param_groups[0]["lr"] = lr * (1 - run.step / steps)
+            for _ in range(critic_steps):
+                x, y = utils.random_batch(data, batch_size, grey=True)
+                y = y if G.conditional else None
+                loss_D, p_real, p_fake, norm_D = discriminator_step(G, D, opt_D, x, y, kind, penalty)
+            loss_G, norm_G = generator_step(G, D, opt_G, len(x), y, kind)
+            run.check_finite(loss_of_D=loss_D, loss_of_G=loss_G, gradient_of_D=norm_D, gradient_of_G=norm_G)
+            history.rows[run.step] = torch.tensor([loss_D, loss_G, p_real, p_fake])
+            follow(average, G, min(decay, (run.step + 1) / (run.step + 10)))  # at first a short average
+            if run.tick(loss_D, "loss of D"):
+                labels = torch.arange(eval_draws) % 10 if G.conditional else None
+                draws = average.sample(eval_draws, labels, torch.Generator().manual_seed(0))
+                distance = utils.frechet_distance(utils.judged(judge, draws)[0], real)
+                picture = average.sample(10, torch.arange(10) if G.conditional else None, torch.Generator().manual_seed(1))
+                run.record(None, None, average, picture, score=distance, val_frechet=distance)
+    return history.rows
+
+
+def main(argv=None):
+    parser = utils.common_flags("gan.py", "Train a generative adversarial network on MNIST, draw from it, measure it.", STEPS, BATCH_SIZE, LR)
+    parser.add_argument("--loss", choices=("ns", "wgan-gp"), default="ns",
+                        help=f"ns: non-saturating; wgan-gp: Wasserstein with gradient penalty, by default {WGAN_STEPS} steps (default: %(default)s)")
+    parser.add_argument("--z-size", type=utils.number(int, 1, 1000), default=Z_SIZE, help="dimensions of the noise (default: %(default)s)")
+    args = utils.parse(parser, argv)
+    wgan = args.loss == "wgan-gp"
+    if wgan:
+        args.steps = args.steps if "steps" in args.given else WGAN_STEPS
+        args.lr = args.lr if "lr" in args.given else WGAN_LR
+    variant = "_".join(["wgan-gp"] * wgan + [f"z{args.z_size}"] * (args.z_size != Z_SIZE))
+    run = utils.Run("gan", args, {"loss": args.loss, "z_size": args.z_size}, variant)
+    wgan = args.loss == "wgan-gp"  # --resume may have said so
+    beta_1, critic_steps = (WGAN_BETA_1, CRITIC_STEPS) if wgan else (BETA_1, 1)
+    run.fix(CHANNELS=CHANNELS, AVERAGE=AVERAGE, BETA_1=beta_1, CRITIC_STEPS=critic_steps, PENALTY=PENALTY, EVAL_DRAWS=EVAL_DRAWS)
+
+    torch.manual_seed(args.seed)
+    G = Generator(28, args.z_size, CHANNELS, args.conditional).to(args.device)
+    D = Discriminator(28, CHANNELS, not wgan, args.conditional).to(args.device)
+    average = copy.deepcopy(G)
+    if args.sample_only:
+        run.load_best(average)
+        run.draw(average)
+        return
+    if run.finished:
+        print(f"{run.folder} is finished: its figures are in metrics.json. There is nothing to resume.")
+        return
+    data = utils.load_mnist(args.data_dir, args.device)
+    run.check_data(data)
+    judge = utils.load_judge(args.device)
+    history = train((G, D), average, data, run, judge, args.steps, args.batch_size, args.lr, beta_1, AVERAGE, args.loss, PENALTY,
+                    critic_steps, EVAL_DRAWS)
+
+    # From here on only the weights that were best on validation, and, once, the test set.
+    run.load_best(average)
+    print("scoring draws against the test set ...")
+    labels = torch.arange(TEST_DRAWS) % 10 if args.conditional else None
+    draws = average.sample(TEST_DRAWS, labels, torch.Generator().manual_seed(0))
+    found = measure(judge, draws, (data.test, data.x_test))
+    if args.conditional:
+        found["label_agreement"] = (utils.judged(judge, draws)[1] == labels).double().mean().item()
+    run.check_finite(test_frechet=found["frechet"])
+    draw_pictures(average, run.folder, data, judge, history, found["shares"])
+    run.draw(average)
+    seconds = utils.median_seconds(lambda: average.sample(64, grid_labels(average, 64)))
+    run.finish(average, test_nats=None, likelihood="none", sample_seconds_64=seconds, test_images=len(data.x_test), test_draws=TEST_DRAWS,
+               discriminator_parameters=sum(p.numel() for p in D.parameters()), **{f"test_{name}": value for name, value in found.items()})
+
+
+# --------------------------------------------------------------------------------------------------
+# Exercises (Figures: Fréchet distance to validation digits after --steps @STEPS_ABL@, seed 0; samples/gan/ablations.json. The
+# default: @DEFAULT@.)
+# 1. In generator_loss() return -F.softplus(fake).mean(), the minimax loss (4). (@SATURATING@.) When does it do any harm: at the beginning
+#    or at the end? (Look at losses.png: where is D(G(z))?)
+# 2. In discriminator_step() draw without no_grad(), and leave zero_grad() out of update(). Which test fails? What do drawings look like?
+# 3. Draw from G instead of its average: return G from main() to run.draw(). (@NOAVERAGE@.) Draw progress.png both ways.
+# 4. --z-size 2, 64. (@Z2@, @Z64@.) With 2: which digits share a border? Compare with manifold.png of vae.py --z-size 2.
+# 5. Batch norm out of D, out of G. (@NOBND@, @NOBNG@.) Which of the two needs it?
+# 6. BETA_1 = 0.9, the default of most libraries. (@BETA9@.) Why should a player whose opponent moves forget?
+# 7. --loss wgan-gp with PENALTY = 0. What becomes of the critic's loss? And with norm=True in its Discriminator?
+# 8. Cut the judge's part in two: score real test digits rotated by 10°, then blurred. Which of Fréchet distance, precision and recall
+#    notices what?
+# --------------------------------------------------------------------------------------------------
+
+if __name__ == "__main__":
+    utils.start(main)

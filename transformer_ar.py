@@ -1,0 +1,663 @@
+"""
+Autoregression by attention: an image as a language
+===================================================
+Cut the image into words of 2×2 pixels and read it, word by word, as one reads a sentence. At each
+step a transformer says how probable each of the 16 words is as the next one. Where a convolution has
+fixed places to look at and an RNN has only its memory, attention asks: each step says what it is
+looking for, each earlier step says what it has, and what fits is taken, wherever it stands. All
+steps are trained at once, as in WaveNet, and each sees all of the past in a single layer.
+
+    log p(x)  =  Σ_t log p( w_t | w_1, ..., w_{t−1} )               nats per image, exact         (1)
+
+    code       symbol        shape            meaning
+    x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
+    words      w_t           (B, T)           the same image as T = 196 numbers 0 … V − 1
+    h          h_t           (B, T, C)        the residual stream: C numbers a step
+    q, k, v                  (B, heads, T, d) queries, keys, values of each head; d = C / heads
+    attention_weights  A_ts  (B, heads, T, T) how much step t takes from step s; 0 for s > t
+    logits     ℓ             (B, T, V)        p(w_t = · | before) = softmax(ℓ_t)
+    u          u             (n, D)           uniform noise: one number a word is used
+    y          y             (B,)             class label 0..9, only with --conditional
+    B batch size, C channels, T words in an image, V = 16 words in the language
+
+Papers    Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser & Polosukhin, Attention Is All You
+          Need, 2017 (arXiv 1706.03762): (2) and (3) are its equation 1
+          Parmar et al., Image Transformer, 2018 (1802.05751): pixels as words
+          Chen et al., Generative Pretraining from Pixels, 2020 (ImageGPT)
+          Radford et al., Language Models are Unsupervised Multitask Learners, 2019 (GPT-2): pre-norm
+Lecture   Berkeley CS294-158, lecture 2: autoregressive models
+Run       python transformer_ar.py                  train, draw, measure; writes runs/transformer_ar/
+          python transformer_ar.py --conditional    the same with the class given: p(x|y)
+          python transformer_ar.py --patch 1        a word is one pixel; writes runs/transformer_ar_patch1/
+          python transformer_ar.py --sample-only --temperature 0.8     draw, a little safer
+Reached   @REACHED@
+Left out  on purpose: dropout (a run sees each training image fewer than three times: nothing to have by heart);
+          rotary and relative positions; sparse and linear attention, which a line of 196 words does not need.
+"""
+import math
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import utils
+
+# Settings to turn. Each is read in main() and nowhere else.
+STEPS = 10000
+PATCH_1_STEPS = 2000  # --patch 1: a step takes several times as long
+BATCH_SIZE = 16  # small: at equal time, more steps are worth more than larger batches
+LR = 4e-3
+WARM_UP = 0.05  # part of the run in which the learning rate rises
+CLIP = 1.0  # below a typical gradient (see made.py): a longer one is scaled down to it
+CHANNELS = 64  # C: width of the residual stream
+LAYERS = 3
+HEADS = 4  # of C / 4 = 16 numbers each
+REACH = 3  # words up and to both sides that the entrance sees; for single pixels twice as many
+EVAL_IMAGES = 500  # training and validation images looked at during training
+
+# --------------------------------------------------------------------------------------------------
+# Notes, step by step
+#
+# The chain rule (1), why any order is right, what a nat costs in a file, and why nothing here is a
+# bound: made.py. Causal shifts: wavenet.py. Here the factors are not coins but dice, with 16 sides.
+#
+# An image as a sentence. A word is a patch of 2×2 pixels, so there are 2⁴ = 16 words, and an image is
+# a sentence of 14·14 = 196 words, read in rows. To spell: the pixels of a word are the binary digits
+# of its number. Every image is exactly one sentence and every sentence one image, so p(image) =
+# p(sentence): the nats are the same quantity as in the other chapters, the exact −log p of the same
+# 784 bits. What differs is only how the chain rule is cut:
+#
+#     log p(w_t | before) = log softmax(ℓ_t)[w_t]          one factor for four pixels
+#                         = Σ log p(pixel | before, pixels of its word so far)         (chain rule again)
+#
+# The four pixels of a word do not wait for each other, and are not independent either: a die with 16
+# sides can say "all on or all off". That is why a word is worth having; and words must not get large:
+# patches of 3×3 would have 512 (and do not tile 28), of 4×4, 65,536.
+#
+# Attention. Each step t makes three vectors of its h_t: a query q_t (what am I looking for?), a key
+# k_t (what do I have?), a value v_t (what do I say to those who look for it?). Step t takes
+#
+#     a_t  =  Σ_s A_ts v_s                                                                        (2)
+#     A_ts =  softmax over s ≤ t of   q_t · k_s / √d                                              (3)
+#
+# an average of values, weighed by how well key and query fit. A convolution's weights belong to
+# places; these are made anew for each image. Nothing in (2) and (3) knows where s and t are: the sum
+# is over a set. So places have to be told (below).
+#
+# Why √d. If q and k have d independent entries of variance 1, q · k has variance d. Without the root
+# the softmax gets logits that are √d times as far apart, puts all weight on one step, and a softmax
+# that is sure has no gradient. Measured here, at the start of training (attention_spread(); d = @D@): the
+# standard deviation of q · k is @SPREAD_NO@, of q · k / √d @SPREAD@; the largest weight of a step is
+# @MAX_NO@ on average instead of @MAX@. With heads as small as ours it costs little: @NOROOT@ nats instead
+# of @DEFAULT@. With d = 1,024 and no root it would be 32 where ours is @ROOT@.
+#
+# The mask. (3) sums over s ≤ t. Step t is told word t − 1 and has to guess word t:
+#
+#     step s         1    2    3    4                 takes from s:  1  2  3  4
+#     is told        ·    w₁   w₂   w₃         step t = 1            x
+#     guesses        w₁   w₂   w₃   w₄                    2          x  x
+#                                                         3          x  x  x
+#                                                         4          x  x  x  x                   (4)
+#
+# Off by one to the right (s ≤ t + 1), step t may look at the step that was told w_t, the very word it
+# has to guess. *The classic mistake*: the loss falls to @LEAK@ nats within @STEPS_ABL@ steps, and
+# sample_obvious() draws @LEAKDRAWS@. Off by one to the left (s < t), nothing leaks, but step 1
+# has nothing to look at: a softmax over nothing is 0/0, and the first loss is nan. (A mask that is
+# wrong in the same way and gives 0 for 0/0 would pass unnoticed: so tests ask for no future *and all
+# of the past*.)
+#
+# Heads. One softmax makes one average. With several heads, each of them smaller (d = C / heads), step t
+# can look at several things for different reasons: the stroke above, the edge to the left. Same
+# number of products. One head: @HEADS1@; eight: @HEADS8@. attention.png shows single ones on a digit:
+# some look one row up, whatever is there; others look for the stroke.
+#
+# Residual stream. As in WaveNet each layer adds to h, never replaces it:
+#
+#     h ← h + out(attention(norm(h))),      h ← h + down(ReLU(up(norm(h))))                       (5)
+#
+# Attention moves things between steps, the MLP then works on each step by itself; two thirds of the
+# weights of a block are in the MLP.
+#
+# Norm, and where. LayerNorm subtracts the mean of the C numbers and divides by their standard
+# deviation. In (5) it stands in front of each branch (pre-norm, GPT-2), so the stream itself runs from
+# the embedding to the logits untouched, and the gradient with it. In the first paper it stood behind the
+# sum (post-norm), across the stream: @POSTNORM@ nats here instead of @DEFAULT@. Without any norm: @NONORM@.
+#
+# Where am I? Each place has a row and a column, and a learned vector for each of the two is added at
+# the entrance: 28 vectors instead of 196. Without them @NOPOS@: @NOPOSWHY@.
+#
+# A look at the neighbours. A language model starts step t from word t − 1 alone, and lets attention
+# find the rest. In an image we know where one should look first: at the words around. So a masked
+# convolution (mask A of pixelcnn.py, on words) shows each step the pixels of the words up to three rows above
+# and three columns away, at the cost of @NEIGHCOST@ % of the products:
+#
+#           n n n n n n n
+#           n n n n n n n         n: seen at the entrance
+#           n n n n n n n
+#           n n n ?               ?: the word to guess
+#
+# Without it (--reach 0) @REACH0@ nats, with one word on each side (--reach 1) @REACH1@, with three
+# @DEFAULT@. Attention can learn to look there, but it takes long to find out that the plane exists: in
+# a sentence the word above is fourteen words ago. And the other way round, with the
+# neighbours and without attention: @NOATT@.
+#
+# Initialisation and warm-up. torch's own initialisation for linear layers; positions with a standard
+# deviation of 0.5, so that they are heard beside the words (0.02, as GPT-2 has it, for all: @GPTINIT@;
+# branches that start at zero: @ZEROINIT@). Adam's first steps are taken before it knows the scale of the
+# gradients, and attention is easily spoiled by a few wild ones: so the rate rises over the first
+# twentieth. Without: @NOWARM@.
+#
+# The cost. A block's matrices cost 2 · 12 C² operations a step (twice that backwards); (2) and (3) cost 4 C T
+# more, for each step has T to look at. Together, for an image,
+#
+#     24 C² T  +  4 C T²        = @FLOPS2@ million for T = 196, @FLOPS1@ million for T = 784       (6)
+#
+# (halved in the second term if the library skips the future.) So pixels as words (--patch 1) cost four times
+# as much in the first term and 16 times in the second: @MS1@ ms an image instead of @MS2@, measured. And what
+# do they buy? @PATCH1@
+#
+# Sampling fast. The obvious loop runs all steps for each word: T passes. But a new word changes
+# nothing before it (that is what causal means): keys and values of earlier steps stay, so keep them.
+# Step t then costs its own matrices, and T products of (2) and (3). This is the KV cache; all steps
+# together cost one forward pass. It is also where a large language model's memory goes: 2 · L · T · C
+# numbers a sentence.
+#
+# Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway, digits get
+# smoother, and more alike; τ → 0 takes the best word each time, and τ > 1 gives crumbs. The samples that
+# stand beside the nats have τ = 1: only those are draws from p. temperatures.png has a row for each of five.
+#
+# From here to ImageGPT and to language models. ImageGPT is this chapter with 512 colours as words, 1,024 to
+# 4,096 of them an image, and up to 6.8 billion weights. A language model is this chapter with some 100,000 words
+# (pieces of text) and no second dimension: leave out `row`, `column` and `neighbours` for one table of positions,
+# and model.words for a tokenizer. The rest is the same, line by line.
+#
+# What each detail is worth. One thing changed, @STEPS_ABL@ steps, seed 0, nats on 1,000 validation images, and
+# seconds of training (tests/ablate_transformer.py; the file is samples/transformer_ar/ablations.json):
+#
+#     @TABLE@
+#
+# @NOTHELP@
+# --------------------------------------------------------------------------------------------------
+
+
+# --------------------------------------------------------------------------------------------------
+# Building blocks
+# --------------------------------------------------------------------------------------------------
+
+
+def attention_weights(q, k):
+    """How much of v_s step t takes, for all t and s: softmax over s ≤ t of q_t · k_s / √d (3). q, k: (…, T, d) -> (…, T, T)."""
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)  # s > t
+    # −∞ in front of the softmax, not 0 behind it: a 0 behind would leave rows that do not sum to 1, and a sum under
+    # the fraction that knows the future.
+    return scores.masked_fill(future, -math.inf).softmax(dim=-1)
+
+
+def attention(q, k, v):
+    """Causal attention as it is written (2). q, k, v: (B, heads, T, d) -> the same shape."""
+    return attention_weights(q, k) @ v
+
+
+def fast_attention(q, k, v):
+    """The same from the library, which never writes the T × T weights into memory. Training uses this one."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def word_log_probs(logits, words):
+    """log p(w_t | before) of (1). logits (B, T, V), words (B, T) -> (B, T) nats."""
+    return -F.cross_entropy(logits.flatten(0, 1), words.flatten(), reduction="none").view(words.shape)
+
+
+def draw_word(u, logits, allowed):
+    """A word for each row, by inverting the distribution function: the first w with u < p(0) + … + p(w).
+
+    u (n,) in [0, 1), logits (n, V); allowed: bool (n, V), words that agree with the pixels that are given, or None.
+    """
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, -math.inf)
+    p = logits.softmax(dim=1).cumsum(dim=1)
+    # Rounding leaves the last sum a little off 1, and u · p_V may round up to it: then the last word that is possible.
+    words = torch.searchsorted(p, (u * p[:, -1])[:, None], right=True)[:, 0]
+    return words.minimum((p < p[:, -1:]).sum(dim=1))
+
+
+def check_label(model, y):
+    """ValueError if a conditional model gets no label, or an unconditional one gets some."""
+    if model.conditional and y is None:
+        raise ValueError("this model is conditional: it needs y, a label 0..9 for each image")
+    if not model.conditional and y is not None:
+        raise ValueError("this model is not conditional: it takes no y")
+
+
+def start_of_sample(model, n, y, generator, x):
+    """Noise u (n, D), given pixels x (n, 1, H, W), labels y, and room for what is drawn, on the model's device.
+
+    One number of noise for each pixel of each image, drawn before the loop: so two samplers, or two
+    devices, can be compared pixel by pixel.
+    """
+    check_label(model, y)
+    weight = model.last.weight  # for its device and dtype
+    u = torch.rand(n, math.prod(model.image_size), generator=generator, dtype=weight.dtype).to(weight)
+    drawn = torch.zeros(n, 1, *model.image_size).to(weight)
+    return u, drawn if x is None else x.to(weight), None if y is None else y.to(weight.device), drawn
+
+
+# --------------------------------------------------------------------------------------------------
+# Model
+# --------------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """One layer: look at other steps (attention), then think about what was seen (MLP). (B, T, C) -> (B, T, C).
+
+        h ──┬──────────────────────(+)──┬────────────────────(+)──►
+            └─► norm ─► attention ─► out ┘└─► norm ─► up ─► ReLU ─► down ┘
+    """
+
+    def __init__(self, channels, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm_1, self.norm_2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        self.up, self.down = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+
+    def split(self, h):
+        """Queries, keys and values of all heads: (B, T, C) -> three of (B, heads, T, d), d = C / heads."""
+        q, k, v = self.qkv(self.norm_1(h)).chunk(3, dim=2)
+        return [part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v)]
+
+    def join(self, h, heads):
+        """The rest of the layer, from what the heads have brought, (B, heads, T, d)."""
+        h = h + self.out(heads.transpose(1, 2).flatten(2))
+        return h + self.down(F.relu(self.up(self.norm_2(h))))
+
+    def forward(self, h):
+        return self.join(h, fast_attention(*self.split(h)))
+
+
+class Transformer(nn.Module):
+    """A decoder-only transformer over words of patch × patch pixels, in reading order.
+
+    image_size: height and width, or (height, width). reach: how many words up and to both sides the entrance sees
+    (0: the last word only). conditional: a learned vector for each label is added to every step.
+    Raises ValueError if patch does not divide the image, or heads the channels.
+    """
+
+    def __init__(self, image_size=28, channels=64, layers=3, heads=4, patch=2, reach=3, conditional=False):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if self.image_size[0] % patch or self.image_size[1] % patch:
+            raise ValueError(f"patches of {patch}×{patch} pixels do not tile an image of {self.image_size[0]}×{self.image_size[1]}: "
+                             "choose a patch size that divides both")
+        if channels % heads:
+            raise ValueError(f"{channels} channels cannot be split among {heads} heads: choose a divisor")
+        self.patch, self.reach, self.conditional, self.temperature = patch, reach, conditional, 1.0
+        self.rows, self.columns = self.image_size[0] // patch, self.image_size[1] // patch  # in words
+        bits = patch * patch
+        self.word = nn.Embedding(2**bits + 1, channels)  # the last one: nothing before, the start of the sentence
+        self.row = nn.Parameter(0.5 * torch.randn(self.rows, 1, channels))
+        self.column = nn.Parameter(0.5 * torch.randn(1, self.columns, channels))
+        self.label = nn.Embedding(10, channels) if conditional else None
+        self.neighbours = nn.Conv2d(bits, channels, (reach + 1, 2 * reach + 1), bias=False) if reach else None
+        self.blocks = nn.ModuleList(Block(channels, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(channels)
+        self.last = nn.Linear(channels, 2**bits, bias=False)
+        self.bias = nn.Parameter(torch.zeros(self.rows * self.columns, 2**bits))  # of each word at each place
+        # Which pixels are on in word w: the binary digits of w.
+        self.register_buffer("spelling", (torch.arange(2**bits)[:, None] >> torch.arange(bits)) & 1)  # (V, bits)
+        mask = torch.ones(reach + 1, 2 * reach + 1)  # mask A of pixelcnn.py: rows above, and left of here
+        mask[-1, reach:] = 0
+        self.register_buffer("mask", mask)
+
+    @torch.no_grad()
+    def start_from_mean(self, images):
+        """Start the bias of each word at its log-odds, if pixels were independent. images: (N, 1, H, W) uint8, grey."""
+        mean = F.pixel_unshuffle(images.float().mean(dim=0) / 255, self.patch).flatten(1).T  # (T, bits)
+        self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)) @ self.spelling.T.float())
+
+    def patches(self, x):
+        """(B, 1, H, W) -> (B, bits, rows, columns): the pixels of a word become channels at its place."""
+        return F.pixel_unshuffle(x, self.patch)
+
+    def words(self, x):
+        """Spell an image as a sentence: (B, 1, H, W) in {0, 1} -> (B, T) numbers of words."""
+        bits = self.patches(x).long()
+        return (bits << torch.arange(bits.shape[1], device=x.device)[:, None, None]).sum(dim=1).flatten(1)
+
+    def images(self, words):
+        """The reverse of words()."""
+        bits = self.spelling[words].transpose(1, 2).unflatten(2, (self.rows, self.columns))
+        return F.pixel_shuffle(bits.to(self.bias), self.patch)
+
+    def embed(self, x, y=None):
+        """What step t starts with: the word before it, its place, the words around it that are past, the label. -> (B, T, C)."""
+        before = F.pad(self.words(x)[:, :-1], (1, 0), value=len(self.spelling))  # shifted: step t is told word t − 1
+        h = self.word(before) + (self.row + self.column).flatten(0, 1)
+        if self.reach:
+            signs = F.pad(self.patches(2 * x - 1), (self.reach, self.reach, self.reach, 0))
+            h = h + F.conv2d(signs, self.neighbours.weight * self.mask).flatten(2).transpose(1, 2)
+        return h if y is None else h + self.label(y)[:, None]
+
+    def logits(self, x, y=None):
+        """All logits of (1) in one pass. x: (B, 1, H, W) in {0, 1} -> (B, T, V)."""
+        check_label(self, y)
+        h = self.embed(x, y)
+        for block in self.blocks:
+            h = block(h)
+        return self.last(self.norm(h)) + self.bias
+
+    def log_prob(self, x, y=None):
+        """log p(x), exact. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
+        return word_log_probs(self.logits(x, y), self.words(x)).sum(dim=1)
+
+    def loss(self, x, y=None, step=0):
+        """What training minimises: −log p(x), as a mean over the batch. -> () nats."""
+        return -self.log_prob(x, y).mean()
+
+    @torch.no_grad()
+    def attention_maps(self, x, y=None):
+        """What each head looks at. x: (B, 1, H, W) -> a list, for each layer (B, heads, T, T)."""
+        h, maps = self.embed(x.to(self.bias), y), []
+        for block in self.blocks:
+            q, k, _ = block.split(h)
+            maps.append(attention_weights(q, k))
+            h = block(h)
+        return maps
+
+    # -------------------------------------------------------------------------------------- sampling
+
+    def allowed(self, x, known):
+        """Which words agree with the given pixels x (n, 1, H, W), known (H, W) -> (n, T, V) bool; None if none is given."""
+        if known is None:
+            return None
+        given = self.patches(known[None, None].to(x)).flatten(2).transpose(1, 2)[:, :, None]  # (1, T, 1, bits)
+        bits = self.patches(x).flatten(2).transpose(1, 2)[:, :, None]  # (n, T, 1, bits)
+        return ((bits == self.spelling) | (given == 0)).all(dim=3)
+
+    @torch.no_grad()
+    def sample_obvious(self, n, y=None, generator=None, x=None, known=None, temperature=None):
+        """n draws from p(x), or p(x|y), as anybody would write it: T forward passes, each used for a single word.
+
+        x (n, 1, H, W) and known (H, W) bool: pixels that are given. -> (n, 1, H, W).
+        """
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        allowed, words = self.allowed(x, known), self.words(drawn)
+        for t in range(words.shape[1]):
+            logits = self.logits(self.images(words), y)[:, t]
+            words[:, t] = draw_word(u[:, t], logits / (temperature or self.temperature), None if allowed is None else allowed[:, t])
+        return self.images(words)
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None, temperature=None):
+        """The pixels of sample_obvious, for the arithmetic of one forward pass: keys and values of earlier steps do not
+        change when a word is added, so they are kept (the KV cache), and only step t itself is computed."""
+        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
+        allowed, words = self.allowed(x, known), self.words(drawn)
+        place = self.row + self.column  # (rows, columns, C)
+        if y is not None:
+            label = self.label(y)
+        if self.reach:
+            kernel = (self.neighbours.weight * self.mask).flatten(1).T
+            signs = torch.zeros(n, len(self.spelling[0]), self.rows + self.reach, self.columns + 2 * self.reach).to(u)
+        heads, d = self.blocks[0].heads, self.row.shape[2] // self.blocks[0].heads
+        cache = torch.zeros(len(self.blocks), 2, n, heads, words.shape[1], d).to(u)
+        before = torch.full((n,), len(self.spelling), device=u.device)
+        for t in range(words.shape[1]):
+            i, j = divmod(t, self.columns)
+            h = self.word(before) + place[i, j]  # (n, C)
+            if self.reach:
+                h = h + signs[:, :, i:i + self.reach + 1, j:j + 2 * self.reach + 1].flatten(1) @ kernel
+            h = (h if y is None else h + label)[:, None]  # (n, 1, C): a sentence of one step
+            for block, (keys, values) in zip(self.blocks, cache):
+                q, keys[:, :, t:t + 1], values[:, :, t:t + 1] = block.split(h)
+                # All that is kept is past, so there is nothing to mask.
+                scores = q @ keys[:, :, :t + 1].transpose(2, 3) / math.sqrt(d)  # (n, heads, 1, t + 1)
+                h = block.join(h, scores.softmax(dim=3) @ values[:, :, :t + 1])
+            logits = self.last(self.norm(h))[:, 0] + self.bias[t]
+            before = draw_word(u[:, t], logits / (temperature or self.temperature), None if allowed is None else allowed[:, t])
+            words[:, t] = before
+            if self.reach:
+                signs[:, :, i + self.reach, j + self.reach] = 2 * self.spelling[before].to(u) - 1
+        return self.images(words)
+
+
+# --------------------------------------------------------------------------------------------------
+# Measuring
+# --------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def evaluate(model, x, y):
+    """Mean of −log p over a set of bits x (N, 1, H, W): nats per image, exact."""
+    total = 0.0
+    for i in range(0, len(x), 100):
+        total -= model.log_prob(x[i:i + 100].float(), None if y is None else y[i:i + 100]).sum().item()
+    return total / len(x)
+
+
+@torch.no_grad()
+def surprise(model, x, y):
+    """Where the nats are: −log₂ of each factor of (1). x: binary (N, 1, H, W) -> (N, 1, rows, columns), bits a word."""
+    parts = []
+    for i in range(0, len(x), 100):
+        xb = x[i:i + 100].float()
+        logits = model.logits(xb, None if y is None else y[i:i + 100])
+        parts.append(-word_log_probs(logits, model.words(xb)) / math.log(2))
+    return torch.cat(parts).unflatten(1, (1, model.rows, model.columns))
+
+
+@torch.no_grad()
+def attention_spread(model, x, y=None):
+    """What √d does in the first layer: standard deviation of the logits of (3), and the mean over steps of the largest
+    weight, without the root ("plain_…") and with it ("scaled_…"). x: (B, 1, H, W)."""
+    q, k, _ = model.blocks[0].split(model.embed(x, y))
+    root = math.sqrt(q.shape[-1])
+    past = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+    plain = (q @ k.transpose(2, 3))[..., past]
+    result = {"plain_std": plain.std().item(), "scaled_std": (plain / root).std().item()}
+    for name, scale in (("plain_max", root), ("scaled_max", 1.0)):
+        result[name] = attention_weights(q * scale, k)[:, :, 1:].max(dim=3).values.mean().item()  # not step 1: it has no choice
+    return result
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures: how this model behaves
+# --------------------------------------------------------------------------------------------------
+
+
+def grid_labels(model, n):
+    """Labels for a picture of n digits: 0 to 9, a row of eight each, over and over; None if unconditional."""
+    return (torch.arange(n) // 8) % 10 if model.conditional else None
+
+
+def draw_attention(path, model, x, y, steps):
+    """What each head of each layer takes from where, at some steps of one digit x (1, 1, H, W). A row a step.
+
+    First the digit as far as step t knows it (grey: the future; red: the word to be guessed), then a map a head: each
+    word in the brightness of its weight, as a part of the largest. Above: the layer, and that largest weight.
+    """
+    maps = torch.stack([map_[0] for map_ in model.attention_maps(x, y)]).cpu()  # (L, heads, T, T)
+    layers, heads = maps.shape[:2]
+    figure, axes = plt.subplots(len(steps), 1 + layers * heads, figsize=(1.1 * (1 + layers * heads), 1.35 * len(steps)), squeeze=False)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+    for t, line in zip(steps, axes):
+        seen = (torch.arange(model.rows * model.columns) < t).view(model.rows, model.columns)
+        seen = seen.repeat_interleave(model.patch, 0).repeat_interleave(model.patch, 1)
+        line[0].imshow(torch.where(seen, x[0, 0].float().cpu(), 0.5).numpy(), cmap="gray", vmin=0, vmax=1)
+        i, j = divmod(t, model.columns)
+        line[0].plot((j + 0.5) * model.patch - 0.5, (i + 0.5) * model.patch - 0.5, "rs", markersize=3)
+        line[0].set_title(f"step {t}", fontsize=7)
+        for k, ax in enumerate(line[1:]):
+            weights = maps[k // heads, k % heads, t]
+            ax.imshow(weights.view(model.rows, model.columns).numpy(), cmap="magma", vmin=0)
+            # A word takes from steps s ≤ t, and step s was told word s − 1: the red square marks step t.
+            ax.plot(j, i, "rs", markersize=2)
+            ax.set_title(f"{k // heads + 1}: {weights.max():.2f}", fontsize=7)
+    utils.save_figure(path, figure)
+
+
+def draw_temperatures(path, model, y):
+    """Ten digits from the same noise, at several temperatures."""
+    rows = [(f"temperature {t}", model.sample(10, y, torch.Generator().manual_seed(1), temperature=t)) for t in (0.5, 0.7, 0.85, 1.0, 1.2)]
+    utils.labelled_rows(path, rows)
+
+
+def draw_completions(path, model, x, y, known):
+    """For each of the digits x (n, 1, H, W): itself, what is given of it, and eight draws of the rest."""
+    generator, rows = torch.Generator().manual_seed(0), []
+    for i in range(len(x)):
+        label = y[i:i + 1].repeat(8) if model.conditional else None
+        futures = model.sample(8, label, generator, x[i:i + 1].repeat(8, 1, 1, 1), known)
+        given = torch.where(known.to(x.device), x[i].float(), 0.5)
+        rows.append(("test digit, given, 8 draws" if i == 0 else "", torch.cat([x[i:i + 1].float(), given[None], futures])))
+    utils.labelled_rows(path, rows)
+
+
+def draw_surprise(path, bits, x):
+    """The mean over the test set of each pixel's bits, and four digits with theirs. Both (N, 1, H, W)."""
+    figure, axes = plt.subplot_mosaic("aabcde;aafghi", figsize=(11, 3.6))
+    mean = bits.mean(dim=(0, 1)).cpu()
+    figure.colorbar(axes["a"].imshow(mean.numpy(), cmap="magma"), ax=axes["a"], shrink=0.8)
+    axes["a"].set_title(f"bits, mean of the test set; sum {mean.sum():.0f}", fontsize=9)
+    for i, (above, below) in enumerate(("bf", "cg", "dh", "ei")):
+        axes[above].imshow(x[i, 0].cpu().numpy(), cmap="gray")
+        axes[below].imshow(bits[i, 0].cpu().numpy(), cmap="magma", vmin=0, vmax=5)
+        axes[below].set_title(f"{bits[i].sum():.0f} bits", fontsize=9)
+    for ax in axes.values():
+        ax.set(xticks=[], yticks=[])
+    utils.save_figure(path, figure)
+
+
+def draw_animation(path, model, place):
+    """Sixteen digits appearing, as a GIF. A pixel never changes once it is drawn, so the finished digits hold all
+    frames. place: (D,) the step at which each pixel is drawn."""
+    y = torch.arange(16) % 10 if model.conditional else None
+    x = model.sample(16, y, torch.Generator().manual_seed(2)).cpu()
+    place = place.view(x.shape[2:]).cpu()
+    utils.save_animation(path, [torch.where(place <= t, x, 0.5) for t in range(0, place.numel() + 1, 14)])
+
+
+def draw_pictures(model, folder, x, y):
+    """All of the chapter's own pictures. x: bits (N, 1, H, W) and y: labels (N,) of the test set."""
+    label = y if model.conditional else None
+    height, width = model.image_size
+    steps = [(model.rows * r // 28) * model.columns + model.columns * c // 28 for r, c in ((8, 14), (12, 18), (16, 14), (20, 10))]
+    draw_attention(folder / "attention.png", model, x[:1], None if label is None else label[:1], steps)
+    draw_temperatures(folder / "temperatures.png", model, torch.arange(10) if model.conditional else None)
+    top, left = torch.zeros(2, height, width, dtype=torch.bool)
+    top[:height // 2], left[:, :width // 2] = True, True
+    draw_completions(folder / "completion_top.png", model, x[:8], y[:8], top)
+    draw_completions(folder / "completion_left.png", model, x[:8], y[:8], left)
+    draw_surprise(folder / "surprise.png", surprise(model, x, label), x)
+    # The pixels of a word appear together: at the step of the last of them, if steps were pixels.
+    word = (torch.arange(model.rows * model.columns) + 1).view(model.rows, model.columns) * model.patch**2
+    draw_animation(folder / "sampling.gif", model, word.repeat_interleave(model.patch, 0).repeat_interleave(model.patch, 1))
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------
+
+
+def train(model, data, run, steps, batch_size, lr, warm_up, clip, eval_images):
+    """Maximum likelihood by Adam. Everything a resumed run needs is in model, optimizer and run."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)  # one pass over the weights: faster
+    with run.training(model=model, optimizer=optimizer):
+        while run.step < steps:
+            # The learning rate falls linearly to 0: at a constant rate the weights would jitter around
+            # the optimum to the end. Before that it rises over the first part, warm_up, of the run: Adam's
+            # first steps are taken before it knows the scale of the gradients.
+            done = run.step / steps
+            optimizer.param_groups[0]["lr"] = lr * min((run.step + 1) / (steps * warm_up + 1), 1 - done)
+            x, y = utils.random_batch(data, batch_size)
+            loss = model.loss(x, y if model.conditional else None, run.step)
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+            run.check_finite(loss=loss.item(), gradient=grad_norm.item())
+            optimizer.step()
+            if run.tick(loss.item()):
+                x_train, x_val = data.x_train[:eval_images], data.x_val[:eval_images]
+                y_train, y_val = None, None
+                if model.conditional:
+                    y_train, y_val = data.train_labels[:len(x_train)], data.val_labels[:len(x_val)]
+                picture = model.sample(10, torch.arange(10) if model.conditional else None, torch.Generator().manual_seed(1))
+                run.record(evaluate(model, x_train, y_train), evaluate(model, x_val, y_val), model, picture)
+
+
+def main(argv=None):
+    parser = utils.common_flags(
+        "transformer_ar.py", "Train an autoregressive transformer on binarized MNIST, draw from it, measure it.", STEPS, BATCH_SIZE, LR)
+    parser.add_argument("--patch", type=utils.number(int, 1), default=2,
+                        help=f"a word is PATCH×PATCH pixels; 1: single pixels, by default {PATCH_1_STEPS} steps (default: %(default)s)")
+    parser.add_argument("--reach", type=utils.number(int, 0, 13), default=REACH,
+                        help="words up and to both sides that the entrance sees; 0: only the last one (default: %(default)s; with --patch 1 twice that)")
+    parser.add_argument("--temperature", type=utils.number(float, 0, 100, above=True), default=1.0,
+                        help="with --sample-only: divide logits by this; below 1 digits get safer (default: %(default)s)")
+    args = utils.parse(parser, argv)
+    if 28 % args.patch:
+        utils.fail(f"--patch {args.patch}: patches of {args.patch}×{args.patch} pixels do not tile an image of 28×28; use 1 or 2.")
+    if args.patch > 2:
+        words = "2^" + str(args.patch**2) if args.patch > 4 else "65,536"
+        utils.fail(f"--patch {args.patch}: there are {words} such words, too many for a softmax; use 1 or 2.")
+    if "temperature" in args.given and not args.sample_only:
+        utils.fail("--temperature changes how digits are drawn, not how the model is trained: use it with --sample-only.")
+    reach = REACH if args.patch == 2 else 2 * REACH  # as many pixels
+    if "reach" not in args.given:
+        args.reach = reach
+    if "steps" not in args.given and args.patch == 1:
+        args.steps = PATCH_1_STEPS
+    variant = "_".join([f"patch{args.patch}"] * (args.patch != 2) + [f"reach{args.reach}"] * (args.reach != reach))
+    run = utils.Run("transformer_ar", args, {"patch": args.patch, "reach": args.reach}, variant)
+    run.fix(WARM_UP=WARM_UP, CLIP=CLIP, CHANNELS=CHANNELS, LAYERS=LAYERS, HEADS=HEADS, EVAL_IMAGES=EVAL_IMAGES)
+
+    torch.manual_seed(args.seed)
+    model = Transformer(28, CHANNELS, LAYERS, HEADS, args.patch, args.reach, args.conditional).to(args.device)
+    if args.sample_only:
+        run.load_best(model)
+        model.temperature = args.temperature
+        run.draw(model, ["temperature"])
+        return
+    if run.finished:
+        print(f"{run.folder} is finished: its figures are in metrics.json. There is nothing to resume.")
+        return
+    data = utils.load_mnist(args.data_dir, args.device)
+    run.check_data(data)
+    model.start_from_mean(data.train)
+    train(model, data, run, args.steps, args.batch_size, args.lr, WARM_UP, CLIP, EVAL_IMAGES)
+
+    # From here on only the weights that were best on validation, and, once, the test set.
+    run.load_best(model)
+    print("scoring the test set ...")
+    nats = evaluate(model, data.x_test, data.test_labels if model.conditional else None)
+    run.check_finite(test_nats=nats)
+    draw_pictures(model, run.folder, data.x_test, data.test_labels)
+    run.draw(model)
+    seconds = utils.median_seconds(lambda: model.sample(64, grid_labels(model, 64)))
+    run.finish(model, test_nats=nats, likelihood="exact", sample_seconds_64=seconds, test_images=len(data.x_test))
+
+
+# --------------------------------------------------------------------------------------------------
+# Exercises (Figures: validation nats after --steps @STEPS_ABL@, seed 0; samples/transformer_ar/ablations.json. The
+# default: @DEFAULT@.)
+# 1. triu(2) in attention_weights(), and forward() of a Block with attention() in place of fast_attention(). What does
+#    the loss do, what do samples show, and which test says why? (@LEAK@ nats.) Then triu(0). Whose fault is the nan?
+# 2. Leave out the root in (3). (@NOROOT@.) Then with HEADS = 1, where d is 64.
+# 3. HEADS = 1, 8, 16. (@HEADS1@, @HEADS8@.) Are any two heads of attention.png alike?
+# 4. --reach 0, 1, 5. (@REACH0@ and @REACH1@ for the first two.) Give the model without neighbours ten times the steps: does it find them?
+# 5. Leave out `self.row + self.column`, with --reach 3 and with --reach 0. (@NOPOS@ with 3.) In which of the two does the
+#    model still know where a row begins?
+# 6. Norm behind the sum: h = norm(h + …) in join(). (@POSTNORM@.) With LAYERS = 8?
+# 7. Classifier-free guidance (Ho & Salimans 2022): with --conditional, replace a tenth of the labels in loss() by an eleventh one,
+#    "not said"; when sampling, use ℓ = ℓ(not said) + s·(ℓ(y) − ℓ(not said)) with s = 1, 2, 4. What do digits gain, and what do they
+#    lose? Is the result still a draw from p(x|y)?
+# 8. In sample(), do not keep values but compute those of all steps anew. Same pixels: how much slower, and for which T does it begin
+#    to hurt?
+# --------------------------------------------------------------------------------------------------
+
+if __name__ == "__main__":
+    utils.start(main)
