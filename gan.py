@@ -18,7 +18,8 @@ two losses that say little. This chapter is about making it work every time.
     B batch size, Z noise dimensions, C channels
 
 Papers    Goodfellow et al., Generative Adversarial Nets, 2014 (arXiv 1406.2661): (1)–(3), Algorithm 1
-          Radford, Metz & Chintala, DCGAN, 2015 (1511.06434): the shape of both networks, β₁ = 0.5
+          Radford, Metz & Chintala, DCGAN, 2015 (1511.06434): the shape of both networks
+          Arjovsky & Bottou, Towards Principled Methods for Training GANs, 2017 (1701.04862): instance noise
           Gulrajani et al., Improved Training of Wasserstein GANs, 2017 (1704.00028): --loss wgan-gp
           Kynkäänniemi et al., Improved Precision and Recall Metric, 2019 (1904.06991): (7), (8)
           Miyato & Koyama, cGANs with Projection Discriminator, 2018 (1802.05637): --conditional
@@ -41,16 +42,16 @@ import torch.nn.functional as F
 import utils
 
 # Settings to turn. Each is read in main() and nowhere else.
-STEPS = 8000
+STEPS = 12000
 BATCH_SIZE = 64
-LR = 2e-3  # of both players
-BETA_1 = 0.5  # Adam's memory of gradients: short, since the opponent moves
+LR = 3e-3  # of both players
+BETA_1 = 0.0  # Adam's memory of gradients: none, since the opponent moves
+NOISE = 0.1  # standard deviation of what is added to all that D sees
 Z_SIZE = 16  # dimensions of the noise
 CHANNELS = 16  # C, of both players
 AVERAGE = 0.999  # decay of the average of G's weights: about the last 1,000 steps
-WGAN_STEPS = 5000  # --loss wgan-gp has a length, rates and a rhythm of its own
-WGAN_LR = 1e-3
-WGAN_BETA_1 = 0.0
+WGAN_STEPS = 5000  # --loss wgan-gp has a length, a rate and a rhythm of its own
+WGAN_LR = 2e-3
 CRITIC_STEPS = 2  # of the critic, for each of G
 PENALTY = 10.0  # λ of (10)
 EVAL_DRAWS = 2000  # draws scored at each evaluation during training
@@ -296,11 +297,16 @@ def gradient_penalty(critic, real, fake, mix):
     return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
 
 
-def discriminator_step(generator, discriminator, optimizer, x, y, kind, penalty):
+def blurred(x, noise):
+    """Instance noise: what D is shown, real or drawn, is x + noise·N(0, 1). See "starved" in the notes."""
+    return x + noise * torch.randn_like(x) if noise else x
+
+
+def discriminator_step(generator, discriminator, optimizer, x, y, kind, penalty, noise=0.0):
     """One step of D on real images x (B, 1, H, W) in [0, 1], and on as many drawings -> (its loss, mean D(x), mean D(G(z)), gradient norm)."""
     with torch.no_grad():  # nothing here may reach G
-        drawn = generator(generator.noise(len(x)), y)
-    # Two batches, not one of both: batch norm is to see a batch of one kind, else it tells D which half is which.
+        x, drawn = blurred(x, noise), blurred(generator(generator.noise(len(x)), y), noise)
+    # Two batches, not one of both: batch norm is to see a batch of one kind, as G's step will show it one.
     real, fake = discriminator(x, y), discriminator(drawn, y)
     loss = discriminator_loss(real, fake, kind)
     if kind == "wgan-gp":
@@ -309,10 +315,10 @@ def discriminator_step(generator, discriminator, optimizer, x, y, kind, penalty)
     return loss.item(), real.sigmoid().mean().item(), fake.sigmoid().mean().item(), update(discriminator, optimizer, loss)
 
 
-def generator_step(generator, discriminator, optimizer, n, y, kind):
+def generator_step(generator, discriminator, optimizer, n, y, kind, noise=0.0):
     """One step of G on n new drawings -> (its loss, gradient norm). D's weights get gradients here as well; its own
     step sets them to zero before it uses them."""
-    loss = generator_loss(discriminator(generator(generator.noise(n), y), y), kind)
+    loss = generator_loss(discriminator(blurred(generator(generator.noise(n), y), noise), y), kind)
     return loss.item(), update(generator, optimizer, loss)
 
 
@@ -446,7 +452,7 @@ class History(nn.Module):
         self.register_buffer("rows", torch.zeros(steps, 4))
 
 
-def train(players, average, data, run, judge, steps, batch_size, lr, beta_1, decay, kind, penalty, critic_steps, eval_draws):
+def train(players, average, data, run, judge, steps, batch_size, lr, beta_1, decay, kind, penalty, noise, critic_steps, eval_draws):
     """The game, by alternating steps of Adam. players: (G, D). -> the history (steps, 4)."""
     G, D = players
     opt_G, opt_D = (torch.optim.Adam(network.parameters(), lr=lr, betas=(beta_1, 0.999), fused=True) for network in players)
@@ -459,8 +465,8 @@ def train(players, average, data, run, judge, steps, batch_size, lr, beta_1, dec
             for _ in range(critic_steps):
                 x, y = utils.random_batch(data, batch_size, grey=True)
                 y = y if G.conditional else None
-                loss_D, p_real, p_fake, norm_D = discriminator_step(G, D, opt_D, x, y, kind, penalty)
-            loss_G, norm_G = generator_step(G, D, opt_G, len(x), y, kind)
+                loss_D, p_real, p_fake, norm_D = discriminator_step(G, D, opt_D, x, y, kind, penalty, noise)
+            loss_G, norm_G = generator_step(G, D, opt_G, len(x), y, kind, noise)
             run.check_finite(loss_of_D=loss_D, loss_of_G=loss_G, gradient_of_D=norm_D, gradient_of_G=norm_G)
             history.rows[run.step] = torch.tensor([loss_D, loss_G, p_real, p_fake])
             follow(average, G, min(decay, (run.step + 1) / (run.step + 10)))  # at first a short average
@@ -486,8 +492,8 @@ def main(argv=None):
     variant = "_".join(["wgan-gp"] * wgan + [f"z{args.z_size}"] * (args.z_size != Z_SIZE))
     run = utils.Run("gan", args, {"loss": args.loss, "z_size": args.z_size}, variant)
     wgan = args.loss == "wgan-gp"  # --resume may have said so
-    beta_1, critic_steps = (WGAN_BETA_1, CRITIC_STEPS) if wgan else (BETA_1, 1)
-    run.fix(CHANNELS=CHANNELS, AVERAGE=AVERAGE, BETA_1=beta_1, CRITIC_STEPS=critic_steps, PENALTY=PENALTY, EVAL_DRAWS=EVAL_DRAWS)
+    noise, critic_steps = (0.0, CRITIC_STEPS) if wgan else (NOISE, 1)
+    run.fix(CHANNELS=CHANNELS, AVERAGE=AVERAGE, BETA_1=BETA_1, NOISE=noise, CRITIC_STEPS=critic_steps, PENALTY=PENALTY, EVAL_DRAWS=EVAL_DRAWS)
 
     torch.manual_seed(args.seed)
     G = Generator(28, args.z_size, CHANNELS, args.conditional).to(args.device)
@@ -503,8 +509,8 @@ def main(argv=None):
     data = utils.load_mnist(args.data_dir, args.device)
     run.check_data(data)
     judge = utils.load_judge(args.device)
-    history = train((G, D), average, data, run, judge, args.steps, args.batch_size, args.lr, beta_1, AVERAGE, args.loss, PENALTY,
-                    critic_steps, EVAL_DRAWS)
+    history = train((G, D), average, data, run, judge, args.steps, args.batch_size, args.lr, BETA_1, AVERAGE, args.loss, PENALTY,
+                    noise, critic_steps, EVAL_DRAWS)
 
     # From here on only the weights that were best on validation, and, once, the test set.
     run.load_best(average)

@@ -44,7 +44,7 @@ import torch.nn.functional as F
 import utils
 
 # Settings to turn. Each is read in main() and nowhere else.
-STEPS = 10000
+STEPS = 8000
 PATCH_1_STEPS = 2000  # --patch 1: a step takes several times as long
 BATCH_SIZE = 16  # small: at equal time, more steps are worth more than larger batches
 LR = 4e-3
