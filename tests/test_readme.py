@@ -7,6 +7,7 @@ import shlex
 import pytest
 from conftest import CHAPTERS, ROOT
 
+import compare
 import utils
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,6 +34,7 @@ def parses(command, monkeypatch):
 
     with monkeypatch.context() as m:
         m.setattr(utils, "Run", parsed)
+        m.setattr(compare, "read_images", parsed)
         try:
             importlib.import_module(script[:-3]).main(flags)
         except Parsed:
