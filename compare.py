@@ -11,12 +11,14 @@ binarized alike) and shipped as data/judge.pt, so that everybody's scores are in
     recall             part of the real digits that lie among the images: are all kinds drawn?
     shares             which digits, and how often
 
-gan.py has the explanations. A number alone says little, so beside each stands what as many real training digits get: the floor.
+gan.py has the explanations. A number alone says little, so beside each stands what as many real training digits get: the floor of the
+distance, and about as much precision and recall as there is to get. (The judge was trained on them, so it may flatter them a little.)
 These distances are not those of papers: their features come from an Inception network, which has never seen a digit.
 
 Run       python compare.py --score FILE.npy             any array (N, 28, 28) in [0, 1], or grey levels up to 255
           python compare.py --score FILE.npy --json OUT.json
-          python compare.py --train-judge                how the judge was made; writes runs/judge.pt
+          python compare.py --train-judge                how the judge was made; writes runs/judge.pt (to use it, copy it
+                                                         to data/judge.pt; scores made with another cannot be compared)
 Judge     99.46 % of the grey test digits and 99.23 % of the binarized ones right (3,000 steps of 128, 78 s on 2 cores, seed 0).
 """
 import json
@@ -48,8 +50,8 @@ def read_images(path):
     if len(images) < LEAST:
         utils.fail(f"--score {path} has {len(images)} images, and a distance takes at least {LEAST}; draw more, with --num-samples.")
     images = torch.from_numpy(images.astype(np.float32)).reshape(-1, 1, 28, 28)
-    if not torch.isfinite(images).all() or images.min() < 0 or images.max() > 255:
-        utils.fail(f"--score {path} has values outside of [0, 1] (or 0 … 255), or that are not finite; rescale them.")
+    if not torch.isfinite(images).all() or images.min() < 0 or images.max() > 255 or 1 < images.max() < 2:  # 1.001 is not a grey level of 255
+        utils.fail(f"--score {path} has values outside of [0, 1] (or 0 … 255), or that are not finite; clip or rescale them.")
     return images / 255 if images.max() > 1 else images
 
 
@@ -59,13 +61,11 @@ def score(judge, images, data):
     Binary images are compared with binarized test digits. Grey ones with grey test digits, and once more after a coin for each pixel, with
     the binarized ones: so that models of both sorts can stand in one ranking.
     """
-    n = min(len(images), len(data.train))
-    heaps = [("binarized", None, data.x_test)]
+    n, heaps = min(len(images), len(data.train)), []
     if ((images > 0) & (images < 1)).any():
-        heaps.insert(0, ("grey", images, data.test))
-        coins = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
-        images = (coins < images).float()
-    heaps[-1] = ("binarized", images, data.x_test)
+        heaps.append(("grey", images, data.test))
+        images = (torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) < images).float()
+    heaps.append(("binarized", images, data.x_test))
     rows = []
     for kind, heap, real in heaps:
         train = data.train[:n] if kind == "grey" else torch.from_numpy(utils.fixed_bits(data.train[:n], 3))
@@ -83,7 +83,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if bool(args.score) == args.train_judge:
         utils.fail("give either --score FILE.npy or --train-judge.")
-    if args.json and not args.score:
+    if args.json is not None and not args.score:
         utils.fail("--json says where scores go: use it with --score.")
     if args.train_judge:
         data, start = utils.load_mnist(args.data_dir), time.perf_counter()
@@ -94,6 +94,13 @@ def main(argv=None):
         print(f"runs/judge.pt: {100 * right[0]:.2f} % of the grey test digits right, {100 * right[1]:.2f} % of the binarized ones; "
               f"{time.perf_counter() - start:.0f} s")
         return
+    if args.json is not None:
+        try:  # find out now, and not after the work, that it cannot be written
+            Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+            with open(args.json, "ab"):
+                pass
+        except OSError as error:
+            utils.fail(f"--json {args.json!r} cannot be written ({error.strerror}); choose another file.")
     images = read_images(args.score)
     judge, data = utils.load_judge(), utils.load_mnist(args.data_dir)
     rows = score(judge, images, data)
@@ -101,7 +108,7 @@ def main(argv=None):
     for row in rows:
         shares = " ".join(f"{100 * share:4.1f}" for share in row["shares"])
         print(f"{row['kind'] + ', ' + row['what']:32}{row['n']:7,}{row['frechet']:9.2f}{row['precision']:11.3f}{row['recall']:8.3f}   {shares}")
-    if args.json:
+    if args.json is not None:
         utils.write_atomically(args.json, (json.dumps({"file": args.score, "data": data.name, "rows": rows}, indent=1) + "\n").encode())
 
 

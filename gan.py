@@ -3,8 +3,8 @@ Generative adversarial networks: two networks and a game
 ========================================================
 A generator G turns noise into images. A discriminator D is shown real digits and drawings of G, and
 learns to tell which is which; G learns to be taken for real. Nobody ever writes down a probability of
-an image, and nobody compares two images pixel by pixel, so nothing blurs. The price: no likelihood, no bound, and
-two losses that say little. This chapter is about making it work every time.
+an image, and there is no mean over pixels that could blur. The price: no likelihood, no bound, and two
+losses that say little. This chapter is about making it work every time.
 
     min_G max_D  E_real[ log D(x) ] + E_z[ log(1 − D(G(z))) ]                                     (1)
 
@@ -27,7 +27,8 @@ Lecture   Berkeley CS294-158, lectures 5 and 6: implicit models, GANs
 Run       python gan.py                    train, draw, measure; writes runs/gan/
           python gan.py --conditional      the same with the class given
           python gan.py --loss wgan-gp     Wasserstein with gradient penalty; writes runs/gan_wgan-gp/
-          python compare.py --score runs/gan/samples.npy        after --num-samples 5000: scores of any heap of images
+          python gan.py --sample-only --num-samples 5000            draw from the checkpoint of a run, into samples.npy
+          python compare.py --score runs/gan/samples.npy            scores of that heap of images, or of any other
 Reached   @REACHED@
 Left out  on purpose: any likelihood (there is none); Inception distances (that network has never seen a digit).
 """
@@ -49,7 +50,7 @@ BETA_1 = 0.0  # Adam's memory of gradients: none, since the opponent moves
 NOISE = 0.1  # standard deviation of what is added to all that D sees
 Z_SIZE = 16  # dimensions of the noise
 CHANNELS = 16  # C, of both players
-AVERAGE = 0.999  # decay of the average of G's weights: about the last 1,000 steps
+AVERAGE = 0.999  # decay of the average of G's weights: about a ninth of the steps so far, at most 1,000
 WGAN_STEPS = 5000  # --loss wgan-gp has a length, a rate and a rhythm of its own
 WGAN_LR = 2e-3
 CRITIC_STEPS = 2  # of the critic, for each of G
@@ -65,14 +66,15 @@ TEST_DRAWS = 5000  # draws scored at the end
 # of what it draws, has no formula. (z has 16 dimensions, x has 784: the drawings fill a surface of
 # dimension 16, so "the density at x" is 0 for almost every x, a real digit included.) So maximum likelihood
 # cannot even be written down, and no row of a table of nats can have a GAN in it. What can be done
-# with two samplers is to ask a classifier whether it can tell them apart.
+# with two samplers is to ask a classifier whether it can tell them apart. Below, p is the distribution of
+# real digits, E_real a mean over it; we write as if p and p_G had densities (the noise below gives them some).
 #
 # The game. A discriminator D(x) = sigmoid(s(x)) guesses the probability that x is real. It is trained as
 # any classifier, and G to be taken for real:
 #
 #     min_G max_D   V(D, G) = E_real[ log D(x) ] + E_z[ log(1 − D(G(z))) ]                        (1)
 #
-# The best D against a fixed G. Write (1) as a sum over x: p(x) log D + p_G(x) log(1 − D). For each x the
+# The best D against a fixed G. Write (1) as an integral over x of p(x) log D + p_G(x) log(1 − D). For each x the
 # derivative in D is p/D − p_G/(1 − D), which is 0 at
 #
 #     D*(x) = p(x) / ( p(x) + p_G(x) )                                                            (2)
@@ -81,10 +83,10 @@ TEST_DRAWS = 5000  # draws scored at the end
 #
 # What G then minimises. Put (2) into (1), with m = (p + p_G)/2 the mixture of both:
 #
-#     V(D*, G) = E_p[ log p/(2m) ] + E_G[ log p_G/(2m) ] = −2 log 2 + KL(p ‖ m) + KL(p_G ‖ m)
-#              = −2 log 2 + 2 JSD(p, p_G)                                                         (3)
+#     V(D*, G) = E_real[ log( p/2m ) ] + E_z[ log( p_G/2m ) ]
+#              = −2 log 2 + KL(p ‖ m) + KL(p_G ‖ m)  =  −2 log 2 + 2 JSD(p, p_G)                  (3)
 #
-# JSD, the Jensen-Shannon divergence, is 0 if p = p_G and at most log 2. At its minimum D* = ½
+# JSD = ½ KL(p ‖ m) + ½ KL(p_G ‖ m), the Jensen-Shannon divergence, is 0 if p = p_G and at most log 2. At its minimum D* = ½
 # everywhere: the discriminator can only toss a coin, its loss (minus (1)) is 2 log 2 = 1.386 and
 # that of (5) is log 2 = 0.693.
 #
@@ -94,35 +96,34 @@ TEST_DRAWS = 5000  # draws scored at the end
 #     minimax            log(1 − D)      ∂/∂s = −D                  no slope where G is bad        (4)
 #     non-saturating     −log D          ∂/∂s = −(1 − D)            slope 1 where G is bad         (5)
 #
-# so G maximises log D instead of minimising log(1 − D): the same direction, the same fixed point, another
-# length. Measured by autograd (gradient_by_loss()), |∂/∂s| at
+# so G maximises log D instead of minimising log(1 − D). Each drawing is pushed the same way, and D = ½ is still the
+# fixed point; but the weights differ: now the bad drawings count most. Measured by autograd (gradient_by_loss()), |∂/∂s| at
 #
 #     D(G(z))             0.01    0.1     0.5     0.9    0.99
 #     minimax (4)         0.01   0.10    0.50    0.90    0.99
 #     non-saturating (5)  0.99   0.90    0.50    0.10    0.01
 #
-# In code (5) is softplus(−s), and minus (1) is softplus(−s(x)) + softplus(s(G(z))); softplus(u) = log(1 + e^u) does
-# not overflow where log(sigmoid) would.
+# In code (5) is softplus(−s), and minus (1) is softplus(−s(x)) + softplus(s(G(z))); where sigmoid(s) rounds to
+# 0, its logarithm would be −inf; softplus(u) = log(1 + e^u) does not mind.
 #
 # Noise on both. There is a second way to be starved, and (5) does not mend it. Real digits have backgrounds of exactly 0, and
 # drawings of almost 0; a D that looks for such trifles tells them apart without looking at strokes, and then its slope says nothing
 # of strokes. So all that D sees, real or drawn, gets N(0, 0.1²) added to each pixel ("instance noise"). The two clouds
 # overlap then, (3) has a slope everywhere, and D has to look for what noise does not hide. G itself draws without.
 #
-# One step. D and G take turns, each with an optimiser of its own: D sees real images and drawings, G sees what D says
-# of new drawings. *The classic mistake* is to let one step change both: forget detach() (or no_grad()) on the
-# drawings in D's step and zero_grad() of D after G's, and G is trained to be found out. Symptom: D's loss
-# goes to 0 within a hundred steps and the drawings stay noise. A test asks that each step leaves the other's weights alone.
+# One step. D and G take turns, each with an optimiser of its own: D sees real images and drawings, then G sees what D says of new
+# drawings. Gradients of D's loss must not arrive at G (no_grad(), or detach(), on the drawings), and those that G's loss leaves on D
+# must be set to zero before D uses its own. *The classic mistake* is to let D's loss train G as well, and it hardly
+# shows: it pulls on each drawing by D, (5) pushes by 1 − D, and what is left, 1 − 2D, still points the right way while D is winning.
+# @LEAK@ Tests ask that each step changes its own network only, and leaves no gradient on G.
 #
 # What the losses mean. Not what a loss means elsewhere: each is measured against an opponent that moves. D's loss
 # near 1.386 is a D that tosses coins: G is perfect, or D is too weak. Near 0: D sees through everything and G learns from (5)
-# alone. Neither falls nor rises in a healthy run (losses.png), and neither says how good the digits are: that needs a
-# judge from outside.
+# alone. @LOSSES@ And neither says how good the digits are: that needs a judge from outside.
 #
-# Measuring without likelihood. A classifier of digits, trained once on real ones and @ACC@ right on the test set,
-# gives each image 64 features, the numbers in front of its last layer. (Papers take an Inception network,
-# which has never seen a digit: their distances and ours have different units and cannot be compared.) Two
-# heaps of images become two clouds in 64 dimensions, real test digits and draws:
+# Measuring without likelihood. A classifier of digits, trained once on real ones (99.46 % of the grey test digits right,
+# 99.23 % of the binarized ones; python compare.py --train-judge), gives each image 64 features, the numbers in front of its last layer.
+# Two heaps of images become two clouds in 64 dimensions, real test digits and draws (the code is part 6 of utils.py):
 #
 #     Fréchet distance   ‖μ − μ_G‖² + tr( Σ + Σ_G − 2 (Σ Σ_G)^½ )                                 (6)
 #                        of the Gaussians that fit the clouds; 0 if mean and covariance agree
@@ -131,22 +132,24 @@ TEST_DRAWS = 5000  # draws scored at the end
 #     recall             the part of real digits that lie where draws do, likewise                 (8)
 #     shares             which digits are drawn, and how often
 #
-# Precision falls if digits are malformed, recall if some are never drawn: a heap of perfect sevens has high
-# precision and low recall. What real training digits get against test digits is the floor, or ceiling: it stands
-# beside every figure (python compare.py --score FILE.npy).
+# (6) with features of an Inception network is the well-known FID (Heusel et al. 2017). That network has never seen a digit, so
+# ours has other units: the two cannot be compared, and nor can distances of different numbers of draws (fewer draws, larger
+# distance: the curve in loss.png, 2,000 draws beside validation digits, is not the figure at the end, 5,000 beside test digits).
+# Precision falls if digits are malformed, recall if some are never drawn: a heap of perfect sevens has high precision and low recall.
+# No figure means much alone: 5,000 real training digits beside the test digits get @FLOOR@.
 #
-# Mode collapse. Nothing in (1) asks G to draw *all* digits: it is asked to draw what D takes for real at the
-# moment. G may put everything on one digit, D learns to reject it, G moves to the next: the shares go round in
-# circles (shares.png, recall). What helps is a D that is not too far ahead, batch norm in D (it sees a batch as a
-# whole: one that is all sevens looks odd), and an average of G's weights.
+# Mode collapse. With the best D, (3) asks for all digits. But a step of G sees only the D of the moment, and each drawing is
+# judged alone: none is worse off for looking like the others. G may put everything on one digit, D learns to reject it, G moves to
+# the next. One sees it in samples.png, in shares.png, and in recall. A test makes it happen on eight Gaussians in the
+# plane: twenty steps of G for each of D, and G sits on a few of the eight; one to one, and it finds all.
 #
 # What keeps it healthy. Besides (5) and the noise:
 #
-#   · Adam with β₁ = 0. Its memory of gradients (0.9 in most libraries) is worth something where the goal stands still. Here
-#     the opponent moves, and a memory pushes on where the other no longer is: the two swing around each other.
-#   · Batch norm in both, and in D each kind of image in a batch of its own, as it is when G's turn comes.
-#   · An average of G's weights (decay 0.999). The game does not settle down, it circles; the average sits in the middle of the
-#     circle. It costs one line and draws better than any G on the way. Training does not use it.
+#   · Adam with β₁ = 0: no memory of the direction (0.9 in most libraries). An old gradient answers an opponent that is gone.
+#   · Batch norm in both, and in D each kind of image in a batch of its own, as it is when G's turn comes. (With it D(x) is no
+#     function of x alone, as (1) has it: a batch that is all sevens looks odd to it. Here only the game has to work.)
+#   · An average of G's weights (decay 0.999). Two players who answer each other circle around the balance; the average of a circle
+#     is near its centre. Training does not use it, only what draws does.
 #   · Rates that fall to 0, the same for both.
 #   · A third convolution in both, which does not change the size. Two of stride 2 alone have little to make a stroke from.
 #   · A small z. Digits have few degrees of freedom; each direction of z too many is one that G has to learn to ignore.
@@ -164,21 +167,23 @@ TEST_DRAWS = 5000  # draws scored at the end
 #     W(p, p_G) = max over s with slope ≤ 1 of   E_real[ s(x) ] − E_z[ s(G(z)) ]                  (9)
 #
 # so the same network is asked for a number without a sigmoid (it is called a critic then), its loss is minus (9), and G
-# raises s(G(z)). In code both losses lose their softplus. What costs is the slope: it is held at 1 by a penalty,
+# raises s(G(z)). In code both losses lose their softplus, and the noise on both is not needed. What costs is the slope. The best s has
+# slope 1 on the lines along which probability is carried, so it is held there by a penalty,
 #
 #     λ · mean of ( ‖∇_x s(x̂)‖ − 1 )²,    x̂ somewhere on the line from a real image to a drawing   (10)
 #
-# a gradient of a gradient (create_graph=True), which doubles the price of a step. The critic must not have batch norm: with it s(x̂)
+# a gradient of a gradient (create_graph=True). The critic must not have batch norm: with it s(x̂)
 # depends on the whole batch, and the gradient with respect to one image is not its slope. And it should be near its optimum before G moves,
-# so it gets @CRITIC@ steps for each one of G. What one buys: a loss that means something (it estimates −W), and no balance to keep.
+# so it gets two steps for each one of G. What one buys: a loss that means something (it estimates −W), and no balance to keep.
 # Here: @WGAN@
 #
-# Interpolation. z ~ N(0, I) in Z dimensions has a length near √Z, hardly ever near 0. Half way on the straight line
-# between two such z is a vector that is shorter by √2, of a kind that G was never trained on; the arc along the sphere keeps the length. With
-# Z = 16 both can be looked at in interpolation.png: @INTERP@
+# Interpolation. z ~ N(0, I) in Z dimensions has a length near √Z, and two of them are nearly perpendicular. So half way on the
+# straight line between them the length is smaller by a factor of √2, and G has seen few like that: with Z = 16 one z in
+# twenty is so short, with Z = 100 hardly any. The arc along the sphere keeps the length. interpolation.png shows both: @INTERP@
 #
 # Memory. Does G draw training digits? neighbours.png shows, for twelve draws, the nearest of 50,000 training digits, in
-# pixels and in features: relatives, not copies. (G never sees a training image, only D's opinion of its own drawings.)
+# pixels and in features: @MEMORY@ (G never sees a training image. But D does, and may have them by heart: shown one
+# image over and over, as in a test, G ends by drawing it.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +224,7 @@ class Generator(nn.Module):
         # No bias in front of a batch norm: it would be subtracted at once.
         self.first = nn.Linear(z_size + 10 * conditional, math.prod(self.small), bias=False)
         self.norm_1 = nn.BatchNorm2d(4 * c)
-        self.up_1 = nn.ConvTranspose2d(4 * c, 2 * c, 4, stride=2, padding=1, bias=False)  # 4 = 2·2: no checkerboard
+        self.up_1 = nn.ConvTranspose2d(4 * c, 2 * c, 4, stride=2, padding=1, bias=False)  # kernel 4 = 2 · stride: all pixels get as many inputs (with 3: a checkerboard)
         self.norm_2 = nn.BatchNorm2d(2 * c)
         self.refine = nn.Conv2d(2 * c, 2 * c, 3, padding=1, bias=False)
         self.norm_3 = nn.BatchNorm2d(2 * c)
@@ -232,7 +237,7 @@ class Generator(nn.Module):
         h = F.relu(self.norm_1(self.first(u).view(-1, *self.small)))
         h = F.relu(self.norm_2(self.up_1(h)))
         h = F.relu(self.norm_3(self.refine(h)))
-        return torch.sigmoid(self.up_2(h))
+        return torch.sigmoid(self.up_2(h))  # grey levels in [0, 1], as in all chapters (DCGAN: tanh)
 
     def noise(self, n, generator=None):
         """n draws of z. With a generator (always on the CPU) the same on all devices. -> (n, Z)."""
@@ -259,7 +264,7 @@ class Discriminator(nn.Module):
         1 × 28×28 ─► halve ─► C × 14×14 ─► halve ─► 2C × 7×7 ─► convolve ─► 4C × 7×7 ─► linear ─► s
 
     norm: batch norm in the middle; without it, for the critic of (9), each image is judged by itself.
-    conditional: the label asks for a direction of its own in the features (projection, Miyato & Koyama 2018).
+    conditional: each label has a read-out of its own, s + v_y · features, at first 0 (projection, Miyato & Koyama 2018).
     """
 
     def __init__(self, image_size=28, channels=16, norm=True, conditional=False):
@@ -294,14 +299,14 @@ class Discriminator(nn.Module):
 
 
 def discriminator_loss(real, fake, kind="ns"):
-    """What D minimises, given its logits of real images and of drawings, (B,) each -> (). "ns": minus (1); "wgan-gp": (9)."""
+    """What D minimises, given its logits of real images and of drawings, (B,) each -> (). "ns": minus (1); "wgan-gp": minus (9)."""
     if kind == "wgan-gp":
         return fake.mean() - real.mean()
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def generator_loss(fake, kind="ns"):
-    """What G minimises, given the logits of its drawings (B,) -> (). "ns": (5); "wgan-gp": (9)."""
+    """What G minimises, given the logits of its drawings (B,) -> (). "ns": (5); "wgan-gp": the part of minus (9) that G can change."""
     return -fake.mean() if kind == "wgan-gp" else F.softplus(-fake).mean()
 
 
@@ -318,16 +323,19 @@ def blurred(x, noise):
 
 
 def discriminator_step(generator, discriminator, optimizer, x, y, kind, penalty, noise=0.0):
-    """One step of D on real images x (B, 1, H, W) in [0, 1], and on as many drawings -> (its loss, mean D(x), mean D(G(z)), gradient norm)."""
-    with torch.no_grad():  # nothing here may reach G
+    """One step of D on real images x (B, 1, H, W) in [0, 1], and on as many drawings -> (its loss, mean D(x), mean D(G(z)), gradient
+    norm). "wgan-gp": the loss is (9) without the penalty, and the means are of s, which has no sigmoid there."""
+    with torch.no_grad():  # no gradient may reach G (the running statistics of its batch norms do move)
         x, drawn = blurred(x, noise), blurred(generator(generator.noise(len(x)), y), noise)
     # Two batches, not one of both: batch norm is to see a batch of one kind, as G's step will show it one.
     real, fake = discriminator(x, y), discriminator(drawn, y)
-    loss = discriminator_loss(real, fake, kind)
+    loss = whole = discriminator_loss(real, fake, kind)
     if kind == "wgan-gp":
         mix = torch.rand(len(x), 1, 1, 1, device=x.device)
-        loss = loss + penalty * gradient_penalty(lambda u: discriminator(u, y), x, drawn, mix)
-    return loss.item(), real.sigmoid().mean().item(), fake.sigmoid().mean().item(), update(discriminator, optimizer, loss)
+        whole = loss + penalty * gradient_penalty(lambda u: discriminator(u, y), x, drawn, mix)
+    else:
+        real, fake = real.sigmoid(), fake.sigmoid()
+    return loss.item(), real.mean().item(), fake.mean().item(), update(discriminator, optimizer, whole)
 
 
 def generator_step(generator, discriminator, optimizer, n, y, kind, noise=0.0):
@@ -348,7 +356,9 @@ def update(network, optimizer, loss):
 
 @torch.no_grad()
 def follow(average, generator, decay):
-    """Move the average of G's weights, and of its batch norms' statistics, towards the present ones."""
+    """Move the average of G's weights, and of its batch norms' statistics, towards the present ones.
+
+    An average of statistics is not quite the statistics of the average. It is near enough here."""
     for old, new in zip(average.state_dict().values(), generator.state_dict().values()):
         old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
 
@@ -366,6 +376,11 @@ def gradient_by_loss(probabilities):
 # --------------------------------------------------------------------------------------------------
 # Measuring
 # --------------------------------------------------------------------------------------------------
+
+
+def data_labels(data, n):
+    """n labels as frequent as in the training set, to draw a conditional model's digits by: all ten alike would be another mixture."""
+    return data.train_labels[torch.arange(n) % len(data.train_labels)]
 
 
 def measure(judge, draws, real, seed=0):
@@ -390,8 +405,10 @@ def grid_labels(model, n):
 
 
 def sphere(a, b, t):
-    """From a to b (Z,) along the sphere, t (K,) from 0 to 1 -> (K, Z): spherical interpolation."""
-    angle = torch.acos(F.cosine_similarity(a, b, dim=0).clamp(-1, 1)).clamp(min=1e-6)
+    """From a to b (Z,) along an arc, t (K,) from 0 to 1 -> (K, Z): spherical interpolation. The length goes from a's to b's."""
+    angle = torch.acos(F.cosine_similarity(a, b, dim=0).clamp(-1, 1))
+    if torch.sin(angle) < 1e-3:  # the same direction, or opposite ones, between which no arc is the shortest
+        return (1 - t)[:, None] * a + t[:, None] * b
     return (torch.sin((1 - t) * angle)[:, None] * a + torch.sin(t * angle)[:, None] * b) / torch.sin(angle)
 
 
@@ -420,13 +437,14 @@ def draw_neighbours(path, model, train, judge):
     utils.labelled_rows(path, [("a draw", draws), ("nearest in pixels", nearest[0] / 255), ("nearest in features", nearest[1] / 255)])
 
 
-def draw_losses(path, history):
-    """Both losses, and what D says of real images and of drawings. history: (steps, 4), a row a step."""
+def draw_losses(path, history, kind):
+    """Both losses, and what D says of real images and of drawings. history: (steps, 4), a row a step; kind: "ns" or "wgan-gp"."""
     width = max(1, len(history) // 200)  # means over a two-hundredth of the run
     means = history[:len(history) // width * width].view(-1, width, 4).mean(dim=1).cpu()
     at = (torch.arange(len(means)) + 0.5) * width
     figure, axes = plt.subplots(1, 2, figsize=(9, 3))
-    for ax, columns, names in ((axes[0], (0, 1), ("loss of D", "loss of G")), (axes[1], (2, 3), ("D(x), real", "D(G(z)), drawn"))):
+    said = ("D(x), real", "D(G(z)), drawn") if kind == "ns" else ("s(x), real", "s(G(z)), drawn")
+    for ax, columns, names in ((axes[0], (0, 1), ("loss of D", "loss of G")), (axes[1], (2, 3), said)):
         for column, name in zip(columns, names):
             ax.plot(at, means[:, column], label=name)
         ax.set_xlabel("steps")
@@ -446,11 +464,11 @@ def draw_shares(path, shares, real):
     utils.save_figure(path, figure)
 
 
-def draw_pictures(model, folder, data, judge, history, shares):
+def draw_pictures(model, folder, data, judge, history, shares, kind):
     """All of the chapter's own pictures."""
     draw_interpolation(folder / "interpolation.png", model)
     draw_neighbours(folder / "neighbours.png", model, data.train, judge)
-    draw_losses(folder / "losses.png", history)
+    draw_losses(folder / "losses.png", history, kind)
     draw_shares(folder / "shares.png", shares, (torch.bincount(data.test_labels, minlength=10) / len(data.test_labels)).tolist())
 
 
@@ -474,7 +492,7 @@ def train(players, average, data, run, judge, steps, batch_size, lr, beta_1, dec
     history, real = History(steps), utils.judged(judge, data.val)[0]
     with run.training(G=G, D=D, average=average, opt_G=opt_G, opt_D=opt_D, history=history):
         while run.step < steps:
-            # Falls linearly to 0, in both: at a constant rate the two would circle around each other to the end.
+            # Falls linearly to 0, in both: the circle that the two go in gets smaller.
             for optimizer in (opt_G, opt_D):
                 optimizer.param_groups[0]["lr"] = lr * (1 - run.step / steps)
             for _ in range(critic_steps):
@@ -486,7 +504,7 @@ def train(players, average, data, run, judge, steps, batch_size, lr, beta_1, dec
             history.rows[run.step] = torch.tensor([loss_D, loss_G, p_real, p_fake])
             follow(average, G, min(decay, (run.step + 1) / (run.step + 10)))  # at first a short average
             if run.tick(loss_D, "loss of D"):
-                labels = torch.arange(eval_draws) % 10 if G.conditional else None
+                labels = data_labels(data, eval_draws) if G.conditional else None
                 draws = average.sample(eval_draws, labels, torch.Generator().manual_seed(0))
                 distance = utils.frechet_distance(utils.judged(judge, draws)[0], real)
                 picture = average.sample(10, torch.arange(10) if G.conditional else None, torch.Generator().manual_seed(1))
@@ -530,13 +548,13 @@ def main(argv=None):
     # From here on only the weights that were best on validation, and, once, the test set.
     run.load_best(average)
     print("scoring draws against the test set ...")
-    labels = torch.arange(TEST_DRAWS) % 10 if args.conditional else None
+    labels = data_labels(data, TEST_DRAWS) if args.conditional else None
     draws = average.sample(TEST_DRAWS, labels, torch.Generator().manual_seed(0))
     found = measure(judge, draws, (data.test, data.x_test))
     if args.conditional:
-        found["label_agreement"] = (utils.judged(judge, draws)[1] == labels).double().mean().item()
+        found["label_agreement"] = (utils.judged(judge, draws)[1] == labels.cpu()).double().mean().item()
     run.check_finite(test_frechet=found["frechet"])
-    draw_pictures(average, run.folder, data, judge, history, found["shares"])
+    draw_pictures(average, run.folder, data, judge, history, found["shares"], args.loss)
     run.draw(average)
     seconds = utils.median_seconds(lambda: average.sample(64, grid_labels(average, 64)))
     run.finish(average, test_nats=None, likelihood="none", sample_seconds_64=seconds, test_images=len(data.x_test), test_draws=TEST_DRAWS,
@@ -548,14 +566,14 @@ def main(argv=None):
 # default: @DEFAULT@.)
 # 1. In generator_loss() return -F.softplus(fake).mean(), the minimax loss (4). (@SATURATING@.) When does it do any harm: at the beginning
 #    or at the end? (Look at losses.png: where is D(G(z))?)
-# 2. In discriminator_step() draw without no_grad(), and leave zero_grad() out of update(). Which test fails? What do drawings look like?
-# 3. Draw from G instead of its average: return G from main() to run.draw(). (@NOAVERAGE@.) Draw progress.png both ways.
+# 2. In discriminator_step() draw without no_grad(), and leave zero_grad() out of G's update(). Which test fails? (@LEAKEX@.)
+# 3. AVERAGE = 0: draw from G as it is. (@NOAVERAGE@.) Compare the rows of progress.png.
 # 4. --z-size 2, 64. (@Z2@, @Z64@.) With 2: which digits share a border? Compare with manifold.png of vae.py --z-size 2.
 # 5. Batch norm out of D, out of G. (@NOBND@, @NOBNG@.) Which of the two needs it?
 # 6. BETA_1 = 0.9, the default of most libraries. (@BETA9@.) Why should a player whose opponent moves forget?
 # 7. --loss wgan-gp with PENALTY = 0. What becomes of the critic's loss? And with norm=True in its Discriminator?
-# 8. Cut the judge's part in two: score real test digits rotated by 10°, then blurred. Which of Fréchet distance, precision and recall
-#    notices what?
+# 8. Save 5,000 validation digits as .npy, rotated by 10°, then blurred, then the sevens alone, and score each with compare.py.
+#    Which of Fréchet distance, precision, recall and shares notices what?
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

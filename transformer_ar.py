@@ -16,9 +16,9 @@ steps are trained at once, as in WaveNet, and each sees all of the past in a sin
     q, k, v                  (B, heads, T, d) queries, keys, values of each head; d = C / heads
     attention_weights  A_ts  (B, heads, T, T) how much step t takes from step s; 0 for s > t
     logits     ℓ             (B, T, V)        p(w_t = · | before) = softmax(ℓ_t)
-    u          u             (n, D)           uniform noise: one number a word is used
+    u          u             (n, D)           uniform noise, as in the other chapters; one number a word is used
     y          y             (B,)             class label 0..9, only with --conditional
-    B batch size, C channels, T words in an image, V = 16 words in the language
+    B batch size, C channels, L layers, T words in an image, V = 16 words in the language
 
 Papers    Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser & Polosukhin, Attention Is All You
           Need, 2017 (arXiv 1706.03762): (2) and (3) are its equation 1
@@ -31,8 +31,8 @@ Run       python transformer_ar.py                  train, draw, measure; writes
           python transformer_ar.py --patch 1        a word is one pixel; writes runs/transformer_ar_patch1/
           python transformer_ar.py --sample-only --temperature 0.8     draw, a little safer
 Reached   @REACHED@
-Left out  on purpose: dropout (a run sees each training image fewer than three times: nothing to have by heart);
-          rotary and relative positions; sparse and linear attention, which a line of 196 words does not need.
+Left out  on purpose: dropout (a run sees each training image fewer than three times: too few to learn it by
+          heart); rotary and relative positions; sparse and linear attention, which a line of 196 words does not need.
 """
 import math
 
@@ -64,7 +64,7 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #
 # An image as a sentence. A word is a patch of 2×2 pixels, so there are 2⁴ = 16 words, and an image is
 # a sentence of 14·14 = 196 words, read in rows. To spell: the pixels of a word are the binary digits
-# of its number. Every image is exactly one sentence and every sentence one image, so p(image) =
+# of its number (top left counts 1, top right 2, bottom left 4, bottom right 8). Every image is exactly one sentence and every sentence one image, so p(image) =
 # p(sentence): the nats are the same quantity as in the other chapters, the exact −log p of the same
 # 784 bits. What differs is only how the chain rule is cut:
 #
@@ -73,59 +73,75 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #
 # The four pixels of a word do not wait for each other, and are not independent either: a die with 16
 # sides can say "all on or all off". That is why a word is worth having; and words must not get large:
-# patches of 3×3 would have 512 (and do not tile 28), of 4×4, 65,536.
+# patches of 3×3 would have 512 (and do not tile 28), of 4×4, 65,536, most of which never occur in training.
+#
+# Is this loss normal? A uniform guess costs 196 · log 16 = 784 · log 2 = 543 nats, as with pixels. Independent
+# pixels cost 206, and that is about where training begins, since each place has a bias for each word, and it
+# starts there (start_from_mean()): log p(w) is, up to a constant, the sum of the log-odds of the pixels that are on.
 #
 # Attention. Each step t makes three vectors of its h_t: a query q_t (what am I looking for?), a key
-# k_t (what do I have?), a value v_t (what do I say to those who look for it?). Step t takes
+# k_t (what do I have?), a value v_t (what do I say to those who look for it?). Each is a matrix times h_t (behind a
+# norm, see (5); one linear layer, `qkv`, makes all three and is cut in three). Step t takes
 #
 #     a_t  =  Σ_s A_ts v_s                                                                        (2)
 #     A_ts =  softmax over s ≤ t of   q_t · k_s / √d                                              (3)
 #
-# an average of values, weighed by how well key and query fit. A convolution's weights belong to
-# places; these are made anew for each image. Nothing in (2) and (3) knows where s and t are: the sum
-# is over a set. So places have to be told (below).
+# an average of values, weighted by how well key and query fit. A convolution's weights belong to
+# places; these are made anew for each image. Apart from s ≤ t, nothing in (2) and (3) knows where s and t
+# are: let two past words change places, and a_t is the same. So places have to be told (below).
 #
-# Why √d. If q and k have d independent entries of variance 1, q · k has variance d. Without the root
-# the softmax gets logits that are √d times as far apart, puts all weight on one step, and a softmax
-# that is sure has no gradient. Measured here, at the start of training (attention_spread(); d = @D@): the
-# standard deviation of q · k is @SPREAD_NO@, of q · k / √d @SPREAD@; the largest weight of a step is
-# @MAX_NO@ on average instead of @MAX@. With heads as small as ours it costs little: @NOROOT@ nats instead
-# of @DEFAULT@. With d = 1,024 and no root it would be 32 where ours is @ROOT@.
+# Why √d. If the entries of q and k have mean 0 and variance 1, q · k has a standard deviation of √d: 4 for our
+# d = 16, 32 for d = 1,024. Without the root the softmax gets logits that are √d times as far apart, puts nearly all weight
+# on one step, and a softmax that is sure passes hardly any gradient back to q and k. Measured in the first layer
+# (attention_spread(), 100 validation images):
+#
+#                                       at the start       after training
+#     standard deviation of q · k        @S0P@              @S1P@
+#     … of q · k / √d                    @S0S@              @S1S@
+#     largest weight without the root    @M0P@              @M1P@         (mean over steps)
+#     … with it                          @M0S@              @M1S@
+#
+# (At the start q and k are smaller than the rule of thumb says: torch starts linear layers with a variance of about 1/3 per
+# entry.) With heads as small as ours the root is worth little: trained without it, @NOROOT@ nats instead of @DEFAULT@;
+# with one head, d = 64, @NOROOT1@ instead of @HEADS1@.
 #
 # The mask. (3) sums over s ≤ t. Step t is told word t − 1 and has to guess word t:
 #
-#     step s         1    2    3    4                 takes from s:  1  2  3  4
-#     is told        ·    w₁   w₂   w₃         step t = 1            x
-#     guesses        w₁   w₂   w₃   w₄                    2          x  x
-#                                                         3          x  x  x
-#                                                         4          x  x  x  x                   (4)
+#     step s          1   2   3   4               takes from s    1   2   3   4
+#     is told         ·   w₁  w₂  w₃              step t = 1      █   ·   ·   ·
+#     guesses         w₁  w₂  w₃  w₄                       2      █   █   ·   ·
+#                                                          3      █   █   █   ·
+#                                                          4      █   █   █   █                   (4)
 #
-# Off by one to the right (s ≤ t + 1), step t may look at the step that was told w_t, the very word it
-# has to guess. *The classic mistake*: the loss falls to @LEAK@ nats within @STEPS_ABL@ steps, and
-# sample_obvious() draws @LEAKDRAWS@. Off by one to the left (s < t), nothing leaks, but step 1
-# has nothing to look at: a softmax over nothing is 0/0, and the first loss is nan. (A mask that is
-# wrong in the same way and gives 0 for 0/0 would pass unnoticed: so tests ask for no future *and all
-# of the past*.)
+# (Formulas count steps from 1, code and attention.png from 0.) Off by one to the right (s ≤ t + 1), step t may look at the
+# step that was told w_t, the very word it has to guess. *The classic mistake*: the loss falls to @LEAK@ "nats"
+# within @STEPS_ABL@ steps, better than any model there is, and draws are @LEAKDRAWS@. Off by one to the left
+# (s < t), nothing leaks, but step 1 has nothing to look at: a softmax over nothing is 0/0, and the first
+# loss is nan. A library that gives 0 for 0/0 hides that, and asking what depends on what does not show it: word t − 1
+# still arrives, by the residual stream. So one test looks at the weights: 0 for s > t, *and above 0 for all s ≤ t*.
 #
 # Heads. One softmax makes one average. With several heads, each of them smaller (d = C / heads), step t
-# can look at several things for different reasons: the stroke above, the edge to the left. Same
-# number of products. One head: @HEADS1@; eight: @HEADS8@. attention.png shows single ones on a digit:
-# some look one row up, whatever is there; others look for the stroke.
+# can look at several things for different reasons. The number of multiplications is the same. One head:
+# @HEADS1@ nats; eight: @HEADS8@; the default, four: @DEFAULT@. attention.png shows single heads on a digit: @HEADSEE@
 #
 # Residual stream. As in WaveNet each layer adds to h, never replaces it:
 #
 #     h ← h + out(attention(norm(h))),      h ← h + down(ReLU(up(norm(h))))                       (5)
 #
-# Attention moves things between steps, the MLP then works on each step by itself; two thirds of the
-# weights of a block are in the MLP.
+# Attention moves things between steps. The second branch, the MLP, works on each step by itself: it widens its C numbers
+# to 4C and back, and holds two thirds of a block's weights. Without attention @NOATT@ nats (the entrance still
+# sees the neighbours, below); without the MLP @NOMLP@.
 #
-# Norm, and where. LayerNorm subtracts the mean of the C numbers and divides by their standard
-# deviation. In (5) it stands in front of each branch (pre-norm, GPT-2), so the stream itself runs from
-# the embedding to the logits untouched, and the gradient with it. In the first paper it stood behind the
-# sum (post-norm), across the stream: @POSTNORM@ nats here instead of @DEFAULT@. Without any norm: @NONORM@.
+# Norm, and where. LayerNorm subtracts the mean of the C numbers of a step and divides by their standard deviation (then a
+# learned scale and shift for each). In (5) it stands in front of each branch (pre-norm, GPT-2), so from the embedding
+# to the last norm the stream is only added to, and the gradient has a free way back. In the first paper it stood
+# behind the sum (post-norm), across the stream: @POSTNORM@ nats here instead of @DEFAULT@. Without any norm: @NONORM@.
+# (In MADE a norm over the units leaks, since they have different pasts. Here it runs over the C numbers of one
+# step, which all have the same past. Across steps it would leak, too.)
 #
 # Where am I? Each place has a row and a column, and a learned vector for each of the two is added at
-# the entrance: 28 vectors instead of 196. Without them @NOPOS@: @NOPOSWHY@.
+# the entrance: 28 vectors instead of 196. Without them @NOPOS@, with --reach 0 @NOPOS0@ instead of @REACH0@, and without the biases
+# of places as well @NOPOSBIAS0@. @NOPOSWHY@
 #
 # A look at the neighbours. A language model starts step t from word t − 1 alone, and lets attention
 # find the rest. In an image we know where one should look first: at the words around. So a masked
@@ -137,40 +153,46 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #           n n n n n n n
 #           n n n ?               ?: the word to guess
 #
-# Without it (--reach 0) @REACH0@ nats, with one word on each side (--reach 1) @REACH1@, with three
-# @DEFAULT@. Attention can learn to look there, but it takes long to find out that the plane exists: in
-# a sentence the word above is fourteen words ago. And the other way round, with the
-# neighbours and without attention: @NOATT@.
+# Pixels enter as ±1, so that 0 can mean: outside of the image. Without it (--reach 0) @REACH0@ nats, with one word up and one to each
+# side (--reach 1) @REACH1@, with three @DEFAULT@. Attention can learn to look there, but it takes long to
+# find out that the plane exists: in a sentence the word above is fourteen words ago.
 #
-# Initialisation and warm-up. torch's own initialisation for linear layers; positions with a standard
-# deviation of 0.5, so that they are heard beside the words (0.02, as GPT-2 has it, for all: @GPTINIT@;
-# branches that start at zero: @ZEROINIT@). Adam's first steps are taken before it knows the scale of the
-# gradients, and attention is easily spoiled by a few wild ones: so the rate rises over the first
-# twentieth. Without: @NOWARM@.
+# Initialisation and warm-up. Linear layers as torch starts them; words with a standard deviation of 1; rows and columns with
+# 0.5, so that they are heard beside the words (with 0.02: @POS002@). All of them at 0.02, as GPT-2 has it: @GPTINIT@. Blocks that do
+# nothing at first (`out` and `down` at zero): @ZEROINIT@. Adam's first steps are taken before it knows
+# the scale of the gradients, so the rate rises over the first twentieth of a run; without, @NOWARM@.
 #
-# The cost. A block's matrices cost 2 · 12 C² operations a step (twice that backwards); (2) and (3) cost 4 C T
-# more, for each step has T to look at. Together, for an image,
+# Labels. With --conditional a learned vector for each label is added at the entrance of every step, and the residual
+# stream carries it to all layers.
 #
-#     24 C² T  +  4 C T²        = @FLOPS2@ million for T = 196, @FLOPS1@ million for T = 784       (6)
+# The cost. A block has 12 C² weights (4 C² in q, k, v and out, 8 C² in up and down), each used once a step; (2) and (3) have 2 C
+# products for each step that is looked at. With multiplications and additions, for one image forwards,
 #
-# (halved in the second term if the library skips the future.) So pixels as words (--patch 1) cost four times
-# as much in the first term and 16 times in the second: @MS1@ ms an image instead of @MS2@, measured. And what
-# do they buy? @PATCH1@
+#     L · ( 24 C² T  +  4 C T² )      =  87 million for T = 196, 703 million for T = 784          (6)
+#
+# (entrance and last layer not counted; a library that skips the future halves the second term.) Backwards takes twice as much again. So
+# pixels as words (--patch 1) cost four times as much in the first term and 16 times in the second: measured, @MS1@ ms of training an
+# image instead of @MS2@. @PATCH1@
 #
 # Sampling fast. The obvious loop runs all steps for each word: T passes. But a new word changes
-# nothing before it (that is what causal means): keys and values of earlier steps stay, so keep them.
-# Step t then costs its own matrices, and T products of (2) and (3). This is the KV cache; all steps
-# together cost one forward pass. It is also where a large language model's memory goes: 2 · L · T · C
-# numbers a sentence.
+# nothing before it (that is what causal means): keys and values of earlier steps stay, so keep them; old
+# queries nobody asks again. Step t then costs its own matrices, and t products of (2) and (3). This is the KV
+# cache; all steps together cost one forward pass. That it takes longer than one all the same is the price of 196 small
+# calls, one after the other. It is also where a large language model's memory goes: 2 · L · T · C numbers a sentence; 75,264 for us.
+#
+# Completion. If some pixels are given, words that disagree with them get −∞, and the softmax shares out the rest: that is p(word |
+# before, its own given pixels). With the upper half given this is exact, since all that is given comes first. With the left half
+# given it is not: a word is drawn before what is given below it has been seen (made.py says what it takes).
 #
 # Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway, digits get
-# smoother, and more alike; τ → 0 takes the best word each time, and τ > 1 gives crumbs. The samples that
-# stand beside the nats have τ = 1: only those are draws from p. temperatures.png has a row for each of five.
+# smoother, and more alike; τ > 1 gives crumbs. The samples that stand beside the nats have τ = 1: only those are draws from
+# p. (Word by word: this is not p(x)^(1/τ), and the best word each time need not make the best image.) temperatures.png has a row
+# for each of five.
 #
 # From here to ImageGPT and to language models. ImageGPT is this chapter with 512 colours as words, 1,024 to
 # 4,096 of them an image, and up to 6.8 billion weights. A language model is this chapter with some 100,000 words
-# (pieces of text) and no second dimension: leave out `row`, `column` and `neighbours` for one table of positions,
-# and model.words for a tokenizer. The rest is the same, line by line.
+# (pieces of text) and no second dimension: put one table of positions in the place of row, column and neighbours, drop the biases
+# of places, and put a tokenizer in the place of words(). The blocks are the same.
 #
 # What each detail is worth. One thing changed, @STEPS_ABL@ steps, seed 0, nats on 1,000 validation images, and
 # seconds of training (tests/ablate_transformer.py; the file is samples/transformer_ar/ablations.json):
@@ -190,8 +212,8 @@ def attention_weights(q, k):
     """How much of v_s step t takes, for all t and s: softmax over s ≤ t of q_t · k_s / √d (3). q, k: (…, T, d) -> (…, T, T)."""
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)  # s > t
-    # −∞ in front of the softmax, not 0 behind it: a 0 behind would leave rows that do not sum to 1, and a sum under
-    # the fraction that knows the future.
+    # −∞ in front of the softmax, not 0 behind it: with 0 behind it rows would not sum to 1, and the softmax's denominator would
+    # have seen the future.
     return scores.masked_fill(future, -math.inf).softmax(dim=-1)
 
 
@@ -201,7 +223,7 @@ def attention(q, k, v):
 
 
 def fast_attention(q, k, v):
-    """The same from the library, which never writes the T × T weights into memory. Training uses this one."""
+    """The same from the library, which need not write the T × T weights into memory. Training uses this one."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
@@ -217,10 +239,10 @@ def draw_word(u, logits, allowed):
     """
     if allowed is not None:
         logits = logits.masked_fill(~allowed, -math.inf)
-    p = logits.softmax(dim=1).cumsum(dim=1)
-    # Rounding leaves the last sum a little off 1, and u · p_V may round up to it: then the last word that is possible.
-    words = torch.searchsorted(p, (u * p[:, -1])[:, None], right=True)[:, 0]
-    return words.minimum((p < p[:, -1:]).sum(dim=1))
+    sums = logits.softmax(dim=1).cumsum(dim=1)  # (n, V)
+    # Rounding leaves the last sum a little off 1, and u times it may round up to it: then the last word that is possible.
+    words = torch.searchsorted(sums, (u * sums[:, -1])[:, None], right=True)[:, 0]
+    return words.minimum((sums < sums[:, -1:]).sum(dim=1))
 
 
 def check_label(model, y):
@@ -250,10 +272,10 @@ def start_of_sample(model, n, y, generator, x):
 
 
 class Block(nn.Module):
-    """One layer: look at other steps (attention), then think about what was seen (MLP). (B, T, C) -> (B, T, C).
+    """One layer (5): look at other steps (attention), then think about what was seen (MLP). (B, T, C) -> (B, T, C).
 
-        h ──┬──────────────────────(+)──┬────────────────────(+)──►
-            └─► norm ─► attention ─► out ┘└─► norm ─► up ─► ReLU ─► down ┘
+        h ──┬────────────────────────────(+)──┬──────────────────────────────(+)──►
+            └─► norm ─► attention ─► out ─┘   └─► norm ─► up ─► ReLU ─► down ─┘
     """
 
     def __init__(self, channels, heads):
@@ -269,9 +291,9 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.norm_1(h)).chunk(3, dim=2)
         return [part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v)]
 
-    def join(self, h, heads):
-        """The rest of the layer, from what the heads have brought, (B, heads, T, d)."""
-        h = h + self.out(heads.transpose(1, 2).flatten(2))
+    def join(self, h, taken):
+        """The rest of the layer, from what each head has taken, a_t of (2): (B, heads, T, d)."""
+        h = h + self.out(taken.transpose(1, 2).flatten(2))
         return h + self.down(F.relu(self.up(self.norm_2(h))))
 
     def forward(self, h):
@@ -279,7 +301,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A decoder-only transformer over words of patch × patch pixels, in reading order.
+    """A transformer with a causal mask (papers say: decoder-only) over words of patch × patch pixels, in reading order.
 
     image_size: height and width, or (height, width). reach: how many words up and to both sides the entrance sees
     (0: the last word only). conditional: a learned vector for each label is added to every step.
@@ -387,7 +409,7 @@ class Transformer(nn.Module):
         allowed, words = self.allowed(x, known), self.words(drawn)
         for t in range(words.shape[1]):
             logits = self.logits(self.images(words), y)[:, t]
-            words[:, t] = draw_word(u[:, t], logits / (temperature or self.temperature), None if allowed is None else allowed[:, t])
+            words[:, t] = draw_word(u[:, t], logits / (self.temperature if temperature is None else temperature), None if allowed is None else allowed[:, t])
         return self.images(words)
 
     @torch.no_grad()
@@ -412,12 +434,12 @@ class Transformer(nn.Module):
                 h = h + signs[:, :, i:i + self.reach + 1, j:j + 2 * self.reach + 1].flatten(1) @ kernel
             h = (h if y is None else h + label)[:, None]  # (n, 1, C): a sentence of one step
             for block, (keys, values) in zip(self.blocks, cache):
-                q, keys[:, :, t:t + 1], values[:, :, t:t + 1] = block.split(h)
+                q, keys[:, :, t:t + 1], values[:, :, t:t + 1] = block.split(h)  # views: this writes into the cache
                 # All that is kept is past, so there is nothing to mask.
                 scores = q @ keys[:, :, :t + 1].transpose(2, 3) / math.sqrt(d)  # (n, heads, 1, t + 1)
                 h = block.join(h, scores.softmax(dim=3) @ values[:, :, :t + 1])
             logits = self.last(self.norm(h))[:, 0] + self.bias[t]
-            before = draw_word(u[:, t], logits / (temperature or self.temperature), None if allowed is None else allowed[:, t])
+            before = draw_word(u[:, t], logits / (self.temperature if temperature is None else temperature), None if allowed is None else allowed[:, t])
             words[:, t] = before
             if self.reach:
                 signs[:, :, i + self.reach, j + self.reach] = 2 * self.spelling[before].to(u) - 1
@@ -603,7 +625,7 @@ def main(argv=None):
         utils.fail(f"--patch {args.patch}: patches of {args.patch}×{args.patch} pixels do not tile an image of 28×28; use 1 or 2.")
     if args.patch > 2:
         words = "2^" + str(args.patch**2) if args.patch > 4 else "65,536"
-        utils.fail(f"--patch {args.patch}: there are {words} such words, too many for a softmax; use 1 or 2.")
+        utils.fail(f"--patch {args.patch}: there are {words} such words, most of which never occur in training; use 1 or 2.")
     if "temperature" in args.given and not args.sample_only:
         utils.fail("--temperature changes how digits are drawn, not how the model is trained: use it with --sample-only.")
     reach = REACH if args.patch == 2 else 2 * REACH  # as many pixels
@@ -644,19 +666,19 @@ def main(argv=None):
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation nats after --steps @STEPS_ABL@, seed 0; samples/transformer_ar/ablations.json. The
 # default: @DEFAULT@.)
-# 1. triu(2) in attention_weights(), and forward() of a Block with attention() in place of fast_attention(). What does
-#    the loss do, what do samples show, and which test says why? (@LEAK@ nats.) Then triu(0). Whose fault is the nan?
-# 2. Leave out the root in (3). (@NOROOT@.) Then with HEADS = 1, where d is 64.
-# 3. HEADS = 1, 8, 16. (@HEADS1@, @HEADS8@.) Are any two heads of attention.png alike?
-# 4. --reach 0, 1, 5. (@REACH0@ and @REACH1@ for the first two.) Give the model without neighbours ten times the steps: does it find them?
-# 5. Leave out `self.row + self.column`, with --reach 3 and with --reach 0. (@NOPOS@ with 3.) In which of the two does the
-#    model still know where a row begins?
-# 6. Norm behind the sum: h = norm(h + …) in join(). (@POSTNORM@.) With LAYERS = 8?
+# 1. triu(2) in attention_weights(), and attention() in place of fast_attention() in Block.forward(). What does the loss do (@LEAK@
+#    nats), which test says why, and why do draws of sample_obvious() differ from those of sample()? Then triu(0). Where does nan begin?
+# 2. Leave out the root in (3). (@NOROOT@; with HEADS = 1, where d is 64, @NOROOT1@.)
+# 3. HEADS = 1, 8. (@HEADS1@, @HEADS8@.) Are any two heads of attention.png alike?
+# 4. --reach 0, 1, 5. (@REACH0@ and @REACH1@ for the first two.) Give --reach 0 ten times the steps: does it find the plane?
+# 5. Leave out the places, `self.row + self.column`, in embed() and in sample(). (@NOPOS@.) How can the model still know where a
+#    row begins? (The entrance sees zeros outside of the image, where inside it sees ±1.) And with --reach 0?
+# 6. Norm behind the sum: h = norm(h + …) twice in join(), and none in split(). (@POSTNORM@.) With LAYERS = 8?
 # 7. Classifier-free guidance (Ho & Salimans 2022): with --conditional, replace a tenth of the labels in loss() by an eleventh one,
 #    "not said"; when sampling, use ℓ = ℓ(not said) + s·(ℓ(y) − ℓ(not said)) with s = 1, 2, 4. What do digits gain, and what do they
 #    lose? Is the result still a draw from p(x|y)?
-# 8. In sample(), do not keep values but compute those of all steps anew. Same pixels: how much slower, and for which T does it begin
-#    to hurt?
+# 8. Time sample() against sample_obvious() for n = 1 and 64, with --patch 2 and 1. (README has it for 64.) Why does the ratio
+#    grow with T, and why does one digit take nearly as long as ten?
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

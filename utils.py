@@ -1,9 +1,10 @@
 """
 utils.py: the plumbing that all chapters share
 ==============================================
-Nothing here is about generative models. If you never open this file you miss no mathematics: it
-loads MNIST, reads the command line, keeps a run's folder (checkpoint, metrics, curves) and draws
-grids of digits. Likelihoods, masks, losses, samplers and training loops stay in the chapters.
+Nothing here is a generative model. If you never open this file you miss no mathematics: it loads
+MNIST, reads the command line, keeps a run's folder (checkpoint, metrics, curves), draws grids of
+digits, and scores heaps of them (the formulas are explained in gan.py). Likelihoods, masks, losses,
+samplers and training loops stay in the chapters.
 
 The parts:  1 errors   2 data   3 command line   4 a run and its folder   5 pictures   6 a judge of samples
 """
@@ -737,8 +738,8 @@ def train_judge(data, steps=3000, batch_size=128, lr=3e-3, seed=0):
 
 @torch.no_grad()
 def judged(judge, images):
-    """Features (N, 64) in float64 and classes (N,) of images (N, 1, 28, 28): in [0, 1], or grey levels up to 255."""
-    scale, features, classes = 255 if images.max() > 1 else 1, [], []
+    """Features (N, 64) in float64 and classes (N,) of images (N, 1, 28, 28): float in [0, 1], or uint8, bits or grey levels."""
+    scale, features, classes = 255 if images.dtype == torch.uint8 and images.max() > 1 else 1, [], []
     for part in images.split(500):
         f = judge.features(part.float() / scale)
         features.append(f.cpu().double())
@@ -749,7 +750,7 @@ def judged(judge, images):
 def frechet_distance(a, b):
     """Fréchet distance of the Gaussians that fit two sets of features, (N, F) and (M, F): ‖μ_a − μ_b‖² + tr(A + B − 2 √(AB))."""
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
-    # √(AB) need not be symmetric, but its trace is that of √(√A B √A), which is.
+    # AB need not be symmetric, but √A B √A is, and has the same eigenvalues: so the roots of both have the same trace.
     values, vectors = torch.linalg.eigh(cov_a)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     trace = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
@@ -763,12 +764,14 @@ def within_manifold(points, support, k):
 
 
 def scores(judge, draws, real, k=3):
-    """Draws (N, 1, 28, 28) beside real digits (M, 1, 28, 28), as a dict: frechet distance; precision and recall, of the
-    first min(N, M) of both; shares, how often each of the ten digits was drawn. Defined in the notes of gan.py."""
+    """Draws (N, 1, 28, 28) beside real digits (M, 1, 28, 28), as a dict: frechet distance (of all); precision and recall
+    (of min(N, M) of both); shares, how often each of the ten digits was drawn. Equations (6) to (8) of gan.py."""
     a, classes = judged(judge, draws)
     b, _ = judged(judge, real)
-    n = min(len(a), len(b))
-    return {"frechet": frechet_distance(a, b), "precision": within_manifold(a[:n], b[:n], k), "recall": within_manifold(b[:n], a[:n], k),
+    # Of the larger heap a random part, always the same: the first half of MNIST's test set is cleaner than the second.
+    n, generator = min(len(a), len(b)), torch.Generator().manual_seed(0)
+    some, others = a[torch.randperm(len(a), generator=generator)[:n]], b[torch.randperm(len(b), generator=generator)[:n]]
+    return {"frechet": frechet_distance(a, b), "precision": within_manifold(some, others, k), "recall": within_manifold(others, some, k),
             "shares": (torch.bincount(classes, minlength=10).double() / len(classes)).tolist()}
 
 

@@ -50,6 +50,16 @@ def test_each_step_changes_its_own_network_only(kind, conditional):
         assert not any(moved(D, d)) and all(moved(G, g))
 
 
+def test_the_step_of_D_leaves_no_gradient_on_G():
+    """Else G's own step would add to it (if it did not set it to zero first: two nets under one trapeze)."""
+    G, D = players()
+    opt_G, opt_D = optimizers(G, D)
+    gan.discriminator_step(G, D, opt_D, torch.rand(16, 1, 8, 8), None, "ns", 0.0)
+    assert all(p.grad is None for p in G.parameters())
+    gan.discriminator_loss(D(torch.rand(16, 1, 8, 8)), D(G(G.noise(16)))).backward()  # control: without no_grad()
+    assert all(p.grad.abs().sum() > 0 for p in G.parameters())
+
+
 def test_one_optimizer_for_both_would_be_caught():
     """Control: G is in D's optimiser, and D's step draws with gradients."""
     G, D = players()
@@ -257,6 +267,7 @@ def test_the_sphere_keeps_the_length_and_the_straight_line_does_not():
     assert torch.allclose(z[2], torch.tensor([1.0, 1, 0]) * 3 / math.sqrt(2))
     assert ((a + b) / 2).norm().item() == pytest.approx(3 / math.sqrt(2))
     assert torch.allclose(gan.sphere(a, a, t), a.expand(5, 3), atol=1e-3)
+    assert torch.isfinite(gan.sphere(a, -a, t)).all() and gan.sphere(a, -a, t).norm(dim=1).max() < 3.01
 
 
 # --------------------------------------------------------------------------------------------------- coverage
@@ -419,6 +430,8 @@ def test_compare_refuses_what_it_cannot_score(fails, monkeypatch):
     fails(lambda: compare.main(["--score", "no.npy"]), "no such file")
     fails(lambda: compare.main(["--score", "x.npy", "--train-judge"]), "either")
     fails(lambda: compare.main(["--train-judge", "--json", "a.json"]), "--json")
+    fails(lambda: compare.main(["--score", "x.npy", "--json", "."]), "--json", "cannot be written")
+    fails(lambda: compare.main(["--score", "x.npy", "--json", ""]), "--json", "cannot be written")
     Path("text.npy").write_text("not an array")
     fails(lambda: compare.main(["--score", "text.npy"]), "not a readable")
     np.save("objects.npy", np.array([{}] * 3), allow_pickle=True)
@@ -432,6 +445,7 @@ def test_compare_refuses_what_it_cannot_score(fails, monkeypatch):
     bad(np.full((200, 28, 28), np.nan), "not finite")
     bad(np.full((200, 28, 28), -1.0), "outside")
     bad(np.full((200, 28, 28), 1000), "outside")
+    bad(np.full((200, 28, 28), 1.001), "outside", "clip")
     bad(np.full((200, 28, 28), "a"), "not numbers")
     np.save("good.npy", np.random.RandomState(0).rand(200, 28, 28))
     monkeypatch.setattr(utils, "JUDGE", Path("broken.pt"))
