@@ -30,7 +30,10 @@ Run       python transformer_ar.py                  train, draw, measure; writes
           python transformer_ar.py --conditional    the same with the class given: p(x|y)
           python transformer_ar.py --patch 1        a word is one pixel; writes runs/transformer_ar_patch1/
           python transformer_ar.py --sample-only --temperature 0.8     draw, a little safer
-Reached   @REACHED@
+Reached   −log p(x) = 80.93 nats, 0.1489 bits/dim on all 10,000 test images, exact:
+          5.6 minutes of training on 2 cores of a shared server (AMD EPYC), seed 0:
+          samples/transformer_ar/metrics.json. Published: ImageGPT 79.17 after 457 epochs on a GPU, where
+          this is 2.6 (README of EugenHotaj/pytorch-generative, dynamic binarization).
 Left out  on purpose: dropout (a run sees each training image fewer than three times: too few to learn it by
           heart); rotary and relative positions; sparse and linear attention, which a line of 196 words does not need.
 """
@@ -146,7 +149,7 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 # A look at the neighbours. A language model starts step t from word t − 1 alone, and lets attention
 # find the rest. In an image we know where one should look first: at the words around. So a masked
 # convolution (mask A of pixelcnn.py, on words) shows each step the pixels of the words up to three rows above
-# and three columns away, at the cost of @NEIGHCOST@ % of the products:
+# and three columns away, at the cost of 3 % more products:
 #
 #           n n n n n n n
 #           n n n n n n n         n: seen at the entrance
