@@ -63,13 +63,12 @@ def without_layer(layer, norm):
             network.last = nn.Linear(network.last.in_features // 2, 1)
         elif layer == "up_2":  # straight to one channel
             network.up_2, network.last = nn.ConvTranspose2d(network.up_2.in_channels, 1, 4, stride=2, padding=1), nn.Identity()
-            network.forward = lambda z, y=None: up_2_last(network, z, y)
         else:
             setattr(network, layer, nn.Identity())
     return change
 
 
-def up_2_last(network, z, y):
+def up_2_last(network, z, y=None):
     """Generator.forward without its last convolution."""
     h = F.relu(network.norm_1(network.first(z).view(-1, *network.small)))
     h = F.relu(network.norm_3(network.refine(F.relu(network.norm_2(network.up_1(h))))))
@@ -140,7 +139,7 @@ VARIANTS = {  # name: (flags, patches: (object, attribute, value))
     "one batch of both": ([], [(gan, "discriminator_step", one_batch_step)]),
     "D without `wide`": ([], [after_init(gan.Discriminator, without_layer("wide", "norm_3"))]),
     "G without `refine`": ([], [after_init(gan.Generator, without_layer("refine", "norm_3"))]),
-    "G without `last`": ([], [after_init(gan.Generator, without_layer("up_2", "norm_4"))]),
+    "G without `last`": ([], [after_init(gan.Generator, without_layer("up_2", "norm_4")), (gan.Generator, "forward", up_2_last)]),
     "z of 2": (["--z-size", "2"], []),
     "z of 64": (["--z-size", "64"], []),
     "half the channels": ([], constant("CHANNELS", 8)),
