@@ -1,6 +1,6 @@
 """What each detail of gan.py is worth: the default with one thing changed, in a short run.
 
-    python tests/ablate_gan.py [--steps 3000] [--data-dir data] [--only NAME ...]
+    python tests/ablate_gan.py [--steps 2000] [--data-dir data] [--only NAME ...]
 
 Writes runs/ablate_gan/ablations.json, a row a variant: Fréchet distance, precision and recall of 5,000 draws against grey validation
 digits, the smallest and the largest share of a digit, seconds; and ablations.png, ten drawings of each from the same noise. A script to
@@ -193,7 +193,7 @@ def measure(name, steps, data_dir):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), metavar="NAME", default=list(VARIANTS))
     args = parser.parse_args()
