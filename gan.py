@@ -29,7 +29,9 @@ Run       python gan.py                    train, draw, measure; writes runs/gan
           python gan.py --loss wgan-gp     Wasserstein with gradient penalty; writes runs/gan_wgan-gp/
           python gan.py --sample-only --num-samples 5000            draw from the checkpoint of a run, into samples.npy
           python compare.py --score runs/gan/samples.npy            scores of that heap of images, or of any other
-Reached   @REACHED@
+Reached   Fréchet distance 0.51, precision 0.74, recall 0.80 of 5,000 draws beside the grey test digits (real training
+          digits: @FLOORHEAD@): no likelihood, so no nats. 4.0 minutes of training on 2 cores of a shared
+          server (AMD EPYC), seed 0: samples/gan/metrics.json. Five seeds: @SEEDS@
 Left out  on purpose: any likelihood (there is none); Inception distances (that network has never seen a digit).
 """
 import copy
@@ -119,7 +121,9 @@ TEST_DRAWS = 5000  # draws scored at the end
 #
 # What the losses mean. Not what a loss means elsewhere: each is measured against an opponent that moves. D's loss
 # near 1.386 is a D that tosses coins: G is perfect, or D is too weak. Near 0: D sees through everything and G learns from (5)
-# alone. @LOSSES@ And neither says how good the digits are: that needs a judge from outside.
+# alone. In the default run both settle within 3,000 steps, near 1.37 and 0.73, and stay there to the end, while the Fréchet
+# distance (below) falls from 2.5 to 0.8. So the losses say who is ahead, and not how far both have come (losses.png beside
+# loss.png): that needs a judge from outside.
 #
 # Measuring without likelihood. A classifier of digits, trained once on real ones (99.46 % of the grey test digits right,
 # 99.23 % of the binarized ones; python compare.py --train-judge), gives each image 64 features, the numbers in front of its last layer.
@@ -180,10 +184,11 @@ TEST_DRAWS = 5000  # draws scored at the end
 #
 # Interpolation. z ~ N(0, I) in Z dimensions has a length near √Z, and two of them are nearly perpendicular. So half way on the
 # straight line between them the length is smaller by a factor of √2, and G has seen few like that: with Z = 12 one z in
-# twelve is so short, with Z = 100 hardly any. The arc along the sphere keeps the length. interpolation.png shows both: @INTERP@
+# twelve is so short, with Z = 100 hardly any. The arc along the sphere keeps the length. interpolation.png shows both: with
+# so few dimensions they are hard to tell apart. Try --z-size 100.
 #
 # Memory. Does G draw training digits? neighbours.png shows, for twelve draws, the nearest of 50,000 training digits, in
-# pixels and in features: @MEMORY@ (G never sees a training image. But D does, and may have them by heart: shown one
+# pixels and in features: relatives, not copies. (G never sees a training image. But D does, and may have them by heart: shown one
 # image over and over, as in a test, G ends by drawing it.)
 # --------------------------------------------------------------------------------------------------
 
@@ -463,8 +468,8 @@ def draw_shares(path, shares, real):
     for offset, values, name in ((-0.2, shares, "drawn"), (0.2, real, "test set")):
         ax.bar([k + offset for k in range(10)], [100 * v for v in values], width=0.4, label=name)
     ax.set_xticks(range(10))
-    ax.set(xlabel="digit, as the judge reads it", ylabel="%")
-    ax.legend()
+    ax.set(xlabel="digit, as the judge reads it", ylabel="%", ylim=(0, 130 * max(*shares, *real)))
+    ax.legend(ncol=2, loc="upper center")
     utils.save_figure(path, figure)
 
 

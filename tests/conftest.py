@@ -44,7 +44,7 @@ def quick_figures(request, monkeypatch):
         monkeypatch.setattr(utils, "save_figure", lambda path, figure: (utils.plt.close(figure), path.touch()))
 
 
-def one_pass(model, n, y=None, generator=None, x=None, known=None):
+def one_pass(model, n, y=None, generator=None, x=None, known=None, temperature=None):
     """In place of an autoregressive sampler, whose 784 steps a test of checkpoints need not wait for: all pixels
     from the logits of a black image. It depends on weights, labels and noise as a draw does."""
     y = y if y is None else y.to(model.last.weight.device)
