@@ -46,7 +46,7 @@ import utils
 
 # Settings to turn. Each is read in main() and nowhere else.
 STEPS = 14000
-BATCH_SIZE = 32  # small: at equal time, more steps are worth more than larger batches
+BATCH_SIZE = 32  # small, for more steps in the same time
 LR = 3e-3  # of both players
 BETA_1 = 0.0  # Adam's memory of gradients: none, since the opponent moves
 NOISE = 0.1  # standard deviation of what is added to all that D sees
@@ -121,8 +121,8 @@ TEST_DRAWS = 5000  # draws scored at the end
 #
 # What the losses mean. Not what a loss means elsewhere: each is measured against an opponent that moves. D's loss
 # near 1.386 is a D that tosses coins: G is perfect, or D is too weak. Near 0: D sees through everything and G learns from (5)
-# alone. In the default run both settle within 3,000 steps, near 1.37 and 0.73, and stay there to the end, while the Fréchet
-# distance (below) falls from 2.5 to 0.8. So the losses say who is ahead, and not how far both have come (losses.png beside
+# alone. In the default run they hardly move after the first 3,000 steps (1.37 and 0.75, at the end 1.35 and 0.73), while the Fréchet
+# distance (below) falls from 2.4 to 0.8. So the losses say who is ahead, and not how far both have come (losses.png beside
 # loss.png): that needs a judge from outside.
 #
 # Measuring without likelihood. A classifier of digits, trained once on real ones (99.46 % of the grey test digits right,
@@ -134,6 +134,7 @@ TEST_DRAWS = 5000  # draws scored at the end
 #     precision          the part of draws that lie where real digits do: in a ball around one of them   (7)
 #                        that reaches to its third neighbour (Kynkäänniemi et al. 2019)
 #     recall             the part of real digits that lie where draws do, likewise                 (8)
+#                        (both of 5,000 draws and 5,000 test digits)
 #     shares             which digits are drawn, and how often
 #
 # (6) with features of an Inception network is the well-known FID (Heusel et al. 2017). That network has never seen a digit, so
@@ -154,7 +155,6 @@ TEST_DRAWS = 5000  # draws scored at the end
 #     function of x alone, as (1) has it: a batch that is all sevens looks odd to it. Here only the game has to work.)
 #   · An average of G's weights (decay 0.999). Two players who answer each other circle around the balance; the average of a circle
 #     is near its centre. Training does not use it, only what draws does.
-#   · Rates that fall to 0, the same for both.
 #   · Convolutions that do not change the size: one in D, two in G, the second at full size. Those of stride 2 alone have
 #     little to make a stroke from.
 #   · A small z. Digits have few degrees of freedom; each direction of z too many is one that G has to learn to ignore.
@@ -280,7 +280,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.conditional, c = conditional, channels
-        self.down_1 = nn.Conv2d(1, c, 4, stride=2, padding=1)
+        self.down_1 = nn.Conv2d(1, c, 4, stride=2, padding=1)  # (biases stay: the critic has no norm)
         self.down_2 = nn.Conv2d(c, 2 * c, 4, stride=2, padding=1)
         self.norm_2 = nn.BatchNorm2d(2 * c) if norm else nn.Identity()
         self.wide = nn.Conv2d(2 * c, 4 * c, 3, padding=1)
@@ -315,7 +315,7 @@ def discriminator_loss(real, fake, kind="ns"):
 
 
 def generator_loss(fake, kind="ns"):
-    """What G minimises, given the logits of its drawings (B,) -> (). "ns": (5); "wgan-gp": the part of minus (9) that G can change."""
+    """What G minimises, given the logits of its drawings (B,) -> (). "ns": (5); "wgan-gp": the part of (9) that G can change."""
     return -fake.mean() if kind == "wgan-gp" else F.softplus(-fake).mean()
 
 
@@ -333,7 +333,7 @@ def blurred(x, noise):
 
 def discriminator_step(generator, discriminator, optimizer, x, y, kind, penalty, noise=0.0):
     """One step of D on real images x (B, 1, H, W) in [0, 1], and on as many drawings -> (its loss, mean D(x), mean D(G(z)), gradient
-    norm). "wgan-gp": the loss is (9) without the penalty, and the means are of s, which has no sigmoid there."""
+    norm). "wgan-gp": the loss is minus (9), without the penalty, and the means are of s, which has no sigmoid there."""
     with torch.no_grad():  # no gradient may reach G (the running statistics of its batch norms do move)
         x, drawn = blurred(x, noise), blurred(generator(generator.noise(len(x)), y), noise)
     # Two batches, not one of both: batch norm is to see a batch of one kind, as G's step will show it one.
@@ -501,7 +501,7 @@ def train(players, average, data, run, judge, steps, batch_size, lr, beta_1, dec
     history, real = History(steps), utils.judged(judge, data.val)[0]
     with run.training(G=G, D=D, average=average, opt_G=opt_G, opt_D=opt_D, history=history):
         while run.step < steps:
-            # Falls linearly to 0, in both: the circle that the two go in gets smaller.
+            # Falls linearly to 0, as in all chapters; the same for both.
             for optimizer in (opt_G, opt_D):
                 optimizer.param_groups[0]["lr"] = lr * (1 - run.step / steps)
             for _ in range(critic_steps):
@@ -566,7 +566,9 @@ def main(argv=None):
     draw_pictures(average, run.folder, data, judge, history, found["shares"], args.loss)
     run.draw(average)
     seconds = utils.median_seconds(lambda: average.sample(64, grid_labels(average, 64)))
-    run.finish(average, test_nats=None, likelihood="none", sample_seconds_64=seconds, test_images=len(data.x_test), test_draws=TEST_DRAWS,
+    run.finish(average, test_nats=None, likelihood="none", sample_seconds_64=seconds,
+               binarization="none: trained on grey levels; draws are scored grey, and (…_binary) after one coin a pixel",
+               test_images=len(data.x_test), test_draws=TEST_DRAWS,
                discriminator_parameters=sum(p.numel() for p in D.parameters()), **{f"test_{name}": value for name, value in found.items()})
 
 
@@ -575,7 +577,8 @@ def main(argv=None):
 # default: @DEFAULT@.)
 # 1. In generator_loss() return -F.softplus(fake).mean(), the minimax loss (4). (@SATURATING@.) When does it do any harm: at the beginning
 #    or at the end? (Look at losses.png: where is D(G(z))?)
-# 2. In discriminator_step() draw without no_grad(), and leave zero_grad() out of G's update(). Which test fails? (@LEAKEX@.)
+# 2. In discriminator_step() draw without no_grad(), and in generator_step(), in place of update(): loss.backward(), optimizer.step(), and only
+#    then optimizer.zero_grad(). Which test fails? (@LEAKEX@.)
 # 3. AVERAGE = 0: draw from G as it is. (@NOAVERAGE@.) Compare the rows of progress.png.
 # 4. --z-size 2, 64. (@Z2@, @Z64@.) With 2: which digits share a border? Compare with manifold.png of vae.py --z-size 2.
 # 5. Batch norm out of D, out of G. (@NOBND@, @NOBNG@.) Which of the two needs it?

@@ -104,8 +104,8 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #     largest weight without the root    @M0P@              @M1P@         (mean over steps)
 #     … with it                          @M0S@              @M1S@
 #
-# (At the start q and k are smaller than the rule of thumb says: torch starts linear layers with a variance of about 1/3 per
-# entry.) With heads as small as ours the root is worth little: trained without it, @NOROOT@ nats instead of @DEFAULT@;
+# (At the start q and k are smaller than the rule of thumb says: torch starts linear layers so that normed inputs give outputs of
+# variance 1/3.) With heads as small as ours the root is worth little: trained without it, @NOROOT@ nats instead of @DEFAULT@;
 # with one head, d = 64, @NOROOT1@ instead of @HEADS1@.
 #
 # The mask. (3) sums over s ≤ t. Step t is told word t − 1 and has to guess word t:
@@ -157,8 +157,8 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #           n n n ?               ?: the word to guess
 #
 # Pixels enter as ±1, so that 0 can mean: outside of the image. Without it (--reach 0) @REACH0@ nats, with one word up and one to each
-# side (--reach 1) @REACH1@, with three @DEFAULT@. Attention can learn to look there, but it takes long to
-# find out that the plane exists: in a sentence the word above is fourteen words ago.
+# side (--reach 1) @REACH1@, with three @DEFAULT@. Attention can learn to look there, but first
+# it has to find out that there is a plane: in a sentence the word above is fourteen words ago.
 #
 # Initialisation and warm-up. Linear layers as torch starts them; words with a standard deviation of 1; rows and columns with
 # 0.5, so that they are heard beside the words (with 0.02: @POS002@). All of them at 0.02, as GPT-2 has it: @GPTINIT@. Blocks that do
@@ -543,7 +543,7 @@ def draw_completions(path, model, x, y, known):
 
 
 def draw_surprise(path, bits, x):
-    """The mean over the test set of each pixel's bits, and four digits with theirs. Both (N, 1, H, W)."""
+    """The mean over the test set of each word's bits (N, 1, rows, columns), and four digits x (N, 1, H, W) with theirs."""
     figure, axes = plt.subplot_mosaic("aabcde;aafghi", figsize=(11, 3.6))
     mean = bits.mean(dim=(0, 1)).cpu()
     figure.colorbar(axes["a"].imshow(mean.numpy(), cmap="magma"), ax=axes["a"], shrink=0.8)

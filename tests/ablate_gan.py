@@ -8,6 +8,7 @@ run, not a test. The figures in the notes of the chapter come from the files tha
 figure is read here.
 """
 import argparse
+import io
 import json
 import sys
 import tempfile
@@ -147,7 +148,7 @@ VARIANTS = {  # name: (flags, patches: (object, attribute, value))
     "lr * 3": (rate(3), []),
     "weights start at N(0, 0.02)": ([], [after_init(gan.Generator, dcgan_init), after_init(gan.Discriminator, dcgan_init)]),
     "label smoothing": ([], [(gan, "discriminator_loss", smoothed)]),
-    "spectral norm in D": ([], [after_init(gan.Discriminator, spectral)]),
+    "spectral norm for batch norm in D": ([], [after_init(gan.Discriminator, spectral)]),
     "R1, no noise, no batch norm in D": ([], [(gan, "discriminator_step", r1_step), after_init(gan.Discriminator, without_norms)] + constant("NOISE", 0.0)),
     "wgan-gp": (["--loss", "wgan-gp"], []),
 }
@@ -203,8 +204,11 @@ def main():
         row, pictures = measure(name, args.steps, args.data_dir)
         print(row, flush=True)
         # A file a variant: so that two processes can share the work.
-        torch.save({"row": row, "pictures": pictures}, folder / f"{list(VARIANTS).index(name):02}.pt")
+        buffer = io.BytesIO()
+        torch.save({"row": row, "pictures": pictures}, buffer)
+        utils.write_atomically(folder / f"{list(VARIANTS).index(name):02}.pt", buffer.getvalue())
         found = [torch.load(path, weights_only=True) for path in sorted(folder.glob("*.pt"))]
+        found = [f for f in found if f"--steps {args.steps}" in f["row"]["command"]]  # none of another length
         (folder / "ablations.json").write_text(json.dumps([f["row"] for f in found], indent=1) + "\n")
         utils.labelled_rows(folder / "ablations.png", [(f["row"]["name"], f["pictures"]) for f in found if f["pictures"] is not None])
 

@@ -30,8 +30,10 @@ def after_init(change, kind=Transformer):
 @torch.no_grad()
 def gpt_init(model):
     for part in model.modules():
-        if isinstance(part, (nn.Linear, nn.Embedding)):
+        if isinstance(part, (nn.Linear, nn.Embedding, nn.Conv2d)):
             part.weight.normal_(0, 0.02)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            part.bias.zero_()
     model.row.normal_(0, 0.02)
     model.column.normal_(0, 0.02)
 
@@ -44,8 +46,9 @@ def small_positions(model):
 
 @torch.no_grad()
 def zero_branches(block):
-    block.out.weight.zero_()
-    block.down.weight.zero_()
+    for part in (block.out, block.down):
+        part.weight.zero_()
+        part.bias.zero_()
 
 
 def without_norms(model):

@@ -44,7 +44,8 @@ def test_each_step_changes_its_own_network_only(kind, conditional):
     for _ in range(3):
         g, d = weights(G), weights(D)
         gan.discriminator_step(G, D, opt_D, x, y, kind, 10.0)
-        assert not any(moved(G, g)) and (all(moved(D, d)) or kind == "wgan-gp")
+        # A bias in front of a batch norm, and the last one of a critic, have no gradient.
+        assert not any(moved(G, g)) and sum(moved(D, d)) > len(d) / 2
         d = weights(D)
         gan.generator_step(G, D, opt_G, 16, y, kind)
         assert not any(moved(D, d)) and all(moved(G, g))
@@ -311,8 +312,8 @@ def test_a_mixture_of_eight_is_covered():
 
 
 def test_a_generator_that_runs_ahead_collapses():
-    """Control: twenty steps of G for each of D, and it sits on what D believes at the moment."""
-    assert modes_covered(steps=300, steps_of_G=20) < 5
+    """Control: twenty steps of G for each of D, and it sits on what D believes at the moment. As many steps of D, one to one, do better."""
+    assert modes_covered(steps=300, steps_of_G=20) < 5 <= modes_covered(steps=300)
 
 
 def test_discriminator_overfits_one_batch_and_the_generator_finds_it():

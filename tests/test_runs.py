@@ -62,10 +62,10 @@ def stopped_at(step, monkeypatch):
     """As if Ctrl-C came during that step."""
     tick = utils.Run.tick
 
-    def stopping(self, loss):
+    def stopping(self, *loss):
         if self.step + 1 == step:
             signal.raise_signal(signal.SIGINT)
-        return tick(self, loss)
+        return tick(self, *loss)
 
     with monkeypatch.context() as m, pytest.raises(SystemExit) as stop:
         m.setattr(utils.Run, "tick", stopping)
@@ -211,12 +211,12 @@ def test_a_new_run_does_not_destroy_an_old_one(chapter, monkeypatch):
 def test_a_run_whose_folder_was_moved_away_does_not_write_into_the_new_one(chapter, fails, monkeypatch):
     tick, new = utils.Run.tick, {}
 
-    def second_run_starts(self, loss):
+    def second_run_starts(self, *loss):
         if self.step == 3 and not new:
             new["folder"] = Path("a").rename("a.1")
             Path("a").mkdir()
             Path("a/checkpoint.pt").write_text("the other run's")
-        return tick(self, loss)
+        return tick(self, *loss)
 
     monkeypatch.setattr(utils.Run, "tick", second_run_starts)
     fails(lambda: chapter.main(SHORT + ["--out", "a"]), "moved away")
@@ -290,7 +290,7 @@ def test_a_process_that_is_stopped_can_be_resumed(process, how):
     class Enough(Exception):
         pass
 
-    def tick(self, loss):
+    def tick(self, *loss):
         stop.append(self.step)
         raise Enough
 
@@ -456,7 +456,7 @@ def test_every_setting_of_the_visible_block_can_be_changed(chapter, monkeypatch)
     for i, name in enumerate(names):
         value = getattr(chapter, name)
         with monkeypatch.context() as m:
-            m.setattr(chapter, name, value + 1 if isinstance(value, int) else value / 2)
+            m.setattr(chapter, name, 2 * value if isinstance(value, int) else (value or 1.0) / 2)
             chapter.main((["--steps", "2"] if name != "STEPS" else ["--steps", "1"]) + ["--batch-size", "4", "--out", str(i)])
         assert source.count(name) >= 2  # it is used, too
 

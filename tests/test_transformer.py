@@ -285,7 +285,7 @@ def test_completion_is_exact_where_all_that_is_given_comes_first(patch):
     known[0] = patch == 1
     known[:, :2] = known[:, :2] | (patch == 2)
     if patch == 2:
-        known[0, 2] = True
+        known[0, 2:] = True
     x = torch.tensor([[[[1, 0, 1, 1], [0, 1, 0, 0]]]]).double()
     draws = model.sample(20000, None, torch.Generator().manual_seed(0), x.expand(20000, -1, -1, -1), known)
     log_p = log_prob(model, all_images(2, 4))
