@@ -180,7 +180,8 @@ TEST_DRAWS = 5000  # draws scored at the end
 # a gradient of a gradient (create_graph=True). The critic must not have batch norm: with it s(x̂)
 # depends on the whole batch, and the gradient with respect to one image is not its slope. And it should be near its optimum before G moves,
 # so it gets two steps for each one of G. What one buys: a loss that means something (it estimates −W), and no balance to keep.
-# Here: @WGAN@
+# Here: 5,000 steps of G in 2.4 minutes reach a Fréchet distance of 1.39, precision 0.66, recall 0.80 (samples/gan_wgan-gp/), with no
+# noise and no batch norm in the critic; and in its losses.png the loss of D, minus an estimate of W, creeps up to 0 as digits get better.
 #
 # Interpolation. z ~ N(0, I) in Z dimensions has a length near √Z, and two of them are nearly perpendicular. So half way on the
 # straight line between them the length is smaller by a factor of √2, and G has seen few like that: with Z = 12 one z in
