@@ -172,6 +172,19 @@ def test_one_layer_sees_everything_and_none_sees_the_neighbours():
     assert sorted(set((seen[t].nonzero()[:, 0] // 16 * 4 + seen[t].nonzero()[:, 0] % 8 // 2).tolist())) == [5, 6, 7, 9]
 
 
+def test_the_entrance_sees_rows_above_and_what_is_left():
+    assert Transformer(8, 8, 1, 2, 2, reach=2).mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+
+
+def test_a_sentence_begins_with_a_word_that_is_no_patch():
+    model, x = lively((4, 6)), (torch.rand(9, 1, 4, 6) < 0.5).double()
+    first = model.logits(x)[:, 0].detach()
+    model.word.weight.data[:16] += torch.randn(16)  # all words that are patches
+    assert torch.equal(first, model.logits(x)[:, 0])
+    model.word.weight.data[16] += torch.randn(16)
+    assert not torch.allclose(first, model.logits(x)[:, 0])
+
+
 # --------------------------------------------------------------------------------------------- attention
 
 
