@@ -1,6 +1,6 @@
 """What each detail of transformer_ar.py is worth: the default with one thing changed, in a short run.
 
-    python tests/ablate_transformer.py [--steps 250] [--data-dir data] [--only NAME ...]
+    python tests/ablate_transformer.py [--steps 200] [--data-dir data] [--only NAME ...]
 
 Writes runs/ablate_transformer/ablations.json, a row a variant: nats on the first 1,000 validation images, gradient
 norms, seconds. A script to run, not a test. The figures in the notes of the chapter come from the file that is
@@ -120,4 +120,4 @@ VARIANTS = {  # name: (chapter, flags, patches: (object, attribute, value))
 }
 
 if __name__ == "__main__":
-    main(VARIANTS, "ablate_transformer", 250, __doc__)
+    main(VARIANTS, "ablate_transformer", 200, __doc__)
