@@ -749,6 +749,8 @@ def judged(judge, images):
 
 def frechet_distance(a, b):
     """Fréchet distance of the Gaussians that fit two sets of features, (N, F) and (M, F): ‖μ_a − μ_b‖² + tr(A + B − 2 √(AB))."""
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        return math.nan  # of a model whose weights are lost: whoever asked will see it
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
     # AB need not be symmetric, but √A B √A is, and has the same eigenvalues: so the roots of both have the same trace.
     values, vectors = torch.linalg.eigh(cov_a)

@@ -51,7 +51,7 @@ def one_pass(model, n, y=None, generator=None, x=None, known=None, temperature=N
     with torch.no_grad():
         logits = model.logits(torch.zeros(n, 1, *model.image_size), y)
     if logits.dim() == 3:  # words: (n, T, V)
-        words = torch.multinomial(logits.flatten(0, 1).softmax(dim=1), 1, generator=generator).view(n, -1)
+        words = torch.multinomial(logits.nan_to_num().flatten(0, 1).softmax(dim=1), 1, generator=generator).view(n, -1)
         return model.images(words)
     return (torch.rand(logits.shape, generator=generator) < torch.sigmoid(logits)).float()
 
