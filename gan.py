@@ -63,21 +63,22 @@ TEST_DRAWS = 5000  # draws scored at the end
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
 #
-# No likelihood. All chapters before this one give each image a probability and raise it on real ones. A GAN
-# has a sampler and nothing else: z ~ N(0, I), x = G(z), one pass, all pixels at once. p_G, the distribution
-# of what it draws, has no formula. (z has 12 dimensions, x has 784: the drawings fill a surface of
-# dimension 12, so "the density at x" is 0 for almost every x, a real digit included.) So maximum likelihood
-# cannot even be written down, and no row of a table of nats can have a GAN in it. What can be done
-# with two samplers is to ask a classifier whether it can tell them apart. Below, p is the distribution of
-# real digits, E_real a mean over it; we write as if p and p_G had densities (the noise below gives them some).
+# No likelihood. All chapters before this one give each image a probability and raise it on real ones. A
+# GAN has a sampler and nothing else: z ~ N(0, I), x = G(z), one pass, all pixels at once. p_G, the
+# distribution of what it draws, has no formula. (z has 12 dimensions, x has 784: the drawings fill a
+# surface of dimension 12, so "the density at x" is 0 for almost every x, a real digit included.) So
+# maximum likelihood cannot even be written down, and no row of a table of nats can have a GAN in it.
+# What can be done with two samplers is to ask a classifier whether it can tell them apart. Below, p is
+# the distribution of real digits, E_real a mean over it; we write as if p and p_G had densities (the
+# noise below gives them some).
 #
-# The game. A discriminator D(x) = sigmoid(s(x)) guesses the probability that x is real. It is trained as
-# any classifier, and G to be taken for real:
+# The game. A discriminator D(x) = sigmoid(s(x)) guesses the probability that x is real. It is trained
+# as any classifier, and G to be taken for real:
 #
 #     min_G max_D   V(D, G) = E_real[ log D(x) ] + E_z[ log(1 − D(G(z))) ]                        (1)
 #
-# The best D against a fixed G. Write (1) as an integral over x of p(x) log D + p_G(x) log(1 − D). For each x the
-# derivative in D is p/D − p_G/(1 − D), which is 0 at
+# The best D against a fixed G. Write (1) as an integral over x of p(x) log D + p_G(x) log(1 − D). For
+# each x the derivative in D is p/D − p_G/(1 − D), which is 0 at
 #
 #     D*(x) = p(x) / ( p(x) + p_G(x) )                                                            (2)
 #
@@ -88,46 +89,53 @@ TEST_DRAWS = 5000  # draws scored at the end
 #     V(D*, G) = E_real[ log( p/2m ) ] + E_z[ log( p_G/2m ) ]
 #              = −2 log 2 + KL(p ‖ m) + KL(p_G ‖ m)  =  −2 log 2 + 2 JSD(p, p_G)                  (3)
 #
-# JSD = ½ KL(p ‖ m) + ½ KL(p_G ‖ m), the Jensen-Shannon divergence, is 0 if p = p_G and at most log 2. At its minimum D* = ½
-# everywhere: the discriminator can only toss a coin, its loss (minus (1)) is 2 log 2 = 1.386 and
-# that of (5) is log 2 = 0.693.
+# JSD = ½ KL(p ‖ m) + ½ KL(p_G ‖ m), the Jensen-Shannon divergence, is 0 if p = p_G and at most log 2.
+# At its minimum D* = ½ everywhere: the discriminator can only toss a coin, its loss (minus (1)) is 2
+# log 2 = 1.386 and that of (5) is log 2 = 0.693.
 #
-# Starved. (3) is flat where the two do not overlap: JSD = log 2 whatever G does. In the terms of one sample: G gets
-# its gradient through s = s(G(z)), the logit. As long as D sees through it, D(G(z)) = sigmoid(s) is near 0, and
+# Starved. (3) is flat where the two do not overlap: JSD = log 2 whatever G does. In the terms of one
+# sample: G gets its gradient through s = s(G(z)), the logit. As long as D sees through it, D(G(z)) =
+# sigmoid(s) is near 0, and
 #
 #     minimax            log(1 − D)      ∂/∂s = −D                  no slope where G is bad        (4)
 #     non-saturating     −log D          ∂/∂s = −(1 − D)            slope 1 where G is bad         (5)
 #
-# so G maximises log D instead of minimising log(1 − D). Each drawing is pushed the same way, and D = ½ is still the
-# fixed point; but the weights differ: now the bad drawings count most. Measured by autograd (gradient_by_loss()), |∂/∂s| at
+# so G maximises log D instead of minimising log(1 − D). Each drawing is pushed the same way, and D = ½
+# is still the fixed point; but the weights differ: now the bad drawings count most. Measured by
+# autograd (gradient_by_loss()), |∂/∂s| at
 #
 #     D(G(z))             0.01    0.1     0.5     0.9    0.99
 #     minimax (4)         0.01   0.10    0.50    0.90    0.99
 #     non-saturating (5)  0.99   0.90    0.50    0.10    0.01
 #
-# In code (5) is softplus(−s), and minus (1) is softplus(−s(x)) + softplus(s(G(z))); where sigmoid(s) rounds to
-# 0, its logarithm would be −inf; softplus(u) = log(1 + e^u) does not mind.
+# In code (5) is softplus(−s), and minus (1) is softplus(−s(x)) + softplus(s(G(z))); where sigmoid(s)
+# rounds to 0, its logarithm would be −inf; softplus(u) = log(1 + e^u) does not mind.
 #
-# Noise on both. There is a second way to be starved, and (5) does not mend it. Real digits have backgrounds of exactly 0, and
-# drawings of almost 0; a D that looks for such trifles tells them apart without looking at strokes, and then its slope says nothing
-# of strokes. So all that D sees, real or drawn, gets N(0, 0.1²) added to each pixel ("instance noise"). The two clouds
-# overlap then, (3) has a slope everywhere, and D has to look for what noise does not hide. G itself draws without.
+# Noise on both. There is a second way to be starved, and (5) does not mend it. Real digits have
+# backgrounds of exactly 0, and drawings of almost 0; a D that looks for such trifles tells them apart
+# without looking at strokes, and then its slope says nothing of strokes. So all that D sees, real or
+# drawn, gets N(0, 0.1²) added to each pixel ("instance noise"). The two clouds overlap then, (3) has a
+# slope everywhere, and D has to look for what noise does not hide. G itself draws without.
 #
-# One step. D and G take turns, each with an optimiser of its own: D sees real images and drawings, then G sees what D says of new
-# drawings. Gradients of D's loss must not arrive at G (no_grad(), or detach(), on the drawings), and those that G's loss leaves on D
-# must be set to zero before D uses its own. *The classic mistake* is to let D's loss train G as well, and it hardly
-# shows: it pulls on each drawing by D, (5) pushes by 1 − D, and what is left, 1 − 2D, still points the right way while D is winning.
-# Measured: a Fréchet distance of 6.6 instead of 4.7; the drawings are only worse, and nothing looks broken. Tests ask that each step changes its own network only, and leaves no gradient on G.
+# One step. D and G take turns, each with an optimiser of its own: D sees real images and drawings, then
+# G sees what D says of new drawings. Gradients of D's loss must not arrive at G (no_grad(), or
+# detach(), on the drawings), and those that G's loss leaves on D must be set to zero before D uses its
+# own. *The classic mistake* is to let D's loss train G as well, and it hardly shows: it pulls on each
+# drawing by D, (5) pushes by 1 − D, and what is left, 1 − 2D, still points the right way while D is
+# winning. Measured: a Fréchet distance of 6.6 instead of 4.7; the drawings are only worse, and nothing
+# looks broken. Tests ask that each step changes its own network only, and leaves no gradient on G.
 #
-# What the losses mean. Not what a loss means elsewhere: each is measured against an opponent that moves. D's loss
-# near 1.386 is a D that tosses coins: G is perfect, or D is too weak. Near 0: D sees through everything and G learns from (5)
-# alone. In the default run they hardly move after the first 3,000 steps (1.37 and 0.75, at the end 1.35 and 0.73), while the Fréchet
-# distance (below) falls from 2.4 to 0.8. So the losses say who is ahead, and not how far both have come (losses.png beside
+# What the losses mean. Not what a loss means elsewhere: each is measured against an opponent that
+# moves. D's loss near 1.386 is a D that tosses coins: G is perfect, or D is too weak. Near 0: D sees
+# through everything and G learns from (5) alone. In the default run they hardly move after the first
+# 3,000 steps (1.37 and 0.75, at the end 1.35 and 0.73), while the Fréchet distance (below) falls from
+# 2.4 to 0.8. So the losses say who is ahead, and not how far both have come (losses.png beside
 # loss.png): that needs a judge from outside.
 #
-# Measuring without likelihood. A classifier of digits, trained once on real ones (99.46 % of the grey test digits right,
-# 99.23 % of the binarized ones; python compare.py --train-judge), gives each image 64 features, the numbers in front of its last layer.
-# Two heaps of images become two clouds in 64 dimensions, real test digits and draws (the code is part 6 of utils.py):
+# Measuring without likelihood. A classifier of digits, trained once on real ones (99.46 % of the grey
+# test digits right, 99.23 % of the binarized ones; python compare.py --train-judge), gives each image
+# 64 features, the numbers in front of its last layer. Two heaps of images become two clouds in 64
+# dimensions, real test digits and draws (the code is part 6 of utils.py):
 #
 #     Fréchet distance   ‖μ − μ_G‖² + tr( Σ + Σ_G − 2 (Σ Σ_G)^½ )                                 (6)
 #                        of the Gaussians that fit the clouds; 0 if mean and covariance agree
@@ -137,30 +145,37 @@ TEST_DRAWS = 5000  # draws scored at the end
 #                        (both of 5,000 draws and 5,000 test digits)
 #     shares             which digits are drawn, and how often
 #
-# (6) with features of an Inception network is the well-known FID (Heusel et al. 2017). That network has never seen a digit, so
-# ours has other units: the two cannot be compared, and nor can distances of different numbers of draws (fewer draws, larger
-# distance: the curve in loss.png, 2,000 draws beside validation digits, is not the figure at the end, 5,000 beside test digits).
-# Precision falls if digits are malformed, recall if some are never drawn: a heap of perfect sevens has high precision and low recall.
-# No figure means much alone: 5,000 real training digits beside the test digits get @FLOOR@.
+# (6) with features of an Inception network is the well-known FID (Heusel et al. 2017). That network has
+# never seen a digit, so ours has other units: the two cannot be compared, and nor can distances of
+# different numbers of draws (fewer draws, larger distance: the curve in loss.png, 2,000 draws beside
+# validation digits, is not the figure at the end, 5,000 beside test digits). Precision falls if digits
+# are malformed, recall if some are never drawn: a heap of perfect sevens has high precision and low
+# recall. No figure means much alone: 5,000 real training digits beside the test digits get @FLOOR@.
 #
-# Mode collapse. With the best D, (3) asks for all digits. But a step of G sees only the D of the moment, and each drawing is
-# judged alone: none is worse off for looking like the others. G may put everything on one digit, D learns to reject it, G moves to
-# the next. One sees it in samples.png, in shares.png, and in recall. A test makes it happen on eight Gaussians in the
-# plane: twenty steps of G for each of D, and G sits on a few of the eight; one to one, and it finds all.
+# Mode collapse. With the best D, (3) asks for all digits. But a step of G sees only the D of the
+# moment, and each drawing is judged alone: none is worse off for looking like the others. G may put
+# everything on one digit, D learns to reject it, G moves to the next. One sees it in samples.png, in
+# shares.png, and in recall. A test makes it happen on eight Gaussians in the plane: twenty steps of G
+# for each of D, and G sits on a few of the eight; one to one, and it finds all.
 #
 # The recipe. Besides (5) and the noise:
 #
-#   · Adam with β₁ = 0: no memory of the direction (0.9 in most libraries). An old gradient answers an opponent that is gone.
-#   · Batch norm in both, and in D each kind of image in a batch of its own, as it is when G's turn comes. (With it D(x) is no
-#     function of x alone, as (1) has it: a batch that is all sevens looks odd to it. Here only the game has to work.)
-#   · An average of G's weights (decay 0.999). Two players who answer each other circle around the balance; the average of a circle
-#     is near its centre. Training does not use it, only what draws does.
-#   · Convolutions that do not change the size: one in D, two in G, the second at full size. Those of stride 2 alone have
-#     little to make a stroke from.
-#   · A small z. Digits have few degrees of freedom; each direction of z too many is one that G has to learn to ignore.
+#   · Adam with β₁ = 0: no memory of the direction (0.9 in most libraries). An old gradient answers an
+#     opponent that is gone.
+#   · Batch norm in both, and in D each kind of image in a batch of its own, as it is when G's turn
+#     comes. (With it D(x) is no function of x alone, as (1) has it: a batch that is all sevens looks
+#     odd to it. Here only the game has to work.)
+#   · An average of G's weights (decay 0.999). Two players who answer each other circle around the
+#     balance; the average of a circle is near its centre. Training does not use it, only what draws
+#     does.
+#   · Convolutions that do not change the size: one in D, two in G, the second at full size. Those of
+#     stride 2 alone have little to make a stroke from.
+#   · A small z. Digits have few degrees of freedom; each direction of z too many is one that G has to
+#     learn to ignore.
 #
-# Measured: the default with one thing changed, 1,500 steps, seed 0; Fréchet distance, precision and recall of 5,000 draws beside
-# grey validation digits (tests/ablate_gan.py; the files are samples/gan/ablations.json, and ablations.png, a row of drawings each):
+# Measured: the default with one thing changed, 1,500 steps, seed 0; Fréchet distance, precision and
+# recall of 5,000 draws beside grey validation digits (tests/ablate_gan.py; the files are
+# samples/gan/ablations.json, and ablations.png, a row of drawings each):
 #
 #                                              Fréchet   precision   recall   shares (%)
 #     default                                     4.71       0.62     0.68       7 to 13
@@ -185,45 +200,56 @@ TEST_DRAWS = 5000  # draws scored at the end
 #       R1, no noise, no batch norm in D          3.48       0.61     0.75       9 to 12
 #       wgan-gp                                   4.57       0.59     0.72       8 to 11
 #
-# Two seeds differ by 0.5, so in so short a run half of the recipe is worth nothing that one could measure: the noise, β₁ = 0 instead
-# of 0.5, the average, batch norm in D. This game is robust. What it does need: batch norm in G (without it all drawings are
-# black, from the first steps on), a short memory (β₁ = 0.9: most digits are not even drawn, recall 0.19), a D that is large enough
-# (`wide`), the last convolution of G, and a z of the right size: with two dimensions what is drawn is good and nearly all is missing (precision
-# 0.73, recall 0.01), with 64 everything is drawn, and not well.
+# Two seeds differ by 0.5, so in so short a run half of the recipe is worth nothing that one could
+# measure: the noise, β₁ = 0 instead of 0.5, the average, batch norm in D. This game is robust. What it
+# does need: batch norm in G (without it all drawings are black, from the first steps on), a short
+# memory (β₁ = 0.9: most digits are not even drawn, recall 0.19), a D that is large enough (`wide`), the
+# last convolution of G, and a z of the right size: with two dimensions what is drawn is good and nearly
+# all is missing (precision 0.73, recall 0.01), with 64 everything is drawn, and not well.
 #
-# The minimax loss (4) does no harm at all, though whole papers warn of it. losses.png says why: D(G(z)) is never far from ½ here, and there
-# (4) and (5) are the same. What starves G is a D that is far ahead, and two small networks that learn at the same rate do not get there.
+# The minimax loss (4) does no harm at all, though whole papers warn of it. losses.png says why: D(G(z))
+# is never far from ½ here, and there (4) and (5) are the same. What starves G is a D that is far ahead,
+# and two small networks that learn at the same rate do not get there.
 #
-# What did not help: DCGAN's initialisation, label smoothing (real counts as 90 %), a second hidden layer between z and the
-# convolutions (it collapsed in the one run we gave it). As good, or better, in so short a run: spectral norm in place of batch norm in D, and R1 (a penalty
-# on the slope of D at real images, Mescheder et al. 2018) in place of noise and batch norm. Three times the rate is no worse, a third is.
+# What did not help: DCGAN's initialisation, label smoothing (real counts as 90 %), a second hidden
+# layer between z and the convolutions (it collapsed in the one run we gave it). As good, or better, in
+# so short a run: spectral norm in place of batch norm in D, and R1 (a penalty on the slope of D at real
+# images, Mescheder et al. 2018) in place of noise and batch norm. Three times the rate is no worse, a
+# third is.
 #
-# Wasserstein. Another distance between p and p_G than (3), one that is not flat where they do not overlap: how far the
-# probability has to be carried. By duality (Kantorovich-Rubinstein) it is the largest difference of means
+# Wasserstein. Another distance between p and p_G than (3), one that is not flat where they do not
+# overlap: how far the probability has to be carried. By duality (Kantorovich-Rubinstein) it is the
+# largest difference of means
 #
 #     W(p, p_G) = max over s with slope ≤ 1 of   E_real[ s(x) ] − E_z[ s(G(z)) ]                  (9)
 #
-# so the same network is asked for a number without a sigmoid (it is called a critic then), its loss is minus (9), and G
-# raises s(G(z)). In code both losses lose their softplus, and the noise on both is not needed. What costs is the slope. The best s has
-# slope 1 on the lines along which probability is carried, so it is held there by a penalty,
+# so the same network is asked for a number without a sigmoid (it is called a critic then), its loss is
+# minus (9), and G raises s(G(z)). In code both losses lose their softplus, and the noise on both is not
+# needed. What costs is the slope. The best s has slope 1 on the lines along which probability is
+# carried, so it is held there by a penalty,
 #
 #     λ · mean of ( ‖∇_x s(x̂)‖ − 1 )²,    x̂ somewhere on the line from a real image to a drawing   (10)
 #
 # a gradient of a gradient (create_graph=True). The critic must not have batch norm: with it s(x̂)
-# depends on the whole batch, and the gradient with respect to one image is not its slope. And it should be near its optimum before G moves,
-# so it gets two steps for each one of G. What one buys: a loss that means something (it estimates −W), and no balance to keep.
-# Here: 5,000 steps of G in 2.4 minutes reach a Fréchet distance of 1.39, precision 0.66, recall 0.80 (samples/gan_wgan-gp/), with no
-# noise and no batch norm in the critic; and in its losses.png the loss of D, minus an estimate of W, creeps up to 0 as digits get better.
+# depends on the whole batch, and the gradient with respect to one image is not its slope. And it should
+# be near its optimum before G moves, so it gets two steps for each one of G. What one buys: a loss that
+# means something (it estimates −W), and no balance to keep. Here: 5,000 steps of G in 2.4 minutes reach
+# a Fréchet distance of 1.39, precision 0.66, recall 0.80 (samples/gan_wgan-gp/), with no noise and no
+# batch norm in the critic; and in its losses.png the loss of D, minus an estimate of W, creeps up to 0
+# as digits get better.
 #
-# Interpolation. z ~ N(0, I) in Z dimensions has a length near √Z, and two of them are nearly perpendicular. So half way on the
-# straight line between them the length is smaller by a factor of √2, and G has seen few like that: with Z = 12 one z in
-# twelve is so short, with Z = 100 hardly any. The arc along the sphere keeps the length. interpolation.png shows both: with
-# so few dimensions they are hard to tell apart. Try --z-size 100.
+# Interpolation. z ~ N(0, I) in Z dimensions has a length near √Z, and two of them are nearly
+# perpendicular. So half way on the straight line between them the length is smaller by a factor of √2,
+# and G has seen few like that: with Z = 12 one z in twelve is so short, with Z = 100 hardly any. The
+# arc along the sphere keeps the length. interpolation.png shows both: with so few dimensions they are
+# hard to tell apart. Try --z-size 100.
 #
-# Memory. Does G draw training digits? neighbours.png shows, for twelve draws, the nearest of 50,000 training digits, in
-# pixels and in features: relatives, and some are close. Too close? Then draws would be nearer to training digits than new real digits are. They
-# are not: the median distance to the nearest training digit, in pixels, is @ND@ for 1,000 draws and @NT@ for 1,000 test digits. (G never sees a training image. But D does, and may have them by heart: shown one
-# image over and over, as in a test, G ends by drawing it.)
+# Memory. Does G draw training digits? neighbours.png shows, for twelve draws, the nearest of 50,000
+# training digits, in pixels and in features: relatives, and some are close. Too close? Then draws would
+# be nearer to training digits than new real digits are. They are not: the median distance to the
+# nearest training digit, in pixels, is @ND@ for 1,000 draws and @NT@ for 1,000 test digits. (G never
+# sees a training image. But D does, and may have them by heart: shown one image over and over, as in a
+# test, G ends by drawing it.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -619,19 +645,22 @@ def main(argv=None):
 
 
 # --------------------------------------------------------------------------------------------------
-# Exercises (Figures: Fréchet distance to validation digits after --steps 1,500, seed 0; samples/gan/ablations.json. The
-# default: 4.71.)
-# 1. In generator_loss() return -F.softplus(fake).mean(), the minimax loss (4). (4.14.) When does it do any harm: at the beginning
-#    or at the end? (Look at losses.png: where is D(G(z))?)
-# 2. In discriminator_step() draw without no_grad(), and in generator_step(), in place of update(): loss.backward(), optimizer.step(), and only
-#    then optimizer.zero_grad(). Which test fails? (6.64.)
+# Exercises (Figures: Fréchet distance to validation digits after --steps 1,500, seed 0;
+# samples/gan/ablations.json. The default: 4.71.)
+# 1. In generator_loss() return -F.softplus(fake).mean(), the minimax loss (4). (4.14.) When does it do
+#    any harm: at the beginning or at the end? (Look at losses.png: where is D(G(z))?)
+# 2. In discriminator_step() draw without no_grad(), and in generator_step(), in place of update():
+#    loss.backward(), optimizer.step(), and only then optimizer.zero_grad(). Which test fails? (6.64.)
 # 3. AVERAGE = 0: draw from G as it is. (4.94.) Compare the rows of progress.png.
-# 4. --z-size 2, 64. (20.81, 5.96.) With 2: which digits share a border? Compare with manifold.png of vae.py --z-size 2.
+# 4. --z-size 2, 64. (20.81, 5.96.) With 2: which digits share a border? Compare with manifold.png of
+#    vae.py --z-size 2.
 # 5. Batch norm out of D, out of G. (4.22, 186.04.) Which of the two needs it?
-# 6. BETA_1 = 0.9, the default of most libraries. (19.70.) Why should a player whose opponent moves forget?
-# 7. --loss wgan-gp with PENALTY = 0. What becomes of the critic's loss? And with norm=True in its Discriminator?
-# 8. Save 5,000 validation digits as .npy, rotated by 10°, then blurred, then the sevens alone, and score each with compare.py.
-#    Which of Fréchet distance, precision, recall and shares notices what?
+# 6. BETA_1 = 0.9, the default of most libraries. (19.70.) Why should a player whose opponent moves
+#    forget?
+# 7. --loss wgan-gp with PENALTY = 0. What becomes of the critic's loss? And with norm=True in its
+#    Discriminator?
+# 8. Save 5,000 validation digits as .npy, rotated by 10°, then blurred, then the sevens alone, and
+#    score each with compare.py. Which of Fréchet distance, precision, recall and shares notices what?
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -65,38 +65,41 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 # The chain rule (1), why any order is right, what a nat costs in a file, and why nothing here is a
 # bound: made.py. Causal shifts: wavenet.py. Here the factors are not coins but dice, with 16 sides.
 #
-# An image as a sentence. A word is a patch of 2×2 pixels, so there are 2⁴ = 16 words, and an image is
-# a sentence of 14·14 = 196 words, read in rows. To spell: the pixels of a word are the binary digits
-# of its number (top left counts 1, top right 2, bottom left 4, bottom right 8). Every image is exactly one sentence and every sentence one image, so p(image) =
-# p(sentence): the nats are the same quantity as in the other chapters, the exact −log p of the same
-# 784 bits. What differs is only how the chain rule is cut:
+# An image as a sentence. A word is a patch of 2×2 pixels, so there are 2⁴ = 16 words, and an image is a
+# sentence of 14·14 = 196 words, read in rows. To spell: the pixels of a word are the binary digits of
+# its number (top left counts 1, top right 2, bottom left 4, bottom right 8). Every image is exactly one
+# sentence and every sentence one image, so p(image) = p(sentence): the nats are the same quantity as in
+# the other chapters, the exact −log p of the same 784 bits. What differs is only how the chain rule is
+# cut:
 #
 #     log p(w_t | before) = log softmax(ℓ_t)[w_t]          one factor for four pixels
 #                         = Σ log p(pixel | before, pixels of its word so far)         (chain rule again)
 #
 # The four pixels of a word do not wait for each other, and are not independent either: a die with 16
 # sides can say "all on or all off". That is why a word is worth having; and words must not get large:
-# patches of 3×3 would have 512 (and do not tile 28), of 4×4, 65,536, most of which never occur in training.
+# patches of 3×3 would have 512 (and do not tile 28), of 4×4, 65,536, most of which never occur in
+# training.
 #
-# Is this loss normal? A uniform guess costs 196 · log 16 = 784 · log 2 = 543 nats, as with pixels. Independent
-# pixels cost 206, and that is about where training begins, since each place has a bias for each word, and it
-# starts there (start_from_mean()): log p(w) is, up to a constant, the sum of the log-odds of the pixels that are on.
+# Is this loss normal? A uniform guess costs 196 · log 16 = 784 · log 2 = 543 nats, as with pixels.
+# Independent pixels cost 206, and that is about where training begins, since each place has a bias for
+# each word, and it starts there (start_from_mean()): log p(w) is, up to a constant, the sum of the
+# log-odds of the pixels that are on.
 #
-# Attention. Each step t makes three vectors of its h_t: a query q_t (what am I looking for?), a key
-# k_t (what do I have?), a value v_t (what do I say to those who look for it?). Each is a matrix times h_t (behind a
-# norm, see (5); one linear layer, `qkv`, makes all three and is cut in three). Step t takes
+# Attention. Each step t makes three vectors of its h_t: a query q_t (what am I looking for?), a key k_t
+# (what do I have?), a value v_t (what do I say to those who look for it?). Each is a matrix times h_t
+# (behind a norm, see (5); one linear layer, `qkv`, makes all three and is cut in three). Step t takes
 #
 #     a_t  =  Σ_s A_ts v_s                                                                        (2)
 #     A_ts =  softmax over s ≤ t of   q_t · k_s / √d                                              (3)
 #
 # an average of values, weighted by how well key and query fit. A convolution's weights belong to
-# places; these are made anew for each image. Apart from s ≤ t, nothing in (2) and (3) knows where s and t
-# are: let two past words change places, and a_t is the same. So places have to be told (below).
+# places; these are made anew for each image. Apart from s ≤ t, nothing in (2) and (3) knows where s and
+# t are: let two past words change places, and a_t is the same. So places have to be told (below).
 #
-# Why √d. If the entries of q and k have mean 0 and variance 1, q · k has a standard deviation of √d: 4 for our
-# d = 16, 32 for d = 1,024. Without the root the softmax gets logits that are √d times as far apart, puts nearly all weight
-# on one step, and a softmax that is sure passes hardly any gradient back to q and k. Measured in the first layer
-# (attention_spread(), 100 validation images):
+# Why √d. If the entries of q and k have mean 0 and variance 1, q · k has a standard deviation of √d: 4
+# for our d = 16, 32 for d = 1,024. Without the root the softmax gets logits that are √d times as far
+# apart, puts nearly all weight on one step, and a softmax that is sure passes hardly any gradient back
+# to q and k. Measured in the first layer (attention_spread(), 100 validation images):
 #
 #                                       at the start       after training
 #     standard deviation of q · k        1.56              9.73
@@ -104,9 +107,9 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #     largest weight without the root    0.19              0.69         (mean over steps)
 #     … with it                          0.04              0.26
 #
-# (At the start q and k are smaller than the rule of thumb says: torch starts linear layers so that normed inputs give outputs of
-# variance 1/3.) With heads as small as ours the root is worth little: trained without it, 93.9 nats instead of 93.8;
-# with one head, d = 64, 95.0 instead of 93.9.
+# (At the start q and k are smaller than the rule of thumb says: torch starts linear layers so that
+# normed inputs give outputs of variance 1/3.) With heads as small as ours the root is worth little:
+# trained without it, 93.9 nats instead of 93.8; with one head, d = 64, 95.0 instead of 93.9.
 #
 # The mask. (3) sums over s ≤ t. Step t is told word t − 1 and has to guess word t:
 #
@@ -116,86 +119,101 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #                                                          3      █   █   █   ·
 #                                                          4      █   █   █   █                   (4)
 #
-# (Formulas count steps from 1, code and attention.png from 0.) Off by one to the right (s ≤ t + 1), step t may look at the
-# step that was told w_t, the very word it has to guess. *The classic mistake*: the loss falls to 1.3 "nats"
-# within 200 steps, better than any model there is, and draws are @LEAKDRAWS@. Off by one to the left
-# (s < t), nothing leaks, but step 1 has nothing to look at: a softmax over nothing is 0/0, and the first
-# loss is nan. A library that gives 0 for 0/0 hides that, and asking what depends on what does not show it: word t − 1
-# still arrives, by the residual stream. So one test looks at the weights: 0 for s > t, *and above 0 for all s ≤ t*.
+# (Formulas count steps from 1, code and attention.png from 0.) Off by one to the right (s ≤ t + 1),
+# step t may look at the step that was told w_t, the very word it has to guess. *The classic mistake*:
+# the loss falls to 1.3 "nats" within 200 steps, better than any model there is; but when it draws, the
+# word that it has learned to copy is not there yet. Off by one to the left (s < t), nothing leaks, but
+# step 1 has nothing to look at: a softmax over nothing is 0/0, and the first loss is nan. A library
+# that gives 0 for 0/0 hides that, and asking what depends on what does not show it: word t − 1 still
+# arrives, by the residual stream. So one test looks at the weights: 0 for s > t, *and above 0 for all s
+# ≤ t*.
 #
 # Heads. One softmax makes one average. With several heads, each of them smaller (d = C / heads), step t
 # can look at several things for different reasons. The number of multiplications is the same. One head:
-# 93.9 nats; eight: 93.9; the default, four: 93.8. attention.png shows single heads on a digit: @HEADSEE@
+# 93.9 nats; eight: 93.9; the default, four: 93.8. attention.png shows single heads on a digit: most of
+# the first layer follow the last pixels of the stroke; the third of the second layer keeps to the row
+# in which the digit began.
 #
 # Residual stream. As in WaveNet each layer adds to h, never replaces it:
 #
 #     h ← h + out(attention(norm(h))),      h ← h + down(ReLU(up(norm(h))))                       (5)
 #
-# Attention moves things between steps. The second branch, the MLP, works on each step by itself: it widens its C numbers
-# to 4C and back, and holds two thirds of a block's weights. Without attention 95.6 nats (the entrance still
-# sees the neighbours, below); without the MLP 96.7.
+# Attention moves things between steps. The second branch, the MLP, works on each step by itself: it
+# widens its C numbers to 4C and back, and holds two thirds of a block's weights. Without attention 95.6
+# nats (the entrance still sees the neighbours, below); without the MLP 96.7.
 #
-# Norm, and where. LayerNorm subtracts the mean of the C numbers of a step and divides by their standard deviation (then a
-# learned scale and shift for each). In (5) it stands in front of each branch (pre-norm, GPT-2), so from the embedding
-# to the last norm the stream is only added to, and the gradient has a free way back. In the first paper it stood
-# behind the sum (post-norm), across the stream: 93.1 nats here instead of 93.8. Without any norm: 92.1.
-# (In MADE a norm over the units leaks, since they have different pasts. Here it runs over the C numbers of one
-# step, which all have the same past. Across steps it would leak, too.)
+# Norm, and where. LayerNorm subtracts the mean of the C numbers of a step and divides by their standard
+# deviation (then a learned scale and shift for each). In (5) it stands in front of each branch
+# (pre-norm, GPT-2), so from the embedding to the last norm the stream is only added to, and the
+# gradient has a free way back. In the first paper it stood behind the sum (post-norm), across the
+# stream: 93.1 nats here instead of 93.8. Without any norm: 92.1! Three layers do not need one, not for
+# 200 steps; norms are for depth. (In MADE a norm over the units leaks, since they have different pasts.
+# Here it runs over the C numbers of one step, which all have the same past. Across steps it would leak,
+# too.)
 #
 # Where am I? Each place has a row and a column, and a learned vector for each of the two is added at
-# the entrance: 28 vectors instead of 196. Without them 97.9, with --reach 0 127.5 instead of 114.6, and without the biases
-# of places as well 136.8. @NOPOSWHY@
+# the entrance: 28 vectors instead of 196. Without them 97.9, with --reach 0 127.5 instead of 114.6, and
+# without the biases of places as well 136.8. With neighbours the zeros outside of the image give its
+# edges away; without them, and without biases, a line of words has hardly any marks.
 #
 # A look at the neighbours. A language model starts step t from word t − 1 alone, and lets attention
 # find the rest. In an image we know where one should look first: at the words around. So a masked
-# convolution (mask A of pixelcnn.py, on words) shows each step the pixels of the words up to three rows above
-# and three columns away, at the cost of 3 % more products:
+# convolution (mask A of pixelcnn.py, on words) shows each step the pixels of the words up to three rows
+# above and three columns away, at the cost of 3 % more products:
 #
 #           n n n n n n n
 #           n n n n n n n         n: seen at the entrance
 #           n n n n n n n
 #           n n n ?               ?: the word to guess
 #
-# Pixels enter as ±1, so that 0 can mean: outside of the image. Without it (--reach 0) 114.6 nats, with one word up and one to each
-# side (--reach 1) 95.2, with three 93.8. Attention can learn to look there, but first
-# it has to find out that there is a plane: in a sentence the word above is fourteen words ago.
+# Pixels enter as ±1, so that 0 can mean: outside of the image. Without it (--reach 0) 114.6 nats, with
+# one word up and one to each side (--reach 1) 95.2, with three 93.8. Attention can learn to look there,
+# but first it has to find out that there is a plane: in a sentence the word above is fourteen words
+# ago.
 #
-# Initialisation and warm-up. Linear layers as torch starts them; words with a standard deviation of 1; rows and columns with
-# 0.5, so that they are heard beside the words (with 0.02: 95.1). All of them at 0.02, as GPT-2 has it: 94.8. Blocks that do
-# nothing at first (`out` and `down` at zero): 93.8. Adam's first steps are taken before it knows
-# the scale of the gradients, so the rate rises over the first twentieth of a run; without, 93.6.
+# Initialisation and warm-up. Linear layers as torch starts them; words with a standard deviation of 1;
+# rows and columns with 0.5, so that they are heard beside the words (with 0.02: 95.1). All of them at
+# 0.02, as GPT-2 has it: 94.8. Blocks that do nothing at first (`out` and `down` at zero): 93.8. Adam's
+# first steps are taken before it knows the scale of the gradients, so the rate rises over the first
+# twentieth of a run; without, 93.6.
 #
-# Labels. With --conditional a learned vector for each label is added at the entrance of every step, and the residual
-# stream carries it to all layers.
+# Labels. With --conditional a learned vector for each label is added at the entrance of every step, and
+# the residual stream carries it to all layers.
 #
-# The cost. A block has 12 C² weights (4 C² in q, k, v and out, 8 C² in up and down), each used once a step; (2) and (3) have 2 C
-# products for each step that is looked at. With multiplications and additions, for one image forwards,
+# The cost. A block has 12 C² weights (4 C² in q, k, v and out, 8 C² in up and down), each used once a
+# step; (2) and (3) have 2 C products for each step that is looked at. With multiplications and
+# additions, for one image forwards,
 #
 #     L · ( 24 C² T  +  4 C T² )      =  87 million for T = 196, 703 million for T = 784          (6)
 #
-# (entrance and last layer not counted; a library that skips the future halves the second term.) Backwards takes twice as much again. So
-# pixels as words (--patch 1) cost four times as much in the first term and 16 times in the second: measured, @MS1@ ms of training an
-# image instead of @MS2@. @PATCH1@
+# (entrance and last layer not counted; a library that skips the future halves the second term.)
+# Backwards takes twice as much again. So pixels as words (--patch 1) cost four times as much in the
+# first term and 16 times in the second: measured, 15.1 ms of training an image instead of 2.8. Step by
+# step they are the better model, 92.2 nats after 200 steps instead of 93.8; but those take 48 s instead
+# of 9, and after 48 s the default run stands at 88.
 #
-# Sampling fast. The obvious loop runs all steps for each word: T passes. But a new word changes
-# nothing before it (that is what causal means): keys and values of earlier steps stay, so keep them; old
-# queries nobody asks again. Step t then costs its own matrices, and t products of (2) and (3). This is the KV
-# cache; all steps together cost one forward pass. That it takes longer than one all the same is the price of 196 small
-# calls, one after the other. It is also where a large language model's memory goes: 2 · L · T · C numbers a sentence; 75,264 for us.
+# Sampling fast. The obvious loop runs all steps for each word: T passes. But a new word changes nothing
+# before it (that is what causal means): keys and values of earlier steps stay, so keep them; old
+# queries nobody asks again. Step t then costs its own matrices, and t products of (2) and (3). This is
+# the KV cache; all steps together cost one forward pass. That it takes longer than one all the same is
+# the price of 196 small calls, one after the other. It is also where a large language model's memory
+# goes: 2 · L · T · C numbers a sentence; 75,264 for us.
 #
-# Completion. If some pixels are given, words that disagree with them get −∞, and the softmax shares out the rest: that is p(word |
-# before, its own given pixels). With the upper half given this is exact, since all that is given comes first. With the left half
-# given it is not: a word is drawn before what is given below it has been seen (made.py says what it takes).
+# Completion. If some pixels are given, words that disagree with them get −∞, and the softmax shares out
+# the rest: that is p(word | before, its own given pixels). With the upper half given this is exact,
+# since all that is given comes first. With the left half given it is not: a word is drawn before what
+# is given below it has been seen (made.py says what it takes).
 #
-# Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway, digits get
-# smoother, and more alike; τ > 1 gives crumbs. The samples that stand beside the nats have τ = 1: only those are draws from
-# p. (Word by word: this is not p(x)^(1/τ), and the best word each time need not make the best image.) temperatures.png has a row
-# for each of five.
+# Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway, digits
+# get smoother, and more alike; τ > 1 gives crumbs. The samples that stand beside the nats have τ = 1:
+# only those are draws from p. (Word by word: this is not p(x)^(1/τ), and the best word each time need
+# not make the best image.) temperatures.png has a row for each of five.
 #
-# From here to ImageGPT and to language models. ImageGPT is this chapter with 512 colours as words, 1,024 to
-# 4,096 of them an image, and up to 6.8 billion weights. A language model is this chapter with some 100,000 words
-# (pieces of text) and no second dimension: put one table of positions in the place of row, column and neighbours, drop the biases
-# of places, and put a tokenizer in the place of words(). The blocks are the same.
+# From here to ImageGPT and to language models. ImageGPT is this chapter with 512 colours as words,
+# 1,024 to 4,096 of them an image, and up to 6.8 billion weights. A language model is this chapter with
+# some 100,000 words (pieces of text) and no second dimension: put one table of positions in the place
+# of row, column and neighbours, drop the biases of places, and put a tokenizer in the place of words().
+# The blocks are the same.
 #
 # What each detail is worth. One thing changed, 200 steps, seed 0, nats on 1,000 validation images, and
 # seconds of training (tests/ablate_transformer.py; the file is samples/transformer_ar/ablations.json):
@@ -227,7 +245,13 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #       mask off by one: a leak                            1.3      8 s
 #       --patch 1: words of one pixel                     92.2     48 s
 #
-# @NOTHELP@
+# Two seeds differ by 0.3. So in so short a run the root, the number of heads, warm-up and GELU are
+# worth nothing that one could measure, and norms even cost. What one sees at once is the plane:
+# neighbours and places.
+#
+# What did not help, at equal time (validation nats): 96 channels instead of 64 (83.9 instead of 82.9
+# after 130 s), batches of 32 (87.5 instead of 86.5 after 45 s), a reach of 5 (86.9). As good: two
+# layers at a rate of 6e-3 (82.8 after 130 s).
 # --------------------------------------------------------------------------------------------------
 
 
@@ -692,21 +716,25 @@ def main(argv=None):
 
 
 # --------------------------------------------------------------------------------------------------
-# Exercises (Figures: validation nats after --steps 200, seed 0; samples/transformer_ar/ablations.json. The
-# default: 93.8.)
-# 1. triu(2) in attention_weights(), and attention() in place of fast_attention() in Block.forward(). What does the loss do (1.3
-#    nats), which test says why, and why do draws of sample_obvious() differ from those of sample()? Then triu(0). Where does nan begin?
+# Exercises (Figures: validation nats after --steps 200, seed 0; samples/transformer_ar/ablations.json.
+# The default: 93.8.)
+# 1. triu(2) in attention_weights(), and attention() in place of fast_attention() in Block.forward().
+#    What does the loss do (1.3 nats), which test says why, and why do draws of sample_obvious() differ
+#    from those of sample()? Then triu(0). Where does nan begin?
 # 2. Leave out the root in (3). (93.9; with HEADS = 1, where d is 64, 95.0.)
 # 3. HEADS = 1, 8. (93.9, 93.9.) Are any two heads of attention.png alike?
-# 4. --reach 0, 1, 5. (114.6 and 95.2 for the first two.) Give --reach 0 ten times the steps: does it find the plane?
-# 5. Leave out the places, `self.row + self.column`, in embed() and in sample(). (97.9.) How can the model still know where a
-#    row begins? (The entrance sees zeros outside of the image, where inside it sees ±1.) And with --reach 0?
+# 4. --reach 0, 1, 5. (114.6 and 95.2 for the first two.) Give --reach 0 ten times the steps: does it
+#    find the plane?
+# 5. Leave out the places, `self.row + self.column`, in embed() and in sample(). (97.9.) How can the
+#    model still know where a row begins? (The entrance sees zeros outside of the image, where inside it
+#    sees ±1.) And with --reach 0?
 # 6. Norm behind the sum: h = norm(h + …) twice in join(), and none in split(). (93.1.) With LAYERS = 8?
-# 7. Classifier-free guidance (Ho & Salimans 2022): with --conditional, replace a tenth of the labels in loss() by an eleventh one,
-#    "not said"; when sampling, use ℓ = ℓ(not said) + s·(ℓ(y) − ℓ(not said)) with s = 1, 2, 4. What do digits gain, and what do they
-#    lose? Is the result still a draw from p(x|y)?
-# 8. Time sample() against sample_obvious() for n = 1 and 64, with --patch 2 and 1. (README has it for 64.) Why does the ratio
-#    grow with T, and why does one digit take nearly as long as ten?
+# 7. Classifier-free guidance (Ho & Salimans 2022): with --conditional, replace a tenth of the labels in
+#    loss() by an eleventh one, "not said"; when sampling, use ℓ = ℓ(not said) + s·(ℓ(y) − ℓ(not said))
+#    with s = 1, 2, 4. What do digits gain, and what do they lose? Is the result still a draw from
+#    p(x|y)?
+# 8. Time sample() against sample_obvious() for n = 1 and 64, with --patch 2 and 1. (README has it for
+#    64.) Why does the ratio grow with T, and why does one digit take nearly as long as ten?
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":
