@@ -50,7 +50,8 @@ def read_images(path):
     if len(images) < LEAST:
         utils.fail(f"--score {path} has {len(images)} images, and a distance takes at least {LEAST}; draw more, with --num-samples.")
     images = torch.from_numpy(images.astype(np.float32)).reshape(-1, 1, 28, 28)
-    if not torch.isfinite(images).all() or images.min() < 0 or images.max() > 255 or 1 < images.max() < 2:  # 1.001 is not a grey level of 255
+    # A maximum of 1.001 is a float that ought to be clipped, and no grey level of 255.
+    if not torch.isfinite(images).all() or images.min() < 0 or images.max() > 255 or 1 < images.max() < 2:
         utils.fail(f"--score {path} has values outside of [0, 1] (or 0 … 255), or that are not finite; clip or rescale them.")
     return images / 255 if images.max() > 1 else images
 
@@ -107,7 +108,8 @@ def main(argv=None):
     print(f"{'':32}{'N':>7}{'Fréchet':>9}{'precision':>11}{'recall':>8}   share of each digit, 0 to 9 (%)")
     for row in rows:
         shares = " ".join(f"{100 * share:4.1f}" for share in row["shares"])
-        print(f"{row['kind'] + ', ' + row['what']:32}{row['n']:7,}{row['frechet']:9.2f}{row['precision']:11.3f}{row['recall']:8.3f}   {shares}")
+        print(f"{row['kind'] + ', ' + row['what']:32}{row['n']:7,}{row['frechet']:9.2f}{row['precision']:11.3f}"
+              f"{row['recall']:8.3f}   {shares}")
     if args.json is not None:
         utils.write_atomically(args.json, (json.dumps({"file": args.score, "data": data.name, "rows": rows}, indent=1) + "\n").encode())
 

@@ -27,11 +27,12 @@ Lecture   Berkeley CS294-158, lectures 5 and 6: implicit models, GANs
 Run       python gan.py                    train, draw, measure; writes runs/gan/
           python gan.py --conditional      the same with the class given
           python gan.py --loss wgan-gp     Wasserstein with gradient penalty; writes runs/gan_wgan-gp/
-          python gan.py --sample-only --num-samples 5000            draw from the checkpoint of a run, into samples.npy
-          python compare.py --score runs/gan/samples.npy            scores of that heap of images, or of any other
-Reached   Fréchet distance 0.51, precision 0.74, recall 0.80 of 5,000 draws beside the grey test digits (real training
-          digits: @FLOORHEAD@): no likelihood, so no nats. 4.0 minutes of training on 2 cores of a shared
-          server (AMD EPYC), seed 0: samples/gan/metrics.json. Five seeds: @SEEDS@
+          python gan.py --sample-only --num-samples 5000     draw from a run's checkpoint, into samples.npy
+          python compare.py --score runs/gan/samples.npy     scores of that heap of images, or of any other
+Reached   Fréchet distance 0.51, precision 0.74, recall 0.80 of 5,000 draws beside the grey test digits
+          (real training digits: @FLOORHEAD@): no likelihood, so no nats. 4.0 minutes of training
+          on 2 cores of a shared server (AMD EPYC), seed 0: samples/gan/metrics.json. Five seeds:
+          @SEEDS@
 Left out  on purpose: any likelihood (there is none); Inception distances (that network has never seen a digit).
 """
 import copy
@@ -274,7 +275,8 @@ def check_label(model, y):
 class Generator(nn.Module):
     """z (B, Z) -> images (B, 1, H, W) in (0, 1).
 
-        z ─► linear ─► 4C × 7×7 ─► double ─► 2C × 14×14 ─► convolve ─► 2C × 14×14 ─► double ─► C × 28×28 ─► convolve ─► 1 × 28×28
+        z ─► linear ─► 4C × 7×7 ─► double ─► 2C × 14×14 ─► convolve ─► 2C × 14×14
+                                                             ─► double ─► C × 28×28 ─► convolve ─► 1 × 28×28
 
     Batch norm and ReLU after each but the last. image_size: height and width, or (height, width), multiples of 4.
     conditional: the label is ten more inputs, of which one is 1.
@@ -290,7 +292,8 @@ class Generator(nn.Module):
         # No bias in front of a batch norm: it would be subtracted at once.
         self.first = nn.Linear(z_size + 10 * conditional, math.prod(self.small), bias=False)
         self.norm_1 = nn.BatchNorm2d(4 * c)
-        self.up_1 = nn.ConvTranspose2d(4 * c, 2 * c, 4, stride=2, padding=1, bias=False)  # kernel 4 = 2 · stride: all pixels get as many inputs (with 3: a checkerboard)
+        # Kernel 4 = 2 · stride: all pixels get as many inputs. With 3 they would not, which shows as a checkerboard.
+        self.up_1 = nn.ConvTranspose2d(4 * c, 2 * c, 4, stride=2, padding=1, bias=False)
         self.norm_2 = nn.BatchNorm2d(2 * c)
         self.refine = nn.Conv2d(2 * c, 2 * c, 3, padding=1, bias=False)
         self.norm_3 = nn.BatchNorm2d(2 * c)
@@ -380,7 +383,8 @@ def generator_loss(fake, kind="ns"):
 
 
 def gradient_penalty(critic, real, fake, mix):
-    """(10): the mean of (‖∇s‖ − 1)², between each real image and a drawing. critic: images -> (B,); mix: (B, 1, 1, 1) in [0, 1]."""
+    """(10): the mean of (‖∇s‖ − 1)², between each real image and a drawing. critic: images -> (B,); mix: (B, 1, 1, 1)
+    in [0, 1]. -> ()."""
     x = (mix * real + (1 - mix) * fake).requires_grad_()
     gradient = torch.autograd.grad(critic(x).sum(), x, create_graph=True)[0]  # images do not mix: no batch norm here
     return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
@@ -591,9 +595,11 @@ def train(players, average, data, run, judge, steps, batch_size, lr, beta_1, dec
 
 
 def main(argv=None):
-    parser = utils.common_flags("gan.py", "Train a generative adversarial network on MNIST, draw from it, measure it.", STEPS, BATCH_SIZE, LR)
+    parser = utils.common_flags(
+        "gan.py", "Train a generative adversarial network on MNIST, draw from it, measure it.", STEPS, BATCH_SIZE, LR)
     parser.add_argument("--loss", choices=("ns", "wgan-gp"), default="ns",
-                        help=f"ns: non-saturating; wgan-gp: Wasserstein with gradient penalty, by default {WGAN_STEPS} steps (default: %(default)s)")
+                        help=f"ns: non-saturating; wgan-gp: Wasserstein with gradient penalty, by default {WGAN_STEPS} steps "
+                             "(default: %(default)s)")
     parser.add_argument("--z-size", type=utils.number(int, 1, 1000), default=Z_SIZE, help="dimensions of the noise (default: %(default)s)")
     args = utils.parse(parser, argv)
     wgan = args.loss == "wgan-gp"
@@ -604,7 +610,8 @@ def main(argv=None):
     run = utils.Run("gan", args, {"loss": args.loss, "z_size": args.z_size}, variant)
     wgan = args.loss == "wgan-gp"  # --resume may have said so
     noise, critic_steps = (0.0, CRITIC_STEPS) if wgan else (NOISE, 1)
-    run.fix(CHANNELS=CHANNELS, AVERAGE=AVERAGE, BETA_1=BETA_1, NOISE=noise, CRITIC_STEPS=critic_steps, PENALTY=PENALTY, EVAL_DRAWS=EVAL_DRAWS)
+    run.fix(CHANNELS=CHANNELS, AVERAGE=AVERAGE, BETA_1=BETA_1, NOISE=noise, CRITIC_STEPS=critic_steps, PENALTY=PENALTY,
+            EVAL_DRAWS=EVAL_DRAWS)
 
     torch.manual_seed(args.seed)
     G = Generator(28, args.z_size, CHANNELS, args.conditional).to(args.device)
@@ -641,11 +648,13 @@ def main(argv=None):
     run.finish(average, test_nats=None, likelihood="none", sample_seconds_64=seconds,
                binarization="none: trained on grey levels; draws are scored grey, and (…_binary) after one coin a pixel",
                test_images=len(data.x_test), test_draws=TEST_DRAWS,
-               nearest_of_draws=distances[0], nearest_of_test_digits=distances[1], discriminator_parameters=sum(p.numel() for p in D.parameters()), **{f"test_{name}": value for name, value in found.items()})
+               nearest_of_draws=distances[0], nearest_of_test_digits=distances[1],
+               discriminator_parameters=sum(p.numel() for p in D.parameters()),
+               **{f"test_{name}": value for name, value in found.items()})
 
 
 # --------------------------------------------------------------------------------------------------
-# Exercises (Figures: Fréchet distance to validation digits after --steps 1,500, seed 0;
+# Exercises (Figures: Fréchet distance to validation digits after --steps 1500, seed 0;
 # samples/gan/ablations.json. The default: 4.71.)
 # 1. In generator_loss() return -F.softplus(fake).mean(), the minimax loss (4). (4.14.) When does it do
 #    any harm: at the beginning or at the end? (Look at losses.png: where is D(G(z))?)

@@ -459,9 +459,10 @@ class Transformer(nn.Module):
         """
         u, x, y, drawn = start_of_sample(self, n, y, generator, x)
         allowed, words = self.allowed(x, known), self.words(drawn)
+        temperature = self.temperature if temperature is None else temperature
         for t in range(words.shape[1]):
             logits = self.logits(self.images(words), y)[:, t]
-            words[:, t] = draw_word(u[:, t], logits / (self.temperature if temperature is None else temperature), None if allowed is None else allowed[:, t])
+            words[:, t] = draw_word(u[:, t], logits / temperature, None if allowed is None else allowed[:, t])
         return self.images(words)
 
     @torch.no_grad()
@@ -470,6 +471,7 @@ class Transformer(nn.Module):
         change when a word is added, so they are kept (the KV cache), and only step t itself is computed."""
         u, x, y, drawn = start_of_sample(self, n, y, generator, x)
         allowed, words = self.allowed(x, known), self.words(drawn)
+        temperature = self.temperature if temperature is None else temperature
         place = self.row + self.column  # (rows, columns, C)
         if y is not None:
             label = self.label(y)
@@ -491,7 +493,7 @@ class Transformer(nn.Module):
                 scores = q @ keys[:, :, :t + 1].transpose(2, 3) / math.sqrt(d)  # (n, heads, 1, t + 1)
                 h = block.join(h, scores.softmax(dim=3) @ values[:, :, :t + 1])
             logits = self.last(self.norm(h))[:, 0] + self.bias[t]
-            before = draw_word(u[:, t], logits / (self.temperature if temperature is None else temperature), None if allowed is None else allowed[:, t])
+            before = draw_word(u[:, t], logits / temperature, None if allowed is None else allowed[:, t])
             words[:, t] = before
             if self.reach:
                 signs[:, :, i + self.reach, j + self.reach] = 2 * self.spelling[before].to(u) - 1
@@ -669,7 +671,8 @@ def main(argv=None):
     parser.add_argument("--patch", type=utils.number(int, 1), default=2,
                         help=f"a word is PATCH×PATCH pixels; 1: single pixels, by default {PATCH_1_STEPS} steps (default: %(default)s)")
     parser.add_argument("--reach", type=utils.number(int, 0, 13), default=REACH,
-                        help="words up and to both sides that the entrance sees; 0: only the last one (default: %(default)s; with --patch 1 twice that)")
+                        help="words up and to both sides that the entrance sees; 0: only the last one "
+                             "(default: %(default)s; with --patch 1 twice that)")
     parser.add_argument("--temperature", type=utils.number(float, 0, 100, above=True), default=1.0,
                         help="with --sample-only: divide logits by this; below 1 digits get safer (default: %(default)s)")
     args = utils.parse(parser, argv)
