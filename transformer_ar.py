@@ -99,7 +99,7 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 # Why √d. If the entries of q and k have mean 0 and variance 1, q · k has a standard deviation of √d: 4
 # for our d = 16, 32 for d = 1,024. Without the root the softmax gets logits that are √d times as far
 # apart, puts nearly all weight on one step, and a softmax that is sure passes hardly any gradient back
-# to q and k. Measured in the first layer (attention_spread(), 100 validation images):
+# to q and k. Measured in the first layer (attention_spread(), 100 validation images, the default run):
 #
 #                                       at the start       after training
 #     standard deviation of q · k        1.56              9.73
@@ -131,8 +131,8 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 # Heads. One softmax makes one average. With several heads, each of them smaller (d = C / heads), step t
 # can look at several things for different reasons. The number of multiplications is the same. One head:
 # 93.9 nats; eight: 93.9; the default, four: 93.8. attention.png shows single heads on a digit: most of
-# the first layer follow the last pixels of the stroke; the third of the second layer keeps to the row
-# in which the digit began.
+# the first layer follow the last pixels of the stroke; the third of the second layer, at the last two
+# steps, looks at the row in which the digit began.
 #
 # Residual stream. As in WaveNet each layer adds to h, never replaces it:
 #
@@ -204,10 +204,11 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 # since all that is given comes first. With the left half given it is not: a word is drawn before what
 # is given below it has been seen (made.py says what it takes).
 #
-# Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway, digits
-# get smoother, and more alike; τ > 1 gives crumbs. The samples that stand beside the nats have τ = 1:
-# only those are draws from p. (Word by word: this is not p(x)^(1/τ), and the best word each time need
-# not make the best image.) temperatures.png has a row for each of five.
+# Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway: strokes
+# get smoother, and at 0.5 some stop short, since the likeliest next word is nearly always an empty one;
+# τ > 1 gives crumbs. The samples that stand beside the nats have τ = 1: only those are draws from p.
+# (Word by word: this is not p(x)^(1/τ), and the best word each time need not make the best image.)
+# temperatures.png has a row for each of five.
 #
 # From here to ImageGPT and to language models. ImageGPT is this chapter with 512 colours as words,
 # 1,024 to 4,096 of them an image, and up to 6.8 billion weights. A language model is this chapter with
@@ -249,9 +250,10 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 # worth nothing that one could measure, and norms even cost. What one sees at once is the plane:
 # neighbours and places.
 #
-# What did not help, at equal time (validation nats): 96 channels instead of 64 (83.9 instead of 82.9
-# after 130 s), batches of 32 (87.5 instead of 86.5 after 45 s), a reach of 5 (86.9). As good: two
-# layers at a rate of 6e-3 (82.8 after 130 s).
+# What did not help, at equal time (validation nats; single runs of seed 0 while tuning, of which no
+# file is kept): 96 channels instead of 64 (83.9 instead of 82.9 after 130 s), batches of 32 (87.5
+# instead of 86.5 after 45 s), a reach of 5 (86.9). As good: two layers at a rate of 6e-3 (82.8 after
+# 130 s).
 # --------------------------------------------------------------------------------------------------
 
 

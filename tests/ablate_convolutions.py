@@ -43,19 +43,27 @@ def streams_with(residual=True, skip=True):
     return streams
 
 
-def frozen_at_zero(kind, *names):
-    """kind.__init__, after which these parameters (or the parameters of these lists of modules) are 0 for ever."""
+def after_init(kind, change):
+    """A patch: kind.__init__, and then change(self)."""
     init = kind.__init__
 
     def changed(self, *args, **flags):
         init(self, *args, **flags)
+        change(self)
+
+    return (kind, "__init__", changed)
+
+
+def frozen_at_zero(kind, *names):
+    """A patch: these parameters (or the parameters of these lists of modules) are 0 for ever."""
+    def freeze(model):
         for name in names:
-            part = getattr(self, name)
+            part = getattr(model, name)
             for p in part.parameters() if isinstance(part, nn.Module) else [part]:
                 p.data.zero_()
                 p.requires_grad_(False)
 
-    return (kind, "__init__", changed)
+    return after_init(kind, freeze)
 
 
 def relu_gate(taps):

@@ -19,20 +19,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from ablate_convolutions import after_init
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import gan  # noqa: E402
 import utils  # noqa: E402
-
-
-def after_init(kind, change):
-    """kind.__init__, and then change(self)."""
-    init = kind.__init__
-
-    def changed(self, *args, **flags):
-        init(self, *args, **flags)
-        change(self)
-
-    return (kind, "__init__", changed)
 
 
 @torch.no_grad()

@@ -10,21 +10,10 @@ committed as samples/transformer_ar/ablations.json. Validation chooses; no test 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from ablate_convolutions import frozen_at_zero, main, rates
+from ablate_convolutions import after_init, frozen_at_zero, main, rates
 
 import transformer_ar as chapter
 from transformer_ar import Block, Transformer
-
-
-def after_init(change, kind=Transformer):
-    """kind.__init__, and then change(self)."""
-    init = kind.__init__
-
-    def changed(self, *args, **flags):
-        init(self, *args, **flags)
-        change(self)
-
-    return (kind, "__init__", changed)
 
 
 @torch.no_grad()
@@ -102,14 +91,14 @@ VARIANTS = {  # name: (chapter, flags, patches: (object, attribute, value))
     "one head": (chapter, [], [(chapter, "HEADS", 1)]),
     "8 heads": (chapter, [], [(chapter, "HEADS", 8)]),
     "post-norm": (chapter, [], [(Block, "split", post_norm_split), (Block, "join", post_norm_join)]),
-    "no norm": (chapter, [], [after_init(without_norms)]),
+    "no norm": (chapter, [], [after_init(Transformer, without_norms)]),
     "no position": (chapter, [], [frozen_at_zero(Transformer, "row", "column")]),
     "no position, reach 0": (chapter, ["--reach", "0"], [frozen_at_zero(Transformer, "row", "column")]),
     "neither position nor bias, reach 0": (chapter, ["--reach", "0"], [frozen_at_zero(Transformer, "row", "column", "bias"),
                                                                       (Transformer, "start_from_mean", lambda self, images: None)]),
-    "positions of 0.02": (chapter, [], [after_init(small_positions)]),
-    "all weights of 0.02": (chapter, [], [after_init(gpt_init)]),
-    "branches start at 0": (chapter, [], [after_init(zero_branches, Block)]),
+    "positions of 0.02": (chapter, [], [after_init(Transformer, small_positions)]),
+    "all weights of 0.02": (chapter, [], [after_init(Transformer, gpt_init)]),
+    "branches start at 0": (chapter, [], [after_init(Block, zero_branches)]),
     "GELU": (chapter, [], [(Block, "join", gelu_join)]),
     "no warm-up": (chapter, [], [(chapter, "WARM_UP", 0.0)]),
     **{name.split(", ")[1]: variant for name, variant in rates(chapter, "default", chapter.LR).items()},
