@@ -23,6 +23,7 @@ Judge     99.46 % of the grey test digits and 99.23 % of the binarized ones righ
 """
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -96,9 +97,11 @@ def main(argv=None):
               f"{time.perf_counter() - start:.0f} s")
         return
     if args.json is not None:
-        try:  # find out now, and not after the work, that it cannot be written
+        try:  # find out now, and not after the work, that it cannot be written; and leave nothing behind
             Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-            with open(args.json, "ab"):
+            if Path(args.json).is_dir():  # "" is one, too
+                raise IsADirectoryError(21, "it is a folder")
+            with tempfile.TemporaryFile(dir=Path(args.json).parent):
                 pass
         except OSError as error:
             utils.fail(f"--json {args.json!r} cannot be written ({error.strerror}); choose another file.")

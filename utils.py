@@ -770,7 +770,7 @@ def scores(judge, draws, real, k=3):
     (of min(N, M) of both); shares, how often each of the ten digits was drawn. Equations (6) to (8) of gan.py."""
     a, classes = judged(judge, draws)
     b, _ = judged(judge, real)
-    # Of the larger heap a random part, always the same: the first half of MNIST's test set is cleaner than the second.
+    # Of the larger heap a random part, always the same: the first half of MNIST's test set is the cleaner one (says its home page).
     n, generator = min(len(a), len(b)), torch.Generator().manual_seed(0)
     some, others = a[torch.randperm(len(a), generator=generator)[:n]], b[torch.randperm(len(b), generator=generator)[:n]]
     return {"frechet": frechet_distance(a, b), "precision": within_manifold(some, others, k), "recall": within_manifold(others, some, k),

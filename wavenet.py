@@ -183,8 +183,9 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #
 # A trap in such tables: the learning rate. In 200 steps 1e-2 is the best of the three by far, and a first
 # version of this chapter had it. In 2,500 steps it reaches 85.9, and half of it 84.8, a third 85.7
-# (1,000 validation images, seed 0, while tuning; no file is kept); and 7,500 steps at 1e-2 were no better than 5,000. Short runs reward the rate that falls fastest, long ones the
-# rate that still learns when it is small. So the default is 5e-3.
+# (1,000 validation images, seed 0, while tuning; no file is kept); and 7,500 steps at 1e-2 were no
+# better than 5,000. Short runs reward the rate that falls fastest, long ones the rate that still learns
+# when it is small. So the default is 5e-3.
 #
 # What did not help, at equal time: batches of 8 and twice the steps, or of 32 and half of them;
 # writing the two taps as one product of twice the width, or adding the second in place (no faster).
