@@ -517,6 +517,20 @@ def evaluate(model, x, y):
 
 
 @torch.no_grad()
+def evaluate_without_label(model, x, y):
+    """A conditional model that is not told the label: the mean of −log p(x) = −log(⅒ Σ_k p(x|k)) over bits x (N, 1, H, W), nats per
+    image, exact, which may be compared with an unconditional model's; and the part of images for which the k that makes
+    x most probable is y. (By Bayes' rule that is the most probable digit: a model of p(x|y) is a classifier, too.)"""
+    total, right = 0.0, 0
+    for i in range(0, len(x), 100):
+        xb = x[i:i + 100].float()
+        by_label = torch.stack([model.log_prob(xb, torch.full_like(y[i:i + 100], k)) for k in range(10)])  # (10, B)
+        total -= (by_label.logsumexp(dim=0) - math.log(10)).sum().item()
+        right += (by_label.argmax(dim=0) == y[i:i + 100]).sum().item()
+    return total / len(x), right / len(x)
+
+
+@torch.no_grad()
 def surprise(model, x, y):
     """Where the nats are: −log₂ of each factor of (1). x: binary (N, 1, H, W) -> (N, 1, rows, columns), bits a word."""
     parts = []
@@ -712,12 +726,14 @@ def main(argv=None):
     # From here on only the weights that were best on validation, and, once, the test set.
     run.load_best(model)
     print("scoring the test set ...")
-    nats = evaluate(model, data.x_test, data.test_labels if model.conditional else None)
+    nats, own = evaluate(model, data.x_test, data.test_labels if model.conditional else None), {}
     run.check_finite(test_nats=nats)
+    if model.conditional:
+        own["marginal_nats"], own["bayes_accuracy"] = evaluate_without_label(model, data.x_test, data.test_labels)
     draw_pictures(model, run.folder, data.x_test, data.test_labels)
     run.draw(model)
     seconds = utils.median_seconds(lambda: model.sample(64, grid_labels(model, 64)))
-    run.finish(model, test_nats=nats, likelihood="exact", sample_seconds_64=seconds, test_images=len(data.x_test))
+    run.finish(model, test_nats=nats, likelihood="exact", sample_seconds_64=seconds, test_images=len(data.x_test), **own)
 
 
 # --------------------------------------------------------------------------------------------------

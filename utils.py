@@ -357,6 +357,12 @@ class Run:
         self.args, self.script, self.command = args, script, args.command
         common = {k: getattr(args, k) for k in ("conditional", "steps", "batch_size", "lr", "seed")}
         self.settings = {"script": script, "variant": variant, **common, **settings}
+        shipped = Path(__file__).resolve().parent / "samples" / name / "weights.pt"
+        if args.sample_only and not self.path.exists():  # then the weights alone will do
+            self.path = self.folder / "weights.pt"
+            if not args.out and not self.path.exists() and shipped.is_file():
+                print(f"{self.folder} has no run: drawing from the weights that ship along, samples/{name}/weights.pt")
+                self.path = shipped
         self.checkpoint = self.read_checkpoint() if args.resume or args.sample_only else None
         # Find out now, and not after an hour of training, that the folder cannot be written.
         try:
@@ -366,8 +372,10 @@ class Run:
             inside = {p.name for p in self.folder.iterdir()}
         except OSError as error:
             fail(f"--out {self.folder} cannot be written ({error.strerror or error}); choose another folder.")
+        if self.path == shipped:  # what is drawn goes into runs/, where a later run finds weights to move aside
+            write_atomically(self.folder / "weights.pt", shipped.read_bytes())
         self.finished = args.resume and "metrics.json" in inside
-        if {n for n in inside if n[0] != "."} and not inside & {"checkpoint.pt", "checkpoint.pt.part", "metrics.json"}:
+        if {n for n in inside if n[0] != "."} and not inside & {"checkpoint.pt", "checkpoint.pt.part", "metrics.json", "weights.pt"}:
             fail(f"--out {self.folder} has files in it that are not from a run; choose a new or empty folder.")
         self.step, self.curve, self.pictures, self.best = 0, [], [], None
         self.train_seconds = self.eval_seconds = 0.0
@@ -378,14 +386,15 @@ class Run:
         """The checkpoint of the folder, as a dict; settings that were not typed are taken from it."""
         args, script = self.args, f"{self.script}.py"
         if not os.path.isfile(self.path):
-            fail(f"{'--resume' if args.resume else '--sample-only'} found no {self.path}; train first, with "
+            fail(f"{'--resume' if args.resume else '--sample-only'} found no {self.folder / 'checkpoint.pt'}; train first, with "
                  f"python {script}, or say with --out where the run is.")
+        parts = {"settings", "command", "best", "left_out"} if self.path.name == "weights.pt" else {*KEPT, "parts", "rng"}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about foreign files: we say it ourselves, below
                 checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
             then = {"script": None, **checkpoint["settings"]}
-            if zipfile.ZipFile(self.path).testzip() or not {*KEPT, "parts", "rng"} <= set(checkpoint):
+            if zipfile.ZipFile(self.path).testzip() or not parts <= set(checkpoint):
                 raise ValueError("damaged")
         except Exception as error:  # torch.load raises a dozen kinds for a file that is cut or foreign
             fail(f"{self.path} is truncated or is not a checkpoint ({type(error).__name__}); train anew, or choose another --out.")
@@ -555,13 +564,19 @@ class Run:
         best = self.best or (self.checkpoint and self.checkpoint["best"])
         if not best:
             fail(f"{self.path} was stopped before its first evaluation: go on with --resume first.")
-        self.load_state(model, best["weights"])
+        weights = best["weights"]
+        if self.path.name == "weights.pt":  # half precision, and without what drawing does not need
+            whole = model.state_dict()
+            weights = {k: v.to(whole[k]) if k in whole else v for k, v in weights.items()}
+            weights |= {k: v for k, v in whole.items() if any(map(k.startswith, self.checkpoint["left_out"]))}
+        self.load_state(model, weights)
         if not self.args.sample_only:
             self.check_still_ours()
 
     def draw(self, model, own=()):
         """samples.png, the first draw of a fixed seed; with --num-samples N also samples.npy, float32
-        (N, 28, 28), and labels.npy for a conditional model: a row a digit, or --label everywhere.
+        (N, 28, 28), labels.npy for a conditional model (0 … 9 over and over, or --label everywhere), and means.npy if
+        pixels were coins tossed apart (vae.py): the coins' probabilities.
         own: flags of the chapter that change how is drawn; with --sample-only they are part of the picture's name."""
         args, generator = self.args, torch.Generator().manual_seed(self.args.seed if self.args.sample_only else 0)
         if args.label is not None and not model.conditional:
@@ -577,18 +592,32 @@ class Run:
         save_grid(self.folder / name, model.sample(n, labels(n, 8), generator))
         print(f"wrote {self.folder / name}")
         if args.num_samples:
-            n, y = args.num_samples, labels(args.num_samples, 1)
-            x = torch.cat([model.sample(min(500, n - i), None if y is None else y[i:i + 500], generator).cpu()
-                           for i in range(0, n, 500)])
-            for name, array in (("samples.npy", x[:, 0].float()), ("labels.npy", y)):
-                if array is not None:
+            n, y, x, means = args.num_samples, labels(args.num_samples, 1), [], []
+            for i in range(0, n, 500):
+                how = min(500, n - i), None if y is None else y[i:i + 500]
+                twin = torch.Generator().set_state(generator.get_state())  # the same noise once more
+                x.append(model.sample(*how, generator).cpu())
+                if hasattr(model, "sample_means"):  # the probabilities of the coins that x tossed
+                    means.append(model.sample_means(*how, twin).cpu())
+            for name, array in (("samples.npy", x), ("means.npy", means), ("labels.npy", y)):
+                if array is not None and len(array):
+                    array = torch.cat(array)[:, 0].float() if isinstance(array, list) else array
                     buffer = io.BytesIO()
                     np.save(buffer, array.numpy())
                     write_atomically(self.folder / name, buffer.getbuffer())
                     print(f"wrote {self.folder / name}")
 
-    def finish(self, model, test_nats, likelihood, sample_seconds_64, **own):
-        """Write metrics.json, loss.png and progress.png. likelihood: "exact", "bound" or "none"."""
+    def write_weights(self, left_out=()):
+        """weights.pt: what --sample-only needs, in half precision, so that it is small enough to ship. left_out: names that
+        begin so are not needed to draw."""
+        best = {**self.best, "weights": {k: v.half() if v.is_floating_point() else v for k, v in self.best["weights"].items()
+                                         if not any(map(k.startswith, left_out))}}
+        buffer = io.BytesIO()
+        torch.save({"settings": self.settings, "command": self.command, "best": best, "left_out": list(left_out)}, buffer)
+        write_atomically(self.folder / "weights.pt", buffer.getbuffer())
+
+    def finish(self, model, test_nats, likelihood, sample_seconds_64, left_out=(), **own):
+        """Write weights.pt, metrics.json, loss.png and progress.png. likelihood: "exact", "bound" or "none"."""
         self.check_still_ours()
         self.eval_seconds += time.perf_counter() - self.mark
         s = self.settings
@@ -604,6 +633,7 @@ class Run:
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
                          "torchvision": torchvision.__version__, "numpy": np.__version__},
             "command": self.command, "settings": s, "curve": self.curve}
+        self.write_weights(left_out)
         plot_loss(self.folder / "loss.png", self.curve)
         labelled_rows(self.folder / "progress.png", [(f"step {row['step']}", picture.float() / 255)
                                                      for row, picture in zip(self.curve, self.pictures)])

@@ -491,7 +491,8 @@ def test_chapters_share_a_vocabulary_and_an_order(chapter):
 
 
 # What chapters do each in a way of their own, though the name is one.
-OWN = {"main", "draw_pictures", "fields", "draw_fields", "choose_dilations", ("vae", "evaluate"), ("vae", "train"), ("gan", "train"),
+OWN = {"main", "draw_pictures", "fields", "draw_fields", "choose_dilations", ("vae", "evaluate"), ("vae", "evaluate_without_label"),
+       ("vae", "train"), ("gan", "train"),
        ("transformer_ar", "surprise")}
 
 
