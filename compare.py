@@ -1,10 +1,10 @@
 """
-How good are these digits? Scores for any heap of images
-========================================================
+All models side by side, and how good any heap of digits is
+===========================================================
 A likelihood says how well a model predicts real digits; it says nothing of a model that has none, and little
-of how samples look. So here is a judge: a small classifier of digits, trained once on real ones (grey and
-binarized alike) and shipped as data/judge.pt, so that everybody's scores are in the same units. It turns each image into
-64 features, and two heaps of images are compared there:
+of how samples look. So models are compared by both here. For the samples there is a judge: a small classifier of
+digits, trained once on real ones (grey and binarized alike) and shipped as data/judge.pt, so that everybody's scores
+are in the same units. It turns each image into 64 features, and two heaps of images are compared there:
 
     Fréchet distance   ‖μ − μ'‖² + tr( Σ + Σ' − 2 (Σ Σ')^½ ), of the Gaussians that fit both heaps; lower is better
     precision          part of the images that lie among real digits (k = 3 nearest neighbours): are they digits?
@@ -15,24 +15,75 @@ gan.py has the explanations. A number alone says little, so beside each stands w
 distance, and about as much precision and recall as there is to get. (The judge was trained on them, so it may flatter them a little.)
 These distances are not those of papers: their features come from an Inception network, which has never seen a digit.
 
-Run       python compare.py --score FILE.npy             any array (N, 28, 28) in [0, 1], or grey levels up to 255
+Grey images are scored against grey test digits and, after one coin a pixel, against binarized ones: so that a GAN, which draws grey,
+can be ranked with models that draw bits. Of a VAE both its draws (bits) and its means (grey, and no draws of the model) are scored.
+
+Run       python compare.py                    all runs in runs/: tables, curves, digits; writes runs/comparison.md
+          python compare.py FOLDER …           these runs (a folder that holds runs stands for all of them); writes
+                                               comparison.md beside the first
+          python compare.py samples            the published runs: writes samples/comparison.md, and the tables of README.md
+          python compare.py --score FILE.npy   any array (N, 28, 28) in [0, 1], or grey levels up to 255
           python compare.py --score FILE.npy --json OUT.json
-          python compare.py --train-judge                how the judge was made; writes runs/judge.pt (to use it, copy it
-                                                         to data/judge.pt; scores made with another cannot be compared)
+          python compare.py --train-judge      how the judge was made; writes runs/judge.pt (to use it, copy it
+                                               to data/judge.pt; scores made with another cannot be compared)
+Reads     of each run metrics.json, samples.png, and 5,000 draws in samples.npy. Where these are missing it has the chapter's own command
+          draw them (--sample-only); the scores are kept in the run's scores.json.
 Judge     99.46 % of the grey test digits and 99.23 % of the binarized ones right (3,000 steps of 128, 78 s on 2 cores, seed 0).
 """
+import hashlib
 import json
+import math
 import os
+import re
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from PIL import Image
 
 import utils
 
+ROOT = Path(__file__).resolve().parent
 LEAST = 100  # images: fewer have no covariance in 64 dimensions that is worth the name
+DRAWS = 5000  # of each model: scores of heaps of different sizes are not alike, so all are as large
+BINARIZATION = "dynamic for training; validation and test one fixed draw"  # what runs have to say to be ranked by nats
+
+# --------------------------------------------------------------------------------------------------
+# What is known beforehand of each model: its name, what it can do, what others have published
+# --------------------------------------------------------------------------------------------------
+
+CHAPTERS = ("made", "wavenet", "pixelcnn", "transformer_ar", "vae", "gan")  # the order of all tables
+BASES = {  # (model, variant in metrics.json): name
+    ("made", "masks"): "MADE", ("made", "rnn"): "LSTM over pixels", ("wavenet", ""): "WaveNet",
+    ("pixelcnn", "gated"): "Gated PixelCNN", ("pixelcnn", "original"): "PixelCNN, the original",
+    ("pixelcnn", "rnn"): "PixelRNN (Row LSTM)", ("transformer_ar", ""): "transformer",
+    ("vae", ""): "VAE", ("gan", ""): "GAN",
+}
+BASES_FIRST = {model: variant for model, variant in reversed(BASES)}  # the variant of a chapter's default run
+HOTAJ = "README of EugenHotaj/pytorch-generative, dynamic binarization, 457 epochs on a GPU"
+PUBLISHED = {  # what stands beside whom, and where it is from
+    ("made", "masks"): ("84.87", "one layer of 8000, README of EugenHotaj/pytorch-generative, dynamic binarization"),
+    ("made", "rnn"): ("none found", ""), ("wavenet", ""): ("none found", ""),
+    ("pixelcnn", "gated"): ("81.50", HOTAJ), ("pixelcnn", "original"): ("81.45", f"{HOTAJ}; 81.30 in the paper, static binarization"),
+    ("pixelcnn", "rnn"): ("80.75 (one layer) to 79.20 (seven)", "Diagonal BiLSTM, PixelRNN paper, static binarization"),
+    ("transformer_ar", ""): ("79.17", f"ImageGPT, {HOTAJ}"),
+    ("vae", ""): ("≤ 86.76 (K = 5000)", "one stochastic layer, IWAE paper, as quoted by a reproduction, dynamic binarization"),
+    ("gan", ""): ("none: papers' distances are of another judge", ""),
+}
+ABILITIES = {  # likelihood, latent space, interpolation, completion, how many steps a draw takes
+    "made": ("exact", "no", "no", "what comes later in its order; --order agnostic: any part", "784, one a pixel"),
+    "wavenet": ("exact", "no", "no", "what comes later (below)", "784"),
+    "pixelcnn": ("exact", "no", "no", "what comes later (below)", "784"),
+    "transformer_ar": ("exact", "no", "no", "what comes later (below)", "196, one a word; --patch 1: 784"),
+    "vae": ("bound", "yes, with an encoder", "yes, between real digits", "not built in", "1, all pixels at once"),
+    "gan": ("none", "yes, without an encoder", "yes, between drawn digits", "no", "1, all pixels at once"),
+}
 
 
 def read_images(path):
@@ -76,15 +127,543 @@ def score(judge, images, data):
     return rows
 
 
+# --------------------------------------------------------------------------------------------------
+# Reading runs
+# --------------------------------------------------------------------------------------------------
+
+
+class LeftOut(Exception):
+    """A run that cannot be compared, and why: one clear sentence."""
+
+
+def find_runs(folders):
+    """Folders of runs -> (runs, left out): a list of runs in the order of the tables, and a list of sentences.
+
+    folders: each a run, or a folder that holds some. runs/vae.1, an older run that was moved aside, is not looked for,
+    but may be named.
+    """
+    places, runs, left_out = [], [], []
+    for folder in map(Path, folders):
+        inside = [] if (folder / "metrics.json").exists() or not folder.is_dir() else sorted(
+            {p.parent for name in ("metrics.json", "checkpoint.pt") for p in folder.glob(f"*/{name}")})
+        places += [p for p in inside if not re.search(r"\.\d+$", p.name)] or [folder]
+    for folder in dict.fromkeys(places):
+        try:
+            runs.append(read_run(folder))
+        except LeftOut as reason:
+            left_out.append(str(reason))
+    names = [run.metrics["data"] for run in runs]
+    main = max(("mnist", "mnist_5k"), key=names.count)  # the first of the two, if there are as many
+    left_out += [f"{run.folder} was trained on {run.metrics['data']} and most others on {main}: nats of two data sets cannot be compared."
+                 for run in runs if run.metrics["data"] != main]
+    runs = [run for run in runs if run.metrics["data"] == main]
+    return sorted(runs, key=lambda run: (CHAPTERS.index(run.model), run.variant, not run.default, run.folder.name)), left_out
+
+
+def read_run(folder):
+    """metrics.json of a run's folder as a namespace; LeftOut, with the reason, if it is not one that can be compared."""
+    path = folder / "metrics.json"
+    if not folder.is_dir():
+        raise LeftOut(f"{folder} is no folder: name one that a chapter has written, such as runs/vae.")
+    if not path.is_file():
+        raise LeftOut(f"{folder} has no metrics.json: it is no run, or one that is not finished (--resume goes on).")
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        model, settings, conditional = metrics["model"], metrics["settings"], metrics["conditional"]
+        assert (metrics["likelihood"] == "none") == (metrics["test_nats"] is None)
+        for key in ("parameters", "train_seconds", "sample_seconds_64", *["test_nats", "bits_per_dim"] * (metrics["test_nats"] is not None)):
+            assert math.isfinite(metrics[key])
+        assert metrics["curve"] and metrics["command"] and metrics["data"] in ("mnist", "mnist_5k")
+        variant = metrics["variant"]
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise LeftOut(f"{path} is not what a chapter writes ({type(error).__name__}): train anew.") from None
+    if model not in CHAPTERS:
+        raise LeftOut(f"{path} is of {model}.py, which is no chapter: known are {', '.join(CHAPTERS)}.")
+    if metrics["likelihood"] != "none" and metrics["binarization"] != BINARIZATION:
+        raise LeftOut(f"{path} has another binarization ({metrics['binarization']}): its nats are of another data set.")
+    name = BASES.get((model, variant)) or BASES.get((model, ""), model)
+    known = BASES.get((model, variant)) and (model, variant) or (model, "")
+    if model == "made" and settings["order"] != "natural":
+        name = ("order-agnostic " if settings["order"] == "agnostic" else "") + name + ", random order" * (settings["order"] == "random")
+    if model == "made" and settings["num_masks"] > 1:
+        name += f", mixture of {settings['num_masks']} " + ("mask sets" if settings["order"] == "natural" else "orders")
+    if settings.get("cell") == "gru":
+        name = name.replace("LSTM", "GRU")
+    if model == "transformer_ar":
+        name += ", single pixels" if settings["patch"] == 1 else ", words of 2×2 pixels"
+    if model == "vae" and "z" in variant:
+        name += " with two latents" if settings["z_size"] == 2 else f" with {settings['z_size']} latents"
+    if model == "vae" and settings["beta"] != 1:
+        name += f", β = {settings['beta']:g}"
+    if model == "gan" and settings["loss"] == "wgan-gp":
+        name += ", Wasserstein with gradient penalty"
+    if conditional:
+        name = f"class-conditional {name}"
+    return SimpleNamespace(folder=folder, metrics=metrics, model=model, variant=known != (model, BASES_FIRST[model]), known=known,
+                           conditional=conditional, name=name, default=metrics["command"] == f"python {model}.py")
+
+
+
+# --------------------------------------------------------------------------------------------------
+# Draws and their scores
+# --------------------------------------------------------------------------------------------------
+
+
+def read_draws(run):
+    """5,000 draws of a run: (images (N, 1, 28, 28), labels asked for (N,) or None, means or None). None if there are not as many,
+    or if they are of some digits only."""
+    arrays = {}
+    for name in ("samples", "means", "labels"):
+        path = run.folder / f"{name}.npy"
+        if path.exists():
+            try:
+                arrays[name] = np.load(path, allow_pickle=False)
+            except Exception as error:  # np.load raises half a dozen kinds for a file that is cut or foreign
+                raise LeftOut(f"{path} is not a readable .npy file ({type(error).__name__}): delete it, and it is drawn anew.") from None
+    if "samples" not in arrays or (run.model == "vae" and "means" not in arrays) or (run.conditional and "labels" not in arrays):
+        return None
+    for name in ("samples", "means"):
+        x = arrays.get(name)
+        if x is not None and (x.ndim != 3 or x.shape[1:] != (28, 28) or x.dtype.kind != "f" or not (x.min(initial=0) >= 0 and x.max(initial=0) <= 1)):
+            raise LeftOut(f"{run.folder / name}.npy holds {x.dtype} {x.shape}, not draws (N, 28, 28) in [0, 1]: delete it, and it is drawn anew.")
+    n, y = len(arrays["samples"]), None
+    if run.conditional:
+        y = arrays["labels"]
+        if len(y) != n or n < DRAWS * 1.2 or np.bincount(y, minlength=10).min() < n // 10:
+            return None
+    elif n < DRAWS:
+        return None
+    if "means" in arrays and len(arrays["means"]) != n:
+        return None
+    images, means = (None if name not in arrays else torch.from_numpy(arrays[name])[:, None].float() for name in ("samples", "means"))
+    return images, None if y is None else torch.from_numpy(y), means
+
+
+def draw(run):
+    """Have the chapter's own command line draw what is missing."""
+    n = DRAWS * 6 // 5 if run.conditional else DRAWS  # of these, see as_often()
+    command = [f"{run.model}.py", "--sample-only", "--num-samples", str(n), "--out", str(run.folder)]
+    print(f"python {' '.join(command)}", flush=True)
+    done = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], capture_output=True, text=True)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        raise LeftOut(f"{run.folder}: nothing to score, since its digits could not be drawn ({reason})")
+
+
+def as_often(labels, shares, n):
+    """Which n of images with these labels (N,) have each digit as often as shares (10,) says. -> indices (n,).
+
+    A conditional model draws the digits it is asked for. Ten alike would be another mixture than MNIST's, and cost it distance.
+    """
+    count = (shares * n).floor().long()
+    count[:n - count.sum()] += 1
+    return torch.cat([(labels == k).nonzero()[:count[k], 0] for k in range(10)])
+
+
+def coins(means, seed=0):
+    """One coin a pixel: means (N, 1, 28, 28) in [0, 1] -> bits, float."""
+    return (torch.rand(means.shape, generator=torch.Generator().manual_seed(seed)) < means).float()
+
+
+def is_grey(images):
+    return bool(((images > 0) & (images < 1)).any())
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None
+
+
+def read_scores(run):
+    """The scores that are kept in the run's folder, if they are of this run and of these draws; else None."""
+    try:
+        kept = json.loads((run.folder / "scores.json").read_text(encoding="utf-8"))
+        drawn = digest(run.folder / "samples.npy")
+        if kept["metrics"] == digest(run.folder / "metrics.json") and kept["draws"] == DRAWS and drawn in (None, kept["samples"]):
+            return {key: kept[key] for key in ("binarized", "grey", "label_agreement")}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+
+
+def score_run(run, judge, data):
+    """The scores of a run's draws: binarized and grey (None if it draws none), each a dict of utils.scores, and how often the
+    judge reads the digit that was asked for (None if none was). Kept in scores.json."""
+    drawn = read_draws(run)
+    if drawn is None:
+        draw(run)
+        drawn = read_draws(run)
+    if drawn is None:
+        raise LeftOut(f"{run.folder}: nothing to score, since {run.model}.py did not draw {DRAWS:,} digits of all ten kinds.")
+    images, labels, means = drawn
+    found = {"binarized": None, "grey": None, "label_agreement": None}
+    if labels is not None:
+        found["label_agreement"] = (utils.judged(judge, images)[1] == labels).double().mean().item()
+        some = as_often(labels, torch.bincount(data.train_labels, minlength=10).double() / len(data.train_labels), DRAWS)
+        images, means = images[some], None if means is None else means[some]
+    images = images[:DRAWS]
+    grey = images if is_grey(images) else means
+    if grey is not None:
+        found["grey"] = utils.scores(judge, grey[:DRAWS], data.test)
+    found["binarized"] = utils.scores(judge, coins(images) if is_grey(images) else images, data.x_test)
+    keep = {"metrics": digest(run.folder / "metrics.json"), "samples": digest(run.folder / "samples.npy"), "draws": DRAWS, **found}
+    utils.write_atomically(run.folder / "scores.json", (json.dumps(keep, indent=1) + "\n").encode())
+    return found
+
+
+def score_floors(judge, data):
+    """What no model has to be beaten by: real training digits scored as if they were draws, and pixels that are independent coins."""
+    n, rows = min(DRAWS, len(data.train)), {}
+    grey, bits = data.train[:n], torch.from_numpy(utils.fixed_bits(data.train[:n], 3))
+    right = [(utils.judged(judge, x)[1] == data.test_labels).double().mean().item() for x in (data.test, data.x_test)]
+    rows["real training digits"] = {"nats": None, "binarized": utils.scores(judge, bits, data.x_test), "grey": utils.scores(judge, grey, data.test),
+                                    "label_agreement": right[1], "label_agreement_grey": right[0]}
+    mean = (data.train.double().mean(dim=(0, 1)) / 255).clamp(0.001, 0.999)  # off in 50,000 images is not off for ever
+    x = data.x_test.double()
+    nats = -(x * mean.log() + (1 - x) * (1 - mean).log()).sum(dim=(1, 2, 3)).mean().item()
+    draws = coins(mean.float().expand(n, 1, 28, 28), seed=1)
+    rows["independent pixels"] = {"nats": nats, "binarized": utils.scores(judge, draws, data.x_test), "grey": None, "label_agreement": None}
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------
+# Tables: each a list of lines, made from metrics.json and scores.json alone
+# --------------------------------------------------------------------------------------------------
+
+
+def table(head, rows):
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def nats_of(metrics):
+    """"85.56 (exact)", "≤ 87.32 (bound, K = 200)" or "no likelihood"."""
+    if metrics["likelihood"] == "none":
+        return "no likelihood"
+    if metrics["likelihood"] == "bound":
+        return f"≤ {metrics['test_nats']:.2f} (bound, K = {metrics['iw_samples']})"
+    return f"{metrics['test_nats']:.2f} (exact)"
+
+
+def two(found, *names):
+    """Figures of scores with two digits, or dashes."""
+    return [f"{found[name]:.2f}" if found else "—" for name in names]
+
+
+def minutes(metrics):
+    return f"{metrics['train_seconds'] / 60:.1f} min"
+
+
+def told(run):
+    """The name of a run; of a conditional one with what its nats are."""
+    return run.name + (", `−log p(x\\|y)`" if run.conditional and run.metrics["likelihood"] != "none" else "")
+
+
+def chapters_table(runs):
+    """The table of README: nats and cost, a row a run, its command at the end."""
+    rows = []
+    for run in runs:
+        m, nats = run.metrics, nats_of(run.metrics)
+        if m["likelihood"] == "none":
+            nats += f"; Fréchet {m['test_frechet']:.2f}, precision {m['test_precision']:.2f}, recall {m['test_recall']:.2f}"
+        bits = "—" if m["bits_per_dim"] is None else f"{m['bits_per_dim']:.4f}"
+        name = told(run).replace(run.name, f"[{run.name}](samples/{run.folder.name}/metrics.json)", 1)
+        rows.append([f"[`{run.model}.py`]({run.model}.py)", name, nats, bits, f"{m['parameters']:,}", minutes(m), f"`{m['command']}`"])
+    return table(("chapter", "model", "test nats", "bits/dim", "parameters", "training", "command"), rows)
+
+
+def all_table(runs, scores, floors, sampling):
+    """Everything on one row: likelihood, cost, speed, and how good draws are, binarized."""
+    rows = []
+    for run in runs:
+        m, found = run.metrics, scores.get(run.folder)
+        ratio = sampling.get(sampling_key(run))
+        fast = f"{m['sample_seconds_64']:.3f} s" + (f" ({ratio['obvious'] / ratio['fast']:.0f}×)" if ratio else "")
+        bits = "—" if m["bits_per_dim"] is None else f"{m['bits_per_dim']:.4f}"
+        rows.append([told(run), nats_of(m), bits, f"{m['parameters']:,}", minutes(m), fast, *two(found and found["binarized"], "frechet", "precision", "recall")])
+    for name, floor in floors.items():
+        nats = "—" if floor["nats"] is None else f"{floor['nats']:.2f} (exact)"
+        bits = "—" if floor["nats"] is None else f"{utils.bits_per_dim(floor['nats']):.4f}"
+        rows.append([f"*{name}*", nats, bits, "—", "—", "—", *two(floor["binarized"], "frechet", "precision", "recall")])
+    return table(("model", "test nats", "bits/dim", "parameters", "training", "64 digits", "Fréchet", "precision", "recall"), rows)
+
+
+def sampling_key(run):
+    """How tests/bench_sampling.py calls this run's model."""
+    variant = {"rnn": " --variant rnn", "original": " --variant original"}.get(run.metrics["variant"], "")
+    return f"{run.model}.py{variant}" + " --patch 1" * (run.metrics["settings"].get("patch") == 1)
+
+
+def published_table(runs):
+    """Beside each model the figure that others have published, and where."""
+    rows = []
+    for run in runs:
+        nats, source = PUBLISHED.get(run.known, ("none found", ""))
+        if not run.conditional and nats_of(run.metrics) != "no likelihood":
+            rows.append([run.name, nats_of(run.metrics), nats, source, f"`{run.metrics['command']}`"])
+    return table(("model", "test nats", "published", "source", "command"), rows)
+
+
+def quality_table(runs, scores, floors):
+    """Scores of 5,000 draws, binarized and grey, and the balance of classes."""
+    rows = []
+    for name, found in [(run.name, scores[run.folder]) for run in runs if run.folder in scores] + [(f"*{name}*", floor) for name, floor in floors.items()]:
+        shares = found["binarized"]["shares"]
+        name += " (grey: means, no draws)" * name.split(",")[0].replace("class-conditional ", "").startswith("VAE")
+        rows.append([name, *two(found["binarized"], "frechet", "precision", "recall"), f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %",
+                     *two(found["grey"], "frechet", "precision", "recall")])
+    return table((f"{DRAWS:,} draws of", "Fréchet (binarized)", "precision", "recall", "share of each digit", "Fréchet (grey)", "precision", "recall"), rows)
+
+
+def conditional_table(runs, scores, floors):
+    """What the label is worth, and whether it is obeyed."""
+    rows = []
+    for run in runs:
+        if not run.conditional:
+            continue
+        m, found = run.metrics, scores.get(run.folder)
+        same = {k: v for k, v in m["settings"].items() if k not in ("conditional", "steps")}
+        other = next((r for r in runs if not r.conditional and {k: v for k, v in r.metrics["settings"].items() if k not in ("conditional", "steps")} == same), None)
+        least = "≤ " * (m["likelihood"] == "bound")
+        rows.append([run.name.replace("class-conditional ", ""),
+                     *([f"{least}{m[key]:.2f}" if m.get(key) is not None else "—" for key in ("test_nats", "marginal_nats")]),
+                     "—" if other is None or other.metrics["test_nats"] is None else f"{least}{other.metrics['test_nats']:.2f}",
+                     f"{100 * found['label_agreement']:.1f} %" if found and found["label_agreement"] is not None else "—",
+                     f"{100 * m['bayes_accuracy']:.1f} %" if "bayes_accuracy" in m else "—"])
+    if rows and "real training digits" in floors:
+        real = floors["real training digits"]
+        rows.append(["*real test digits*", "—", "—", "—", f"{100 * real['label_agreement']:.1f} % (grey: {100 * real['label_agreement_grey']:.1f} %)", "—"])
+    return table(("told the digit", "−log p(x\\|y)", "−log ⅒ Σ_y p(x\\|y)", "the same model, never told: −log p(x)", "judge reads the digit asked for",
+                  "most probable y is the right one"), rows)
+
+
+def at_minute(curve, key, minute):
+    """The best figure of a curve up to a minute; None if the first evaluation came later, or the run had ended before."""
+    if curve[-1]["seconds"] < 60 * minute:
+        return None
+    before = [row[key] for row in curve if row["seconds"] <= 60 * minute]
+    return min(before) if before else None
+
+
+def minutes_table(runs):
+    """What one has after some minutes of training, on validation."""
+    rows, at = [], (0.5, 1, 2, 5)
+    for run in runs:
+        curve = run.metrics["curve"]
+        key = "val_nats" if curve[0]["val_nats"] is not None else "val_frechet"
+        found = [at_minute(curve, key, t) for t in at]
+        rows.append([told(run) if key == "val_nats" else f"{run.name}: Fréchet (grey)", *("—" if v is None else f"{v:.2f}" for v in found),
+                     f"{min(row[key] for row in curve):.2f} ({curve[-1]['seconds'] / 60:.1f} min)"])
+    return table(("validation nats after", *(f"{t:g} min" for t in at), "at its end"), rows)
+
+
+def abilities_table():
+    """What each family can do."""
+    rows = [[f"`{model}.py`", *ABILITIES[model]] for model in CHAPTERS]
+    return table(("chapter", "likelihood", "latent space", "interpolation", "completion", "steps a draw takes"), rows)
+
+
+def sampling_table(sampling):
+    """tests/bench_sampling.py, as a table."""
+    rows = [[f"`python {name}`", f"{m['fast']:.3f} s", f"{m['one_pass']:.4f} s", f"{'' if m['whole'] else '≈ '}{m['obvious']:.1f} s",
+             f"{m['obvious'] / m['fast']:.0f}×", f"{100 * m['interpreter']:.0f} %"] for name, m in sampling.items()]
+    return table(("64 digits", "fast", "one pass", "obvious", "ratio", "interpreter"), rows)
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures
+# --------------------------------------------------------------------------------------------------
+
+
+def digits_of(run, n):
+    """n digits of a run's samples.png, the first ones -> (n, 1, 28, 28) in [0, 1]; of a conditional run 0, 1, … 9, and over again."""
+    with Image.open(run.folder / "samples.png") as picture:
+        grid = torch.from_numpy(np.array(picture.convert("L"))) / 255
+    rows, columns = (grid.shape[0] - 4) // 60, (grid.shape[1] - 4) // 60  # as utils.save_grid() writes them: 2 × 28 and a frame of 4
+    digits = [grid[4 + 60 * r:60 + 60 * r:2, 4 + 60 * c:60 + 60 * c:2] for r in range(rows) for c in range(columns)]
+    order = [r * columns + c for c in range(columns) for r in range(rows)] if run.conditional else range(len(digits))
+    return torch.stack([digits[i] for i in order])[:n, None]
+
+
+def draw_mosaic(path, runs, n=16):
+    """A row of digits for each run, the first ones of its samples.png: none is chosen."""
+    rows = [(run.name, digits_of(run, n)) for run in runs if (run.folder / "samples.png").is_file()]
+    if rows:
+        utils.labelled_rows(path, rows)
+
+
+def draw_curves(path, runs):
+    """Validation nats against minutes of training, and for models without a likelihood the Fréchet distance."""
+    panels = []
+    for key, label in (("val_nats", "validation nats per image"), ("val_frechet", "Fréchet distance to validation digits (grey)")):
+        chosen = [run for run in runs if run.metrics["curve"][0].get(key) is not None]
+        panels += [(key, label, chosen)] if chosen else []
+    figure, axes = plt.subplots(1, len(panels), figsize=(7.5 * len(panels), 6.5), squeeze=False)
+    for ax, (key, label, chosen) in zip(axes[0], panels):
+        for run in chosen:
+            curve = run.metrics["curve"]
+            style = "--" if run.conditional else "-" if run.default else ":"
+            ax.plot([row["seconds"] / 60 for row in curve], [row[key] for row in curve], style, label=run.name,
+                    color=f"C{CHAPTERS.index(run.model)}", linewidth=1.3)
+        low = min(row[key] for run in chosen for row in run.metrics["curve"])
+        ax.set_ylim(*((low - 1, low + 24) if key == "val_nats" else (0, low + 10)))  # the first evaluations would flatten the rest
+        ax.legend(fontsize=7, loc="upper right")
+        ax.set(xlabel="minutes of training", xlim=(0, None), ylabel=label)
+        ax.grid(alpha=0.3)
+    utils.save_figure(path, figure)
+
+
+def draw_plane(path, runs, scores, floors):
+    """Likelihood against quality of draws: a dot a run that has both and is within 8 nats of the best; the others are lines or words."""
+    plain = [run for run in runs if run.folder in scores and not run.conditional]
+    known = [run for run in plain if run.metrics["test_nats"] is not None]
+    figure, ax = plt.subplots(figsize=(9, 5.5))
+    best, far = min((run.metrics["test_nats"] for run in known), default=0), []
+    for run in known:
+        x, y = run.metrics["test_nats"], scores[run.folder]["binarized"]["frechet"]
+        if x > best + 8:
+            far.append(f"{run.name}: {x:.1f} nats, {y:.1f}")
+            continue
+        ax.plot(x, y, "o", color=f"C{CHAPTERS.index(run.model)}")
+        ax.annotate(run.name, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8)
+    lines = [(run.name, scores[run.folder]["binarized"]["frechet"]) for run in plain if run.metrics["test_nats"] is None]
+    lines += [(name, floor["binarized"]["frechet"]) for name, floor in floors.items() if floor["nats"] is None]
+    for name, y in lines:
+        ax.axhline(y, color="grey", linewidth=0.7)
+        ax.annotate(f"{name} (no nats)", (0.99, y), xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="bottom")
+    ax.set(yscale="log", xlim=(best - 0.5, best + 8), xlabel="test nats (exact, or a bound): lower is better",
+           ylabel="Fréchet distance, binarized (log): lower is better", title="further right: " + "; ".join(far) if far else None)
+    ax.title.set_fontsize(8)
+    ax.set_yticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
+    ax.minorticks_off()
+    ax.grid(alpha=0.3)
+    utils.save_figure(path, figure)
+
+
+# --------------------------------------------------------------------------------------------------
+# Writing: tables go between marks, and what stands around the marks stays
+# --------------------------------------------------------------------------------------------------
+
+MARK = "<!-- made by compare.py: {} -->"
+END = "<!-- end -->"
+
+
+def put(text, blocks):
+    """Text with each of its marked blocks (name: list of lines) made anew. A block without marks in the text is not written."""
+    for name, lines in blocks.items():
+        mark = MARK.format(name)
+        if mark in text:
+            before, rest = text.split(mark, 1)
+            text = before + mark + "\n" + "\n".join(lines) + "\n" + END + rest.split(END, 1)[1]
+    return text
+
+
+def blank(blocks):
+    """A page with marks for all blocks, for a folder that has none yet."""
+    lines = ["# All runs, side by side", "", "Made by `python compare.py`; what the figures mean stands in `compare.py`, `gan.py` and the published comparison.", ""]
+    for name in blocks:
+        lines += [f"## {name[0].upper()}{name[1:]}", "", MARK.format(name), END, ""]
+    return "\n".join(lines)
+
+
+def page_blocks(runs, scores, floors, sampling, left_out):
+    """All tables and pictures of comparison.md, by name."""
+    blocks = {
+        "all models": all_table(runs, scores, floors, sampling),
+        "digits": ["![The first digits of each run](comparison_digits.png)"],
+        "beside published figures": published_table(runs),
+        "minutes": [*minutes_table(runs), "", "![Validation nats against minutes](comparison_curves.png)"],
+        "likelihood and quality": ["![Likelihood against quality of draws](comparison_plane.png)"],
+        "quality of draws": quality_table(runs, scores, floors),
+        "told the digit": conditional_table(runs, scores, floors),
+        "drawing": sampling_table(sampling),
+        "abilities": abilities_table(),
+        "left out": left_out or ["Nothing."],
+    }
+    return blocks
+
+
+def readme_blocks(runs, blocks):
+    """The blocks of README.md, which is one folder above the page: its own table, and links that start there."""
+    moved = {name: [line.replace("](comparison", "](samples/comparison") for line in lines] for name, lines in blocks.items()}
+    return {"chapters": chapters_table(runs), **moved}
+
+
+def compare(folders, out, data_dir):
+    """Read, draw, score and write: all of it."""
+    runs, left_out = find_runs(folders or ["runs"])
+    for reason in left_out:
+        print(f"compare.py: left out: {reason}", file=sys.stderr)
+    if not runs:
+        utils.fail(f"no finished run in {', '.join(map(str, folders or ['runs']))}: train one first, with python vae.py, or name folders "
+                   "that have a metrics.json (the published ones: python compare.py samples).")
+    out = Path(out) if out else runs[0].folder.parent / "comparison.md"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        text = out.read_text(encoding="utf-8") if out.exists() else None
+    except (OSError, ValueError) as error:
+        utils.fail(f"--out {out} cannot be read or written ({getattr(error, 'strerror', None) or error}); choose another file.")
+    if text is not None and MARK.split("{")[0] not in text:
+        utils.fail(f"--out {out} exists and was not made by compare.py; choose another file.")
+
+    scores, floors, loaded = {}, read_floors(out, runs[0].metrics["data"]), []
+
+    def judge_and_data():  # only if something has to be scored
+        if not loaded:
+            data = utils.load_mnist(data_dir)
+            if data.name != runs[0].metrics["data"]:
+                utils.fail(f"the runs were trained on {runs[0].metrics['data']} and --data-dir {data_dir} gives {data.name}: "
+                           "give the --data-dir that they were trained with.")
+            loaded.extend((utils.load_judge(), data))
+        return loaded
+
+    for run in runs:
+        try:
+            scores[run.folder] = read_scores(run) or score_run(run, *judge_and_data())
+        except LeftOut as reason:
+            left_out.append(str(reason))
+            print(f"compare.py: not scored: {reason}", file=sys.stderr)
+    if floors is None:
+        floors = score_floors(*judge_and_data())
+    utils.write_atomically(out.with_suffix(".json"), (json.dumps({"data": runs[0].metrics["data"], "draws": DRAWS, "floors": floors}, indent=1) + "\n").encode())
+    draw_mosaic(out.with_name("comparison_digits.png"), runs)
+    draw_curves(out.with_name("comparison_curves.png"), runs)
+    draw_plane(out.with_name("comparison_plane.png"), runs, scores, floors)
+    blocks = page_blocks(runs, scores, floors, read_sampling(), left_out)
+    utils.write_atomically(out, put(text if text is not None else blank(blocks), blocks).encode())
+    print("\n".join(blocks["all models"]))
+    print(f"wrote {out}")
+    if out.resolve() == ROOT / "samples" / "comparison.md":
+        readme = ROOT / "README.md"
+        utils.write_atomically(readme, put(readme.read_text(encoding="utf-8"), readme_blocks(runs, blocks)).encode())
+        print("wrote the tables of README.md")
+
+
+def read_floors(out, data):
+    """The floors that are kept beside a comparison, or that ship along, if they are of this data; else None."""
+    for path in (out.with_suffix(".json"), ROOT / "samples" / "comparison.json"):
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["draws"] == DRAWS and kept["data"] == data:
+                return kept["floors"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+
+
+def read_sampling():
+    """What tests/bench_sampling.py measured, by command; empty if the file is gone."""
+    path = ROOT / "samples" / "sampling.json"
+    return json.loads(path.read_text(encoding="utf-8"))["models"] if path.exists() else {}
+
+
 def main(argv=None):
-    parser = utils.Parser(prog="compare.py", description="Score a heap of images of digits against the test set.", allow_abbrev=False)
+    parser = utils.Parser(prog="compare.py", description="Compare runs of all chapters, or score a heap of images of digits.", allow_abbrev=False)
+    parser.add_argument("runs", nargs="*", metavar="FOLDER", help="runs to compare, or folders that hold runs (default: runs)")
+    parser.add_argument("--out", metavar="FILE.md", help="where the comparison goes (default: comparison.md beside the first run)")
     parser.add_argument("--score", metavar="FILE.npy", help="images to score: (N, 28, 28), in [0, 1] or 0 … 255")
     parser.add_argument("--json", metavar="OUT.json", help="with --score: also write the scores there")
     parser.add_argument("--train-judge", action="store_true", help="train the judge anew, into runs/judge.pt, and say how good it is")
     parser.add_argument("--data-dir", default="data", help="folder that has, or gets, MNIST/raw (default: %(default)s)")
     args = parser.parse_args(argv)
-    if bool(args.score) == args.train_judge:
-        utils.fail("give either --score FILE.npy or --train-judge.")
+    if bool(args.score) + args.train_judge + bool(args.runs or args.out) > 1:
+        utils.fail("give folders of runs to compare, or --score FILE.npy, or --train-judge: one of the three.")
     if args.json is not None and not args.score:
         utils.fail("--json says where scores go: use it with --score.")
     if args.train_judge:
@@ -95,6 +674,9 @@ def main(argv=None):
         torch.save(judge.state_dict(), "runs/judge.pt")
         print(f"runs/judge.pt: {100 * right[0]:.2f} % of the grey test digits right, {100 * right[1]:.2f} % of the binarized ones; "
               f"{time.perf_counter() - start:.0f} s")
+        return
+    if not args.score:
+        compare(args.runs, args.out, args.data_dir)
         return
     if args.json is not None:
         try:  # find out now, and not after the work, that it cannot be written; and leave nothing behind

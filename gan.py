@@ -11,7 +11,7 @@ losses that say little. This chapter is about making it work every time.
     code       symbol        shape            meaning
     x          x             (B, 1, 28, 28)   real digits: grey levels in [0, 1]
     z          z             (B, Z)           noise, N(0, I)
-    G(z)       G(z)          (B, 1, 28, 28)   drawings, in (0, 1)
+    G(z)       G(z)          (B, 1, 28, 28)   drawings, in (0, 1); those of the averaged G, in the end, are called draws
     real, fake s             (B,)             logits of D for real images and for drawings; D(x) = sigmoid(s)
     average                                   a running average of G's weights: what draws in the end
     y          y             (B,)             class label 0..9, only with --conditional
@@ -53,7 +53,7 @@ BETA_1 = 0.0  # Adam's memory of gradients: none, since the opponent moves
 NOISE = 0.1  # standard deviation of what is added to all that D sees
 Z_SIZE = 12  # dimensions of the noise
 CHANNELS = 16  # C, of both players
-AVERAGE = 0.999  # decay of the average of G's weights: about a ninth of the steps so far, at most 1,000
+AVERAGE = 0.999  # decay of the average of G's weights: it remembers about 1,000 steps (early in a run, a ninth of those so far)
 WGAN_STEPS = 5000  # --loss wgan-gp has a length, a rate and a rhythm of its own
 WGAN_LR = 2e-3
 CRITIC_STEPS = 2  # of the critic, for each of G
@@ -95,7 +95,7 @@ TEST_DRAWS = 5000  # draws scored at the end
 # log 2 = 1.386 and that of (5) is log 2 = 0.693.
 #
 # Starved. (3) is flat where the two do not overlap: JSD = log 2 whatever G does. In the terms of one
-# sample: G gets its gradient through s = s(G(z)), the logit. As long as D sees through it, D(G(z)) =
+# drawing: G gets its gradient through s = s(G(z)), the logit. As long as D sees through it, D(G(z)) =
 # sigmoid(s) is near 0, and
 #
 #     minimax            log(1 − D)      ∂/∂s = −D                  no slope where G is bad        (4)
@@ -118,7 +118,7 @@ TEST_DRAWS = 5000  # draws scored at the end
 # drawn, gets N(0, 0.1²) added to each pixel ("instance noise"). The two clouds overlap then, (3) has a
 # slope everywhere, and D has to look for what noise does not hide. G itself draws without.
 #
-# One step. D and G take turns, each with an optimiser of its own: D sees real images and drawings, then
+# One step. D and G take turns, each with an optimizer of its own: D sees real images and drawings, then
 # G sees what D says of new drawings. Gradients of D's loss must not arrive at G (no_grad(), or
 # detach(), on the drawings), and those that G's loss leaves on D must be set to zero before D uses its
 # own. *The classic mistake* is to let D's loss train G as well, and it hardly shows: it pulls on each
@@ -140,8 +140,8 @@ TEST_DRAWS = 5000  # draws scored at the end
 #
 #     Fréchet distance   ‖μ − μ_G‖² + tr( Σ + Σ_G − 2 (Σ Σ_G)^½ )                                 (6)
 #                        of the Gaussians that fit the clouds; 0 if mean and covariance agree
-#     precision          the part of draws that lie where real digits do: in a ball around one of them   (7)
-#                        that reaches to its third neighbour (Kynkäänniemi et al. 2019)
+#     precision          the part of draws that lie where real digits do: in a ball around one of them
+#                        that reaches to its third neighbour (Kynkäänniemi et al. 2019)            (7)
 #     recall             the part of real digits that lie where draws do, likewise                 (8)
 #                        (both of 5,000 draws and 5,000 test digits)
 #     shares             which digits are drawn, and how often
@@ -165,7 +165,9 @@ TEST_DRAWS = 5000  # draws scored at the end
 #
 #   · Adam with β₁ = 0: no memory of the direction (0.9 in most libraries). An old gradient answers an
 #     opponent that is gone.
-#   · Batch norm in both, and in D each kind of image in a batch of its own, as it is when G's turn
+#   · Batch norm in both: subtract from each channel its mean over the batch, divide by its standard
+#     deviation (then a learned scale and shift; when G draws in the end, running means stand in for those
+#     of the batch). In D each kind of image in a batch of its own, as it is when G's turn
 #     comes. (With it D(x) is no function of x alone, as (1) has it: a batch that is all sevens looks
 #     odd to it. Here only the game has to work.)
 #   · An average of G's weights (decay 0.999). Two players who answer each other circle around the
@@ -217,8 +219,8 @@ TEST_DRAWS = 5000  # draws scored at the end
 #
 # What did not help: DCGAN's initialisation, label smoothing (real counts as 90 %), a second hidden
 # layer between z and the convolutions (it collapsed in the one run that an earlier version of this
-# chapter gave it; no file). As good, or better, in so short a run: spectral norm in place of batch norm
-# in D, and R1 (a penalty on the slope of D at real images, Mescheder et al. 2018) in place of noise and
+# chapter gave it; no file). As good, or better, in so short a run: spectral norm (each weight matrix divided by its
+# largest singular value) in place of batch norm in D, and R1 (a penalty on the slope of D at real images, Mescheder et al. 2018) in place of noise and
 # batch norm. Three times the rate is no worse, a third is.
 #
 # Wasserstein. Another distance between p and p_G than (3), one that is not flat where they do not
@@ -249,10 +251,16 @@ TEST_DRAWS = 5000  # draws scored at the end
 # arc along the sphere keeps the length. interpolation.png shows both: with so few dimensions they are
 # hard to tell apart. Try --z-size 100.
 #
+# Labels. With --conditional G gets the label as ten more inputs, and D adds v_y · features to its logit, with
+# a learned vector v for each label (projection). There is no p(x|y), so no Bayes' rule either. Instead the
+# judge reads the draws: label_agreement in metrics.json is how often it finds the digit that was asked for.
+#
 # Memory. Does G draw training digits? neighbours.png shows, for twelve draws, the nearest of 50,000
 # training digits, in pixels and in features: relatives, and some are close. Too close? Then draws would
 # be nearer to training digits than new real digits are. They are not: the median distance to the
-# nearest training digit, in pixels, is 4.48 for 1,000 draws and 4.40 for 1,000 test digits. (G never
+# nearest training digit, in pixels, is 4.48 for 1,000 draws and 4.40 for 1,000 test digits. (With
+# --conditional draws are a little nearer, 4.31: a hint of memory, or of draws that are plainer than real
+# digits; the figure does not say which.) (G never
 # sees a training image. But D does, and may have them by heart: shown one image over and over, as in a
 # test, G ends by drawing it.)
 # --------------------------------------------------------------------------------------------------
@@ -572,13 +580,13 @@ class History(nn.Module):
 
 
 def train(players, average, data, run, judge, steps, batch_size, lr, beta_1, decay, kind, penalty, noise, critic_steps, eval_draws):
-    """The game, by alternating steps of Adam. players: (G, D). -> the history (steps, 4)."""
+    """The game, by alternating steps of Adam: Algorithm 1 of the first paper. players: (G, D). -> the history (steps, 4)."""
     G, D = players
     opt_G, opt_D = (torch.optim.Adam(network.parameters(), lr=lr, betas=(beta_1, 0.999), fused=True) for network in players)
     history, real = History(steps), utils.judged(judge, data.val)[0]
     with run.training(G=G, D=D, average=average, opt_G=opt_G, opt_D=opt_D, history=history):
         while run.step < steps:
-            # Falls linearly to 0, as in all chapters; the same for both.
+            # Falls linearly to 0, as in all chapters, the same for both; here without warm-up and without clipping.
             for optimizer in (opt_G, opt_D):
                 optimizer.param_groups[0]["lr"] = lr * (1 - run.step / steps)
             for _ in range(critic_steps):

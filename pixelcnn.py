@@ -7,7 +7,7 @@ sees. The Gated PixelCNN mends that with two stacks, one that looks up and one t
 PixelRNN, here in its Row LSTM form, lets a recurrence run down the rows instead. Three ways to see the
 past, one objective:
 
-    log p(x)  =  Σ_ij log p( x_ij | rows above, and in its row what is to the left )     nats, exact   (1)
+    log p(x)  =  Σ_ij log p( x_ij | rows above, and in its row what is to the left )     nats per image, exact   (1)
 
     code       symbol        shape            meaning
     x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
@@ -31,7 +31,7 @@ Run       python pixelcnn.py                       Gated PixelCNN; writes runs/p
 Reached   −log p(x) = 82.91 nats, 0.1526 bits/dim on all 10,000 test images, exact, gated:
           3.4 minutes of training on 2 cores of a shared server (AMD EPYC), seed 0:
           samples/pixelcnn/metrics.json. Original: 86.64 in 3.1 minutes; Row LSTM: 85.52 in 4.5.
-          Published (README of EugenHotaj/pytorch-generative, dynamic binarization, hundreds of
+          Published (README of EugenHotaj/pytorch-generative, dynamic binarization, 457
           epochs on a GPU): PixelCNN 81.45, Gated PixelCNN 81.50.
 Left out  on purpose: the diagonal BiLSTM, whose skewed rows cost a chapter of their own; colour channels.
 """
@@ -51,20 +51,21 @@ RNN_STEPS = 4000  # --variant rnn
 BATCH_SIZE = 16  # small: at equal time, more steps are worth more than larger batches
 LR = 5e-3
 WARM_UP = 0.05  # part of the run in which the learning rate rises
-CLIP = 1.0  # below a typical gradient (see made.py): a longer one is scaled down to it
+CLIP = 1.0  # below nearly every gradient: longer ones are scaled down to it (wavenet.py)
 CHANNELS = 16  # C of the gated model
 LAYERS = 8  # gated layers after the first
 ORIGINAL_CHANNELS = 64  # its residual blocks convolve half of them
 ORIGINAL_LAYERS = 8
 RNN_CHANNELS = 32
 RNN_LAYERS = 3
-EVAL_IMAGES = 500  # training and validation images looked at during training
+EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
 #
-# The chain rule (1), nats, orders and completion are explained in full in made.py; causal
-# convolution, gates, residuals and the learned place in wavenet.py. What is new here is the plane.
+# The chain rule (1), nats, orders and completion are explained in full in made.py (completion_left.png
+# is not exact here either); causal convolution, gates, residuals and the learned vector for each place in
+# wavenet.py. What is new here is the plane.
 #
 # Why the plane. WaveNet reads the image as a line, where a pixel's upper neighbour is 28 steps away,
 # and the right end of one row is next to the left end of another. A two-dimensional kernel has all
@@ -124,9 +125,9 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #     δ = 1, 2, 4, 8, 1, 2, 4, 8           reach 3 + 30 places: all of the past of a 28×28 image    (5)
 #
 # at no cost in arithmetic. (The papers use larger kernels and more layers.) δ = 1 everywhere: 93.0
-# nats instead of 91.6. And in whole runs of 5,000 steps, on 500 validation images: 86.9 instead of
-# 83.7 (samples/pixelcnn/no_dilation.json, the same command before we had (5)), and digits that hang
-# together in each corner, but not as a whole.
+# nats instead of 91.6. And in whole runs of 5,000 steps at a rate of 1e-2, on 500 validation images: 86.9
+# instead of 83.7 (samples/pixelcnn/no_dilation.json, from before we had (5), and twice_the_lr.json), and
+# digits that hang together in each corner, but not as a whole.
 #
 # Row LSTM. Convolutions see as far as their layers reach. A recurrence that runs down the rows has no
 # such end upwards. Take a row r as one step: states and cells are rows of vectors, (B, C, W), and
@@ -147,7 +148,10 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 # outside; in the middle, if its field is small, it cannot tell where it is. So: a learned vector for
 # each place, and a bias for each logit. Without the vector 94.8 instead of 93.5 (original), 94.9
 # instead of 93.9 (Row LSTM). The gated model's field reaches all borders: without the vector 91.8,
-# without both 91.0, instead of 91.6, which is no more than two seeds differ.
+# without both 91.0, instead of 91.6: a little better, if anything (two seeds differ by 0.4).
+#
+# Labels. With --conditional a label adds a learned vector: to the first features (original), or in front
+# of all gates (gated, Row LSTM). evaluate_without_label() takes it away again (made.py).
 #
 # Sampling fast. A place's features depend on earlier pixels only, so they are final when its turn
 # comes, and each is computed once, from kept features around it. The original keeps maps, and touches
@@ -170,10 +174,11 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 # a pixel is three variables, red, green given red, blue given both: three steps of the chain rule in
 # the place of one, and masks that also divide channels.
 #
-# What each detail is worth. One thing changed, 200 steps, seed 0, nats on 1,000 validation images,
-# and seconds of training (tests/ablate_convolutions.py; the file is samples/wavenet/ablations.json):
+# What each detail is worth. One thing changed, 200 steps with --lr 0.01, seed 0, nats on 1,000
+# validation images, and seconds of training (tests/ablate_convolutions.py; the file is
+# samples/wavenet/ablations.json):
 #
-#     gated                                             91.6       8 s
+#     gated                                             91.6       8 s   (the row with 13 s: the machine was busier)
 #       seed 1                                          91.2       8 s
 #       ReLU instead of gates                           92.9       7 s
 #       no dilation                                     93.0       8 s
@@ -189,6 +194,10 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #     Row LSTM                                          93.9      14 s
 #       no learned position                             94.9      13 s
 #       no state from row to row                        94.6      11 s
+#
+# As for WaveNet (its notes), the rate that is best in 200 steps is not best in 5,000: there 1e-2 ends at
+# 83.7 nats on 500 validation images (samples/pixelcnn/twice_the_lr.json), and half of it, the default,
+# at 82.9.
 #
 # What did not help, at equal time: 24 or 32 channels in the gated model (fewer steps, worse), torch's
 # channels_last layout (no faster).
@@ -250,7 +259,6 @@ def start_of_sample(model, n, y, generator, x):
     u = torch.rand(n, math.prod(model.image_size), generator=generator, dtype=weight.dtype).to(weight)
     drawn = torch.zeros(n, 1, *model.image_size).to(weight)
     return u, drawn if x is None else x.to(weight), None if y is None else y.to(weight.device), drawn
-
 
 
 # --------------------------------------------------------------------------------------------------
@@ -408,8 +416,8 @@ class GatedPixelCNN(nn.Module):
         for k, (delta, (to_v, to_h)) in enumerate(zip(self.dilations, self.label_terms(y))):
             taps = self.up[k](F.pad(v, (delta, delta, delta, 0)))  # rows i − δ and i of v: pixels of rows above i only
             left = self.left[k](F.pad(h, (delta, 0, 0, 0)))  # columns j − δ and j of h: pixels before (i, j) only
-            h = h + self.residual[k](gate(left + self.up_to_left[k](taps) + to_h))
-            v = gate(taps + to_v)
+            h = h + self.residual[k](gate(left + self.up_to_left[k](taps) + to_h))  # (4)
+            v = gate(taps + to_v)  # (4)
             streams.append((v, h))
         return streams
 
@@ -578,13 +586,13 @@ class RowLSTM(nn.Module):
             h, new_c = [torch.zeros_like(s) for s in h], [torch.zeros_like(s) for s in c]
             left = [torch.zeros(n, channels).to(u) for _ in range(layers)]  # column j − 1 of the layer below
             for j in range(width):
-                f = F.linear(signs[:, i:i + 4, j:j + 7].flatten(1), first, self.first.bias) + self.position[:, i, j]  # (n, C)
+                features = F.linear(signs[:, i:i + 4, j:j + 7].flatten(1), first, self.first.bias) + self.position[:, i, j]  # (n, C)
                 for k in range(layers):
-                    gates = F.linear(torch.stack([left[k], f], dim=2).flatten(1), to_state[k]) + told[k][:, :, j]
-                    left[k] = f
+                    gates = F.linear(torch.stack([left[k], features], dim=2).flatten(1), to_state[k]) + told[k][:, :, j]
+                    left[k] = features
                     h[k][:, :, j], new_c[k][:, :, j] = self.cell(gates, c[k][:, :, j])
-                    f = f + h[k][:, :, j]
-                logits = linear(self.last, F.relu(linear(self.head, F.relu(f))))[:, 0] + self.bias[i, j]
+                    features = features + h[k][:, :, j]
+                logits = linear(self.last, F.relu(linear(self.head, F.relu(features))))[:, 0] + self.bias[i, j]
                 drawn[:, 0, i, j] = draw(u[:, i * width + j], logits, x[:, 0, i, j], bool(given[i, j]))
                 signs[:, i + 3, j + 3] = 2 * drawn[:, 0, i, j] - 1
             c = new_c
@@ -607,9 +615,9 @@ def evaluate(model, x, y):
 
 @torch.no_grad()
 def evaluate_without_label(model, x, y):
-    """A conditional model that is not told the label: the mean of −log p(x) = −log(⅒ Σ_k p(x|k)) over bits x (N, 1, H, W), nats per
-    image, exact, which may be compared with an unconditional model's; and the part of images for which the k that makes
-    x most probable is y. (By Bayes' rule that is the most probable digit: a model of p(x|y) is a classifier, too.)"""
+    """A conditional model that is not told the label: p(x) = ⅒ Σ_k p(x|k), all ten digits equally probable. x: bits (N, 1, H, W), y: (N,)
+    labels -> the mean of −log p(x), nats per image, exact, which may stand beside an unconditional model's; and the part of
+    images for which the most probable k is y (Bayes' rule: the largest p(x|k))."""
     total, right = 0.0, 0
     for i in range(0, len(x), 100):
         xb = x[i:i + 100].float()
@@ -813,7 +821,7 @@ def main(argv=None):
     print("scoring the test set ...")
     nats, own = evaluate(model, data.x_test, data.test_labels if model.conditional else None), {}
     run.check_finite(test_nats=nats)
-    if model.conditional:
+    if model.conditional:  # and what it scores when nobody tells it the digit ("Labels" in the notes): ten passes over the test set
         own["marginal_nats"], own["bayes_accuracy"] = evaluate_without_label(model, data.x_test, data.test_labels)
     draw_pictures(model, run.folder, data.x_test, data.test_labels)
     run.draw(model)
@@ -822,8 +830,8 @@ def main(argv=None):
 
 
 # --------------------------------------------------------------------------------------------------
-# Exercises (Figures: validation nats after --steps 200, seed 0; samples/wavenet/ablations.json. The
-# gated default: 91.6.)
+# Exercises (Figures: validation nats after --steps 200 --lr 0.01, seed 0; samples/wavenet/ablations.json.
+# The gated default: 91.6.)
 # 1. Mask B in the first layer of PixelCNN; draw with sample_obvious(). What do loss and samples say?
 #    Which test?
 # 2. Draw receptive_field.png of PixelCNN with 2, 4, 8 blocks. Does the blind spot go away?

@@ -13,7 +13,7 @@ steps are trained at once, as in WaveNet, and each sees all of the past in a sin
     x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
     words      w_t           (B, T)           the same image as T = 196 numbers 0 … V − 1
     h          h_t           (B, T, C)        the residual stream: C numbers a step
-    q, k, v                  (B, heads, T, d) queries, keys, values of each head; d = C / heads
+    q, k, v    q_t, k_t, v_t (B, heads, T, d) queries, keys, values of each head; d = C / heads
     attention_weights  A_ts  (B, heads, T, T) how much step t takes from step s; 0 for s > t
     logits     ℓ             (B, T, V)        p(w_t = · | before) = softmax(ℓ_t)
     u          u             (n, D)           uniform noise, as in the other chapters; one number a word is used
@@ -52,12 +52,12 @@ PATCH_1_STEPS = 2000  # --patch 1: a step takes several times as long
 BATCH_SIZE = 16  # small: at equal time, more steps are worth more than larger batches
 LR = 4e-3
 WARM_UP = 0.05  # part of the run in which the learning rate rises
-CLIP = 1.0  # below a typical gradient (see made.py): a longer one is scaled down to it
+CLIP = 1.0  # below nearly every gradient: longer ones are scaled down to it (wavenet.py)
 CHANNELS = 64  # C: width of the residual stream
 LAYERS = 3
 HEADS = 4  # of C / 4 = 16 numbers each
 REACH = 3  # words up and to both sides that the entrance sees; for single pixels twice as many
-EVAL_IMAGES = 500  # training and validation images looked at during training
+EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
@@ -84,6 +84,8 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 # Independent pixels cost 206, and that is about where training begins, since each place has a bias for
 # each word, and it starts there (start_from_mean()): log p(w) is, up to a constant, the sum of the
 # log-odds of the pixels that are on.
+#
+# A word enters as a learned vector of C numbers, its row in a table (an embedding).
 #
 # Attention. Each step t makes three vectors of its h_t: a query q_t (what am I looking for?), a key k_t
 # (what do I have?), a value v_t (what do I say to those who look for it?). Each is a matrix times h_t
@@ -123,10 +125,10 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 # step t may look at the step that was told w_t, the very word it has to guess. *The classic mistake*:
 # the loss falls to 1.3 "nats" within 200 steps, better than any model there is; but when it draws, the
 # word that it has learned to copy is not there yet. Off by one to the left (s < t), nothing leaks, but
-# step 1 has nothing to look at: a softmax over nothing is 0/0, and the first loss is nan. A library
-# that gives 0 for 0/0 hides that, and asking what depends on what does not show it: word t − 1 still
-# arrives, by the residual stream. So one test looks at the weights: 0 for s > t, *and above 0 for all s
-# ≤ t*.
+# step 1 has nothing to look at: a softmax over nothing is 0/0, and the first loss is nan. Some libraries
+# give 0 for 0/0, and then nobody notices. Nor does a test of what depends on what: word t − 1 still
+# arrives, along the residual stream. So one test looks at the weights themselves: 0 for s > t, *and above
+# 0 for all s ≤ t*.
 #
 # Heads. One softmax makes one average. With several heads, each of them smaller (d = C / heads), step t
 # can look at several things for different reasons. The number of multiplications is the same. One head:
@@ -173,12 +175,12 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #
 # Initialisation and warm-up. Linear layers as torch starts them; words with a standard deviation of 1;
 # rows and columns with 0.5, so that they are heard beside the words (with 0.02: 95.1). All of them at
-# 0.02, as GPT-2 has it: 94.8. Blocks that do nothing at first (`out` and `down` at zero): 93.8. Adam's
-# first steps are taken before it knows the scale of the gradients, so the rate rises over the first
-# twentieth of a run; without, 93.6.
+# 0.02, as GPT-2 has it: 94.8. Blocks that do nothing at first (`out` and `down` at zero): 93.8. Without
+# warm-up (made.py) 93.6: no loss in so short a run.
 #
 # Labels. With --conditional a learned vector for each label is added at the entrance of every step, and
-# the residual stream carries it to all layers.
+# the residual stream carries it to all layers. To stand beside models of p(x), evaluate_without_label()
+# takes the label away again, as in made.py: at most log 10 = 2.3 nats more.
 #
 # The cost. A block has 12 C² weights (4 C² in q, k, v and out, 8 C² in up and down), each used once a
 # step; (2) and (3) have 2 C products for each step that is looked at. With multiplications and
@@ -190,7 +192,7 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 # Backwards takes twice as much again. So pixels as words (--patch 1) cost four times as much in the
 # first term and 16 times in the second: measured, 15.1 ms of training an image instead of 2.8. Step by
 # step they are the better model, 92.2 nats after 200 steps instead of 93.8; but those take 48 s instead
-# of 9, and after 48 s the default run stands at 88.
+# of 9, and after 48 s the default run stands at 88, its rate still high.
 #
 # Sampling fast. The obvious loop runs all steps for each word: T passes. But a new word changes nothing
 # before it (that is what causal means): keys and values of earlier steps stay, so keep them; old
@@ -233,11 +235,11 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #       no norm                                           92.1      7 s
 #       no row, no column                                 97.9      7 s
 #       no row, no column, --reach 0                     127.5      6 s
-#       nor biases of places, --reach 0                  136.8      6 s
+#       no row, column, nor biases, --reach 0            136.8      6 s
 #       rows and columns start at 0.02                    95.1      7 s
 #       all start at 0.02 (GPT-2)                         94.8      7 s
 #       `out` and `down` start at 0                       93.8      8 s
-#       GELU instead of ReLU                              94.2      9 s
+#       GELU (u·Φ(u), smooth) instead of ReLU             94.2      9 s
 #       no warm-up                                        93.6      7 s
 #       learning rate a third                             98.7      8 s
 #       learning rate three times                         93.0      8 s
@@ -248,11 +250,11 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 #
 # Two seeds differ by 0.3. So in so short a run the root, the number of heads, warm-up and GELU are
 # worth nothing that one could measure, and norms even cost. What one sees at once is the plane:
-# neighbours and places.
+# neighbours and places. (Three times the rate wins, as it does in short runs: see the trap in wavenet.py.)
 #
 # What did not help, at equal time (validation nats; single runs of seed 0 while tuning, of which no
 # file is kept): 96 channels instead of 64 (83.9 instead of 82.9 after 130 s), batches of 32 (87.5
-# instead of 86.5 after 45 s), a reach of 5 (86.9). As good: two layers at a rate of 6e-3 (82.8 after
+# instead of 86.5 after 45 s, in runs that end there), a reach of 5 (86.9). As good: two layers at a rate of 6e-3 (82.8 after
 # 130 s).
 # --------------------------------------------------------------------------------------------------
 
@@ -265,7 +267,7 @@ EVAL_IMAGES = 500  # training and validation images looked at during training
 def attention_weights(q, k):
     """How much of v_s step t takes, for all t and s: softmax over s ≤ t of q_t · k_s / √d (3). q, k: (…, T, d) -> (…, T, T)."""
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)  # s > t
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)  # s > t (4)
     # −∞ in front of the softmax, not 0 behind it: with 0 behind it rows would not sum to 1, and the softmax's denominator would
     # have seen the future.
     return scores.masked_fill(future, -math.inf).softmax(dim=-1)
@@ -474,7 +476,7 @@ class Transformer(nn.Module):
         u, x, y, drawn = start_of_sample(self, n, y, generator, x)
         allowed, words = self.allowed(x, known), self.words(drawn)
         temperature = self.temperature if temperature is None else temperature
-        place = self.row + self.column  # (rows, columns, C)
+        position = self.row + self.column  # (rows, columns, C)
         if y is not None:
             label = self.label(y)
         if self.reach:
@@ -485,7 +487,7 @@ class Transformer(nn.Module):
         before = torch.full((n,), len(self.spelling), device=u.device)
         for t in range(words.shape[1]):
             i, j = divmod(t, self.columns)
-            h = self.word(before) + place[i, j]  # (n, C)
+            h = self.word(before) + position[i, j]  # (n, C)
             if self.reach:
                 h = h + signs[:, :, i:i + self.reach + 1, j:j + 2 * self.reach + 1].flatten(1) @ kernel
             h = (h if y is None else h + label)[:, None]  # (n, 1, C): a sentence of one step
@@ -518,9 +520,9 @@ def evaluate(model, x, y):
 
 @torch.no_grad()
 def evaluate_without_label(model, x, y):
-    """A conditional model that is not told the label: the mean of −log p(x) = −log(⅒ Σ_k p(x|k)) over bits x (N, 1, H, W), nats per
-    image, exact, which may be compared with an unconditional model's; and the part of images for which the k that makes
-    x most probable is y. (By Bayes' rule that is the most probable digit: a model of p(x|y) is a classifier, too.)"""
+    """A conditional model that is not told the label: p(x) = ⅒ Σ_k p(x|k), all ten digits equally probable. x: bits (N, 1, H, W), y: (N,)
+    labels -> the mean of −log p(x), nats per image, exact, which may stand beside an unconditional model's; and the part of
+    images for which the most probable k is y (Bayes' rule: the largest p(x|k))."""
     total, right = 0.0, 0
     for i in range(0, len(x), 100):
         xb = x[i:i + 100].float()
@@ -728,7 +730,7 @@ def main(argv=None):
     print("scoring the test set ...")
     nats, own = evaluate(model, data.x_test, data.test_labels if model.conditional else None), {}
     run.check_finite(test_nats=nats)
-    if model.conditional:
+    if model.conditional:  # and what it scores when nobody tells it the digit ("Labels" in the notes): ten passes over the test set
         own["marginal_nats"], own["bayes_accuracy"] = evaluate_without_label(model, data.x_test, data.test_labels)
     draw_pictures(model, run.folder, data.x_test, data.test_labels)
     run.draw(model)

@@ -1,7 +1,7 @@
 """
 The variational autoencoder (VAE)
 =================================
-A latent variable model: toss a short random vector z, and let a network, the decoder, turn it into a
+A latent variable model: draw a short random vector z, and let a network, the decoder, turn it into a
 digit. We would like to train it by maximum likelihood, but that takes an integral over all z that
 nobody can do. The VAE's idea is to train a second network, the encoder, that looks at x and says
 which z may have made it, and to maximise a lower bound on log p(x) that both networks share:
@@ -80,14 +80,15 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 # Unbiased and useless: almost no z from the prior draws *this* image, so the average is carried by
 # a hit that never comes. Measured on 100 test images and the model that `python vae.py` trains:
 # −log of (3) with K = 500 is 184 nats a piece. With z from the encoder, by (10) below, and as many
-# draws, it is 84.3 (naive_nats in metrics.json; the picture is bound_by_samples.png).
+# draws, it is 84.3 (these 100 images are easier than all 10,000; naive_nats and naive_iw_nats in metrics.json,
+# the picture is bound_by_samples.png).
 #
 # Importance sampling. Draw z where it matters, from some q(z|x), and weigh by how wrong that was:
 #
 #     p(x) = ∫ q(z|x) · p(x|z) p(z) / q(z|x) dz = E_q[ w ],    w = p(x|z) p(z) / q(z|x)           (4)
 #
 # True for each q that is above 0 wherever p(x|z) p(z) is. The best q is the true posterior, by Bayes
-# p(z|x) = p(x|z) p(z) / p(x): with it w = p(x) for each z, and one sample would do. But it takes the
+# p(z|x) = p(x|z) p(z) / p(x): with it w = p(x) for each z, and one draw would do. But it takes the
 # very integral that we cannot do. So q is a Gaussian that the encoder proposes: an approximation.
 #
 # The ELBO, first derivation (Jensen). The logarithm is concave, so log E[w] ≥ E[log w]:
@@ -120,8 +121,8 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 # rises. gradient_variances() below measures both for f(z) = −½ Σ_i (z_i − 1)² in 40 dimensions, at
 # μ = 0 and σ = 1: the variance of a single draw of ∂/∂μ₁ is 1735 with (7), 62 with (7) once the
 # mean of f is subtracted from f (a "baseline": the mean of the gradient stays, most of the noise
-# goes), and
-# 1.0 with (8). (20,000 draws, seed 0: python -c "import vae; print(vae.gradient_variances())")
+# goes), and 1.0 with (8).
+# (20,000 draws, seed 0: python -c "import vae; print(vae.gradient_variances())")
 #
 #     x ──► encoder ──► μ, log σ² ──► z = μ + σ·ε ──► decoder ──► ℓ ──► log p(x|z)
 #                          │                 ▲
@@ -130,7 +131,8 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 #
 # Without either (cut z from the graph, `z.detach()`) the encoder hears of the picture nothing at
 # all: the KL alone trains it, and its best answer to that is q = prior for every image. After 900
-# steps 0 of 40 latents live and −ELBO is 205 nats, that of independent pixels.
+# steps 0 of 40 latents live (live: a KL above 0.01 nats, averaged over the images scored) and −ELBO is 205
+# nats, that of independent pixels (on validation; 206 on the test set).
 #
 # The KL in closed form. For one dimension, with p = N(0, 1), q = N(μ, σ²), write out the logs:
 #
@@ -143,16 +145,16 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 # (appendix B of the paper). Exact, so only the first term of (1) is estimated, from one ε.
 #
 # Bernoulli on binary pixels. Binary cross-entropy (BCE) is −log p(x|z) if x is 0 or 1. It is
-# linear in x, so on grey g it is the mean of −log p(x|z) over all binarizations x of g, by a z
-# that never saw the bits it has to explain. Still a loss, but the score of no image: e^−BCE over
-# grey images sums to nothing in particular, and however much z tells, the first term of (1) stays
-# above the entropy of the coins (45.5 nats an image in the test set), where on bits it may fall to
+# linear in x. So on a grey image it is the mean of −log p(x|z) over all its binarizations, with one
+# z for them all. It can still be trained on. But it scores no image: e^−BCE over grey images sums to
+# nothing in particular, and however much z tells, the first term of (1) stays above the entropy of the
+# coins (45.5 nats an image in the test set), where on bits it may fall to
 # 0. Trained on grey, the loss reads 100.9 after 900 steps where the default's reads 98.3; on the
 # validation *bits* the same weights reach 98.6 nats, the default's 98.5. So: two models that are
 # equally good, two numbers, of which only one may stand beside published ones. We binarize anew in
 # every batch (a pixel is on with probability grey/255): augmentation for free.
 #
-# Sums and means: the classic bug. log p(x|z) is a sum over 784 pixels, and KL a sum over Z
+# Sums and means: *the classic mistake*. log p(x|z) is a sum over 784 pixels, and KL a sum over Z
 # latents; average over the *batch*, never over pixels. With a mean over pixels (the default of
 # F.binary_cross_entropy) and a sum over latents, the KL weighs 784 times too much: a hidden β.
 # With a mean over both it is still 784/40 ≈ 20 times. Symptom: samples all look like one blurred
@@ -161,15 +163,15 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 #
 # Posterior collapse. A latent dimension costs KL nats and must earn them in the first term. One
 # that does not is switched off: q = prior, KL = 0. That is the right answer for superfluous
-# dimensions (kl.png: the default uses 22 of 40; "in use" means that its KL, averaged over the test
-# set, is above 0.01 nats), and a failure if the decoder is so strong that it needs no z.
+# dimensions (kl.png: 22 of the default's 40 live), and a failure if the decoder is so strong that it needs no z.
 #
 # Why VAE samples blur. Pixels are independent given z, so whatever z does not say about an image
 # is averaged: where digits of one z differ, the mean is grey. (Some grey is honest: the bits
 # themselves were tossed with probability grey/255, mostly at edges.) The means in sample_means.png
 # look smooth, and better than the model is: its draws are the speckled ones in samples.png, where
 # each grey pixel tosses a coin of its own and knows nothing of its neighbour's. Many published
-# pictures show means.
+# pictures show means; ours do in progress.png, interpolation.png and manifold.png, where one wants to see
+# what changes.
 #
 # β-VAE. Weigh the KL by β (--beta). Above 1 fewer dimensions live (Higgins et al. report that they
 # are easier to name), and the objective is still a bound, a looser one. Below 1 reconstructions
@@ -177,7 +179,11 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 # nothing. Every evaluation, and metrics.json, gives the figures of (1), with β = 1; the progress
 # bar, the loss.
 #
-# A tighter bound (IWAE). Put K samples under the logarithm:
+# Labels. With --conditional both networks are told the digit, as ten more inputs of which one is 1, and all
+# equations get "| y". z is then free for how a digit is written. evaluate_without_label() takes the label
+# away again (made.py); its nats are a bound, too.
+#
+# A tighter bound (IWAE). Put K draws under the logarithm:
 #
 #     L_K = E[ log 1/K Σ_k w_k ],   z_1 … z_K ~ q(z|x),   w_k as in (4)                          (10)
 #     ELBO = L_1 ≤ L_2 ≤ … ≤ log p(x), and L_K → log p(x) if the weights are tame (bounded, say)
@@ -185,7 +191,8 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 # It is the same Jensen, but of an average, which varies less, so less is lost. We report −L_K of the
 # test set: in expectation an upper bound on −log p(x), whose slack shrinks with K.
 #
-# What each detail is worth. One thing changed, a fifth of the default's steps, seed 0, validation
+# What each detail is worth. One thing changed, --steps 900 (a short run is a whole run, whose rate ends at 0:
+# the default run at its step 900 is worse), seed 0, validation
 # −ELBO (tests/ablate_vae.py; the file is samples/vae/ablations.json):
 #
 #                                                             nats   live latents
@@ -204,13 +211,14 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 # --------------------------------------------------------------------------------------------------
 
 
-def bernoulli_log_prob(logits, x):
-    """log p(x|z) of independent pixels. logits, x: (B, 1, H, W) -> (B,) nats, summed over pixels.
+# --------------------------------------------------------------------------------------------------
+# Building blocks
+# --------------------------------------------------------------------------------------------------
 
-    log sigmoid(ℓ) for x = 1 and log(1 − sigmoid(ℓ)) for x = 0 are both x·ℓ − softplus(ℓ), where
-    softplus(ℓ) = log(1 + e^ℓ). Through probabilities instead, a sigmoid that rounds to 0 or 1 would
-    give log 0 = −inf as soon as the network is sure.
-    """
+
+def bernoulli_log_prob(logits, x):
+    """log p(x|z) of independent pixels. logits, x: (B, 1, H, W) -> (B,) nats, summed over pixels. x·ℓ − softplus(ℓ): safe where
+    sigmoid(ℓ) would round to 0 or 1 (made.py)."""
     return (x * logits - F.softplus(logits)).sum(dim=(1, 2, 3))
 
 
@@ -250,6 +258,11 @@ class MLP(nn.Module):
         for layer in self.hidden:
             h = h + F.silu(layer(h))
         return self.last(h)
+
+
+# --------------------------------------------------------------------------------------------------
+# Model
+# --------------------------------------------------------------------------------------------------
 
 
 class VAE(nn.Module):
@@ -330,7 +343,7 @@ class VAE(nn.Module):
         return log_sum - math.log(num_samples)
 
     # Sampling needs no loop over pixels: given z they are independent. So the obvious way is also
-    # the fast one. (The autoregressive chapters will pay for their exact likelihood here.)
+    # the fast one. (The autoregressive chapters paid for their exact likelihood here.)
 
     def sample(self, n, y=None, generator=None):
         """n draws from p(x), or from p(x|y) with y (n,): z, then a coin per pixel. -> (n, 1, H, W) in {0, 1}."""
@@ -345,6 +358,11 @@ class VAE(nn.Module):
         return torch.sigmoid(self.decode(z, None if y is None else y.to(weight.device)))
 
 
+# --------------------------------------------------------------------------------------------------
+# Measuring
+# --------------------------------------------------------------------------------------------------
+
+
 def gradient_variances(z_size=40, draws=20000, seed=0):
     """Mean and variance, over single draws, of three estimators of ∂/∂μ₁ E[f(z)], z ~ N(μ, I) at μ = 0,
     f(z) = −½ Σ_i (z_i − 1)². The true gradient is 1. Returns (mean, variance) of (7), of (7) with a
@@ -356,11 +374,6 @@ def gradient_variances(z_size=40, draws=20000, seed=0):
     with_baseline = (f + z_size) * z[:, 0]  # E[f] = −½ Σ_i (1 + 1) = −z_size
     reparameterized = 1 - z[:, 0]  # ∂f/∂z₁ · ∂z₁/∂μ₁
     return [(g.mean().item(), g.var().item()) for g in (score, with_baseline, reparameterized)]
-
-
-# --------------------------------------------------------------------------------------------------
-# Measuring
-# --------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -389,11 +402,13 @@ def evaluate_bound(model, x, y, num_samples):
 
 @torch.no_grad()
 def evaluate_without_label(model, x, y, num_samples):
-    """A conditional model that is not told the label: the mean of −log(⅒ Σ_k p(x|k)) over bits x (N, 1, H, W), nats per image; and
-    the part of images for which the k that makes x most probable is y. (By Bayes' rule that is the most probable digit.)
+    """A conditional model that is not told the label: p(x) = ⅒ Σ_k p(x|k), all ten digits equally probable. x: bits (N, 1, H, W), y: (N,)
+    labels -> the mean of −log p(x), nats per image, a bound, which may stand beside an unconditional model's; and the part of
+    images for which the most probable k is y (Bayes' rule: the largest p(x|k)).
 
-    Each p(x|k) is estimated by (10), without bias whatever the number of draws, so the result is a bound as (10) is. Nearly all of
-    the sum is p(x|y): so num_samples draws for that label, a tenth as many for each of the ten.
+    Each p(x|k) is estimated by the average under the logarithm of (10), which has no bias for any number of draws. So −log of their mean
+    is a bound as (10) is. Nearly all of the sum is p(x|y): that label gets num_samples draws, and each label a tenth of that to
+    guess the digit by.
     """
     generator, total, right = torch.Generator().manual_seed(0), 0.0, 0
     for i in range(0, len(x), 1000):
@@ -471,14 +486,14 @@ def draw_pictures(model, folder, x, y, curve):
                  ("pixels", (1 - t.view(-1, 1, 1, 1)) * x[a].float() + t.view(-1, 1, 1, 1) * x[b].float())]
     utils.labelled_rows(folder / "interpolation.png", rows)
 
-    # KL of each latent dimension, sorted: which are in use?
+    # KL of each latent dimension, sorted: which live?
     codes = [model.encode(x[i:i + 1000].float(), label(slice(i, i + 1000))) for i in range(0, len(x), 1000)]
     kl = torch.cat([kl_to_prior(*c) for c in codes]).mean(dim=0).sort(descending=True).values.cpu().numpy()
     figure, ax = plt.subplots(figsize=(6, 2.8))
     ax.bar(range(1, len(kl) + 1), kl)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="latent dimension, sorted", ylabel="KL (nats per image)",
-           title=f"{(kl > 0.01).sum()} of {len(kl)} dimensions in use; {kl.sum():.1f} nats in all")
+           title=f"{(kl > 0.01).sum()} of {len(kl)} dimensions live; {kl.sum():.1f} nats in all")
     utils.save_figure(folder / "kl.png", figure)
 
     # The two terms of (1) over training.
@@ -500,7 +515,7 @@ def draw_bounds(path, curves):
     figure, ax = plt.subplots(figsize=(6, 3))
     for nats, name in zip(curves, ("z from the encoder: −L_k (10)", "z from the prior: naive (3)")):
         ax.plot(range(1, len(nats) + 1), nats, label=f"{name}, {nats[-1]:.1f} at the end")
-    ax.set(xscale="log", ylim=(0, 1.05 * max(max(nats) for nats in curves)), xlabel="samples k an image",
+    ax.set(xscale="log", ylim=(0, 1.05 * max(max(nats) for nats in curves)), xlabel="draws k an image",
            ylabel="bound on −log p(x), nats")
     ax.legend()
     ax.grid(alpha=0.3)
@@ -551,6 +566,7 @@ def train(model, data, run, steps, batch_size, lr, warm_up, clip, beta):
                 labels = (data.train_labels[:len(data.x_train)], data.val_labels) if model.conditional else (None, None)
                 train_rec, train_kl = evaluate(model, data.x_train, labels[0])
                 rec, kl = evaluate(model, data.x_val, labels[1])
+                # Means, not draws: one sees better what changes.
                 picture = model.sample_means(10, torch.arange(10) if model.conditional else None,
                                              torch.Generator().manual_seed(1))
                 run.record(train_kl - train_rec, kl - rec, model, picture, score=beta * kl - rec,
@@ -589,7 +605,7 @@ def main(argv=None):
     log_px_z, kl = evaluate(model, data.x_test, labels)
     print(f"scoring the test set with K = {IW_SAMPLES} draws an image ...")
     iw_nats, own = evaluate_bound(model, data.x_test, labels, IW_SAMPLES), {}
-    if model.conditional:
+    if model.conditional:  # and when nobody tells it the digit ("Labels" in the notes): K draws for the right one, K/10 for each of the ten
         own["marginal_nats"], own["bayes_accuracy"] = evaluate_without_label(model, data.x_test, labels, IW_SAMPLES)
     few = slice(0, 100)
     curves = bounds_by_samples(model, data.x_test[few], None if labels is None else labels[few], NAIVE_SAMPLES)
@@ -617,7 +633,7 @@ def main(argv=None):
 #    (13 live, where β = 1 has 32; −ELBO 117.5.)
 # 4. Cut z from the graph in elbo_terms (z.detach()). How long do the latents live? (0 are left at the end;
 #    205 nats, what 784 independent coins reach.)
-# 5. --z-size 10, then 80. Does the number of latents in use follow? (With 10 all 10 live, and a few
+# 5. --z-size 10, then 80. Does the number of live latents follow? (With 10 all 10 live, and a few
 #    nats are missing: 102.0. The default needs more steps to switch off what it does not use: 32 of
 #    its 40 live after 900 steps, 22 at the end of the full run.)
 # 6. F.relu instead of F.silu; then without `h +`. Which costs more? (104.0 and 112.0 nats.)

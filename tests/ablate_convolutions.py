@@ -75,7 +75,7 @@ def rates(module, name, lr):
 
 
 ORIGINAL, RNN = ["--variant", "original"], ["--variant", "rnn"]
-SHORT = ["--lr", "0.01"]  # best for WaveNet in 200 steps; in a whole run, half of it is (its notes)
+SHORT = ["--lr", "0.01"]  # best in 200 steps; in a whole run, half of it is (notes of wavenet.py)
 VARIANTS = {  # name: (chapter, flags, patches: (object, attribute, value))
     "wavenet": (wavenet, SHORT, []),
     "wavenet, seed 1": (wavenet, SHORT + ["--seed", "1"], []),
@@ -94,22 +94,22 @@ VARIANTS = {  # name: (chapter, flags, patches: (object, attribute, value))
     "wavenet, half the channels": (wavenet, SHORT, [(wavenet, "CHANNELS", wavenet.CHANNELS // 2)]),
     "wavenet, no clipping": (wavenet, SHORT, [(wavenet, "CLIP", 1e9)]),
     **rates(wavenet, "wavenet", 0.01),
-    "gated": (pixelcnn, [], []),
-    "gated, seed 1": (pixelcnn, ["--seed", "1"], []),
-    "gated, no gate": (pixelcnn, [], [(pixelcnn, "gate", relu_gate)]),
-    "gated, no dilation": (pixelcnn, [], [(pixelcnn, "choose_dilations", lambda layers: [1] * layers)]),
-    "gated, no position": (pixelcnn, [], [frozen_at_zero(pixelcnn.GatedPixelCNN, "position")]),
-    "gated, neither position nor bias": (pixelcnn, [], [frozen_at_zero(pixelcnn.GatedPixelCNN, "position", "bias"),
+    "gated": (pixelcnn, SHORT, []),
+    "gated, seed 1": (pixelcnn, SHORT + ["--seed", "1"], []),
+    "gated, no gate": (pixelcnn, SHORT, [(pixelcnn, "gate", relu_gate)]),
+    "gated, no dilation": (pixelcnn, SHORT, [(pixelcnn, "choose_dilations", lambda layers: [1] * layers)]),
+    "gated, no position": (pixelcnn, SHORT, [frozen_at_zero(pixelcnn.GatedPixelCNN, "position")]),
+    "gated, neither position nor bias": (pixelcnn, SHORT, [frozen_at_zero(pixelcnn.GatedPixelCNN, "position", "bias"),
                                                         (pixelcnn.GatedPixelCNN, "start_from_mean", lambda self, images: None)]),
-    "gated, v tells h only once": (pixelcnn, [], [frozen_at_zero(pixelcnn.GatedPixelCNN, "up_to_left")]),
-    "gated, half the channels": (pixelcnn, [], [(pixelcnn, "CHANNELS", pixelcnn.CHANNELS // 2)]),
-    "gated, half the layers": (pixelcnn, [], [(pixelcnn, "LAYERS", pixelcnn.LAYERS // 2)]),
-    **rates(pixelcnn, "gated", pixelcnn.LR),
-    "original": (pixelcnn, ORIGINAL, []),
-    "original, no position": (pixelcnn, ORIGINAL, [frozen_at_zero(pixelcnn.PixelCNN, "position")]),
-    "row lstm": (pixelcnn, RNN, []),
-    "row lstm, no position": (pixelcnn, RNN, [frozen_at_zero(pixelcnn.RowLSTM, "position")]),
-    "row lstm, no state to state": (pixelcnn, RNN, [frozen_at_zero(pixelcnn.RowLSTM, "state_to_state")]),
+    "gated, v tells h only once": (pixelcnn, SHORT, [frozen_at_zero(pixelcnn.GatedPixelCNN, "up_to_left")]),
+    "gated, half the channels": (pixelcnn, SHORT, [(pixelcnn, "CHANNELS", pixelcnn.CHANNELS // 2)]),
+    "gated, half the layers": (pixelcnn, SHORT, [(pixelcnn, "LAYERS", pixelcnn.LAYERS // 2)]),
+    **rates(pixelcnn, "gated", 0.01),
+    "original": (pixelcnn, SHORT + ORIGINAL, []),
+    "original, no position": (pixelcnn, SHORT + ORIGINAL, [frozen_at_zero(pixelcnn.PixelCNN, "position")]),
+    "row lstm": (pixelcnn, SHORT + RNN, []),
+    "row lstm, no position": (pixelcnn, SHORT + RNN, [frozen_at_zero(pixelcnn.RowLSTM, "position")]),
+    "row lstm, no state to state": (pixelcnn, SHORT + RNN, [frozen_at_zero(pixelcnn.RowLSTM, "state_to_state")]),
 }
 
 

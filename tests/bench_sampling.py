@@ -1,6 +1,6 @@
 """How much faster than the obvious loop is the fast sampler, and what takes the rest of its time?
 
-    python tests/bench_sampling.py [--n 64]
+    python tests/bench_sampling.py [--n 64] [--json OUT.json]      (samples/sampling.json is such a file; compare.py reads it)
 
 For each autoregressive model, at its default size and untrained (weights do not change the time):
 seconds to draw n digits with sample(), the cost of one forward pass of the same batch, the obvious loop
@@ -12,6 +12,9 @@ pixels (or words of pixels), and marked "≈". Compare ratios within one run; se
 A new chapter joins by a line in MODELS; a model needs sample(n), sample_obvious(n) and logits(x).
 """
 import argparse
+import json
+import os
+import platform
 import sys
 import time
 from pathlib import Path
@@ -60,12 +63,19 @@ def measure(make, n):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=64)
+    parser.add_argument("--json", metavar="OUT.json", help="also write the figures there")
     args = parser.parse_args()
     print(f"drawing {args.n} digits, {torch.get_num_threads()} threads")
     print(f"{'':32}{'fast':>9}{'one pass':>11}{'obvious':>11}{'ratio':>8}{'interpreter':>13}")
+    models = {}
     for name, make in MODELS.items():
         fast, one_pass, obvious, whole, share = measure(make, args.n)
         print(f"{name:32}{fast:7.3f} s{one_pass:9.4f} s{'' if whole else '≈':>2}{obvious:7.1f} s{obvious / fast:7.0f}x{share:12.0%}")
+        models[name] = {"fast": fast, "one_pass": one_pass, "obvious": round(obvious, 2), "whole": whole, "interpreter": round(share, 3)}
+    if args.json:
+        about = {"n": args.n, "threads": torch.get_num_threads(), "torch": torch.__version__,
+                 "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"}
+        utils.write_atomically(args.json, (json.dumps({**about, "models": models}, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -155,6 +155,51 @@ def test_same_seed_same_run_another_seed_another(chapter):
     assert same(result("a"), result("b")) and not same(result("a")[1], result("c")[1])
 
 
+def test_the_weights_alone_draw(chapter, monkeypatch, tmp_path, fails, capsys):
+    """weights.pt is half precision and has no optimizer: enough to draw, and not to train. What ships is found by the run's name."""
+    chapter.main(SHORT + ["--out", "a"])
+    folder, name = Path("a"), chapter.__name__
+    size = (folder / "checkpoint.pt").stat().st_size
+    (folder / "checkpoint.pt").unlink()
+    assert (folder / "weights.pt").stat().st_size < size / 2
+    chapter.main(["--sample-only", "--out", "a", "--num-samples", "5"])
+    assert np.load(folder / "samples.npy").shape == (5, 28, 28)
+    fails(lambda: chapter.main(["--resume", "--out", "a"]), "checkpoint.pt")
+    # As if it had been cloned: utils.py and samples/ side by side.
+    monkeypatch.setattr(utils, "__file__", str(tmp_path / "utils.py"))
+    shipped = tmp_path / "samples" / name / "weights.pt"
+    shipped.parent.mkdir(parents=True)
+    (folder / "weights.pt").rename(shipped)
+    before = shipped.read_bytes()
+    capsys.readouterr()
+    chapter.main(["--sample-only"])
+    assert "weights that ship along" in capsys.readouterr().out and list(shipped.parent.iterdir()) == [shipped]
+    assert (Path("runs") / name / "samples.png").stat().st_size > 100 and shipped.read_bytes() == before
+    chapter.main(["--sample-only"])  # now they are in runs/, which a later run moves aside
+    chapter.main(SHORT)
+    assert (Path("runs") / f"{name}.1" / "weights.pt").exists() and (Path("runs") / name / "metrics.json").exists()
+    capsys.readouterr()
+    chapter.main(["--sample-only"])  # the run of one's own goes first
+    assert "ship along" not in capsys.readouterr().out
+    for content in (before[:len(before) // 2], b"", b"not weights"):
+        shipped.write_bytes(content)
+        fails(lambda: chapter.main(["--sample-only", "--out", str(shipped.parent)]), "truncated or is not a checkpoint")
+    fails(lambda: chapter.main(["--sample-only", "--out", "elsewhere"]), "checkpoint.pt", "train first")
+
+
+def test_weights_that_do_not_fit_are_told(chapter, fails):
+    chapter.main(SHORT + ["--out", "a"])
+    w = torch.load("a/weights.pt", weights_only=True)
+    Path("a/checkpoint.pt").unlink()
+    name = next(k for k, v in w["best"]["weights"].items() if v.dim() > 1)
+    w["best"]["weights"][name] = w["best"]["weights"][name][:1]
+    torch.save(w, "a/weights.pt")
+    fails(lambda: chapter.main(["--sample-only", "--out", "a"]), "does not fit")
+    del w["best"]["weights"][name]
+    torch.save(w, "a/weights.pt")
+    fails(lambda: chapter.main(["--sample-only", "--out", "a"]), "does not fit")
+
+
 # -------------------------------------------------------------------------------------------- resuming
 
 
@@ -335,6 +380,18 @@ def test_bad_flags(chapter, fails, tmp_path, flags, word):
     (tmp_path / "full" / "thesis.txt").write_text("precious")
     fails(lambda: chapter.main(flags), word)
     assert (tmp_path / "file").read_text() == (tmp_path / "full" / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("how", ["truncated", "corrupt", "swapped"])
+def test_bad_data(chapter, fails, tmp_path, how):
+    """A file of MNIST that is not what it should be is named, by each script alike (test_data.py has more kinds)."""
+    raw = tmp_path / "full" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    size, _ = utils.MNIST_FILES["t10k-labels-idx1-ubyte"]
+    content = bytes({"truncated": size - 100, "corrupt": size, "swapped": utils.MNIST_FILES["t10k-images-idx3-ubyte"][0]}[how])
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(content)
+    fails(lambda: chapter.main(SHORT + ["--data-dir", "full"]), "t10k-labels-idx1-ubyte", "corrupt" if how == "corrupt" else "truncated or swapped")
+    assert (raw / "t10k-labels-idx1-ubyte").read_bytes() == content and not Path("runs").exists() or not list(Path("runs").rglob("*.pt"))
 
 
 @pytest.fixture

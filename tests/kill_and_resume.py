@@ -1,0 +1,103 @@
+"""Kill each chapter's training twenty times, resume it each time, and compare its end with a run that nobody disturbed.
+
+    python tests/kill_and_resume.py [CHAPTER …] [--kills 20] [--json OUT.json]
+
+Runs of about twenty seconds on the small set, at each chapter's default size. SIGKILL cannot be caught: the process is gone in the middle
+of whatever it did. The moments are random (seed 0), up to three seconds after training has started or gone on; each fourth kill
+waits for a checkpoint that is being written, and comes then. After each one the checkpoint has to be whole; after the last
+one the run goes on to its end, and there weights, optimizer, random state, curve, pictures and figures have to be those of
+the other run, bit for bit. Not a part of pytest, since it takes a quarter of an hour. Exit code 1 if anything differs.
+"""
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from test_runs import result, same  # noqa: E402
+
+STEPS = {"made": 600, "wavenet": 400, "pixelcnn": 400, "transformer_ar": 500, "vae": 600, "gan": 1200}  # about 20 s
+# As `python made.py …` would, but without asking the network for the full set.
+START = "import sys, importlib; sys.path.insert(0, {root!r}); import utils; utils.download_mnist = lambda data_dir: 'not asked'; " \
+        "utils.start(importlib.import_module({name!r}).main)"
+
+
+def start(name, folder, *flags):
+    code = START.format(root=str(ROOT), name=name)
+    return subprocess.Popen([sys.executable, "-c", code, *flags, "--data-dir", str(folder / "nothing"), "--out", str(folder / "run")],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process):
+    out, _ = process.communicate()
+    if process.returncode != 0:
+        raise SystemExit(f"a run that nobody killed ended with {process.returncode}:\n{out}")
+
+
+def kill(process, chance, folder, while_writing):
+    """SIGKILL at a random moment of training. -> "writing", "training", or "finished" if it came too late."""
+    run, deadline = folder / "run", time.monotonic() + 60
+    began = "resuming" if (run / "checkpoint.pt").exists() else None
+    if began:
+        while process.poll() is None and began not in process.stdout.readline():
+            pass
+    while not (run / "checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0, 3))
+    part = run / "checkpoint.pt.part"
+    while while_writing and process.poll() is None and not part.exists() and time.monotonic() < deadline:
+        pass
+    if process.poll() is not None:
+        return "finished"
+    process.kill()
+    process.communicate()
+    return "writing" if part.exists() else "training"
+
+
+def check(name, kills, chance):
+    """-> a dict of counts; "same": did the run that was killed end like the one that was not?"""
+    with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as parts:
+        whole, parts, steps = Path(whole), Path(parts), ["--steps", str(STEPS[name])]
+        before = time.perf_counter()
+        finish(start(name, whole, *steps))
+        seconds, moments, broken, at = time.perf_counter() - before, [], 0, []
+        for k in range(kills):
+            moments.append(kill(start(name, parts, *(["--resume"] if k else steps)), chance, parts, k % 4 == 3))
+            if moments[-1] == "finished":
+                break
+            try:
+                at.append(torch.load(parts / "run" / "checkpoint.pt", weights_only=True)["step"])
+            except Exception as error:  # whatever it is, it is what must not happen
+                broken += 1
+                print(f"{name}: kill {k + 1}: {type(error).__name__}: {error}")
+        if not (parts / "run" / "metrics.json").exists():
+            finish(start(name, parts, "--resume"))
+        return {"kills": len(moments) - moments.count("finished"), "while_writing": moments.count("writing"), "broken": broken,
+                "same": same(result(whole / "run"), result(parts / "run")), "steps": STEPS[name], "resumed_at": at, "seconds_whole": round(seconds, 1)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("chapters", nargs="*", help=f"default: {', '.join(STEPS)}")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--json", metavar="OUT.json", help="also write the counts there")
+    args = parser.parse_args()
+    chance, found = random.Random(0), {}
+    for name in args.chapters or STEPS:
+        found[name] = check(name, args.kills, chance)
+        print(f"{name:16} {found[name]['kills']:3} kills, {found[name]['while_writing']} of them while a checkpoint was written; "
+              f"{found[name]['broken']} broken checkpoints; the end is {'the same, bit for bit' if found[name]['same'] else 'ANOTHER'}", flush=True)
+    if args.json:
+        Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
+    sys.exit(any(f["broken"] or not f["same"] for f in found.values()))
+
+
+if __name__ == "__main__":
+    main()
