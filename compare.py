@@ -20,21 +20,22 @@ can be ranked with models that draw bits. Of a VAE both its draws (bits) and its
 
 Run       python compare.py                    all runs in runs/: tables, curves, digits; writes runs/comparison.md
           python compare.py FOLDER …           these runs (a folder that holds runs stands for all of them); writes
-                                               comparison.md beside the first
+                                               comparison.md beside the first, or --out FILE.md
           python compare.py samples            the published runs: writes samples/comparison.md, and the tables of README.md
           python compare.py --score FILE.npy   any array (N, 28, 28) in [0, 1], or grey levels up to 255
           python compare.py --score FILE.npy --json OUT.json
           python compare.py --train-judge      how the judge was made; writes runs/judge.pt (to use it, copy it
                                                to data/judge.pt; scores made with another cannot be compared)
-Reads     of each run metrics.json, samples.png, and 5,000 draws in samples.npy. Where these are missing it has the chapter's own command
-          draw them (--sample-only); the scores are kept in the run's scores.json.
+Reads     of each run metrics.json, samples.png, and 5,000 plain draws in samples.npy. Where draws are missing, or too few, it has the
+          chapter's own command draw from a copy of the run (--sample-only); the scores are kept in the run's scores.json.
 Judge     99.46 % of the grey test digits and 99.23 % of the binarized ones right (3,000 steps of 128, 78 s on 2 cores, seed 0).
 """
+import contextlib
 import hashlib
 import json
-import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,7 @@ from PIL import Image
 import utils
 
 ROOT = Path(__file__).resolve().parent
+PUBLISHED_PAGE = ROOT / "samples" / "comparison.md"
 LEAST = 100  # images: fewer have no covariance in 64 dimensions that is worth the name
 DRAWS = 5000  # of each model: scores of heaps of different sizes are not alike, so all are as large
 BINARIZATION = "dynamic for training; validation and test one fixed draw"  # what runs have to say to be ranked by nats
@@ -65,7 +67,6 @@ BASES = {  # (model, variant in metrics.json): name
     ("pixelcnn", "rnn"): "PixelRNN (Row LSTM)", ("transformer_ar", ""): "transformer",
     ("vae", ""): "VAE", ("gan", ""): "GAN",
 }
-BASES_FIRST = {model: variant for model, variant in reversed(BASES)}  # the variant of a chapter's default run
 HOTAJ = "README of EugenHotaj/pytorch-generative, dynamic binarization, 457 epochs on a GPU"
 PUBLISHED = {  # what stands beside whom, and where it is from
     ("made", "masks"): ("84.87", "one layer of 8000, README of EugenHotaj/pytorch-generative, dynamic binarization"),
@@ -133,75 +134,115 @@ def score(judge, images, data):
 
 
 class LeftOut(Exception):
-    """A run that cannot be compared, and why: one clear sentence."""
+    """A run that cannot be compared, or not scored, and why: one clear sentence."""
+
+
+def moved_aside(folder):
+    """Is this runs/vae.1, where a newer run moved the older one of runs/vae?"""
+    name = re.fullmatch(r"(.+)\.\d+", folder.name)
+    return bool(name) and folder.with_name(name[1]).is_dir()
 
 
 def find_runs(folders):
     """Folders of runs -> (runs, left out): a list of runs in the order of the tables, and a list of sentences.
 
-    folders: each a run, or a folder that holds some. runs/vae.1, an older run that was moved aside, is not looked for,
-    but may be named.
+    folders: each a run, or a folder that holds some. Of the latter older runs that were moved aside are not taken, but they may be named.
     """
     places, runs, left_out = [], [], []
     for folder in map(Path, folders):
         inside = [] if (folder / "metrics.json").exists() or not folder.is_dir() else sorted(
             {p.parent for name in ("metrics.json", "checkpoint.pt") for p in folder.glob(f"*/{name}")})
-        places += [p for p in inside if not re.search(r"\.\d+$", p.name)] or [folder]
+        places += [p for p in inside if not moved_aside(p)] or [folder]
+        if any(map(moved_aside, inside)):
+            print(f"older runs that were moved aside are not compared: {', '.join(p.as_posix() for p in inside if moved_aside(p))}")
     for folder in dict.fromkeys(places):
         try:
             runs.append(read_run(folder))
         except LeftOut as reason:
             left_out.append(str(reason))
     names = [run.metrics["data"] for run in runs]
-    main = max(("mnist", "mnist_5k"), key=names.count)  # the first of the two, if there are as many
-    left_out += [f"{run.folder} was trained on {run.metrics['data']} and most others on {main}: nats of two data sets cannot be compared."
-                 for run in runs if run.metrics["data"] != main]
+    main = max(("mnist", "mnist_5k"), key=names.count)  # the full set, if there are as many of both
+    left_out += [f"{run.folder.as_posix()} was trained on {run.metrics['data']}, and what it is compared with on {main}: nats of two data sets "
+                 "cannot be compared." for run in runs if run.metrics["data"] != main]
     runs = [run for run in runs if run.metrics["data"] == main]
-    return sorted(runs, key=lambda run: (CHAPTERS.index(run.model), run.variant, not run.default, run.folder.name)), left_out
+    names = [run.name for run in runs]
+    for run, name in zip(runs, list(names)):
+        run.name += f" ({run.folder.as_posix()})" * (names.count(name) > 1)
+    return sorted(runs, key=lambda run: (CHAPTERS.index(run.model), not run.first, not run.default, run.folder.name)), left_out
+
+
+def check(true, why):
+    if not true:
+        raise ValueError(why)
 
 
 def read_run(folder):
     """metrics.json of a run's folder as a namespace; LeftOut, with the reason, if it is not one that can be compared."""
-    path = folder / "metrics.json"
+    folder, path = Path(folder), Path(folder) / "metrics.json"
     if not folder.is_dir():
-        raise LeftOut(f"{folder} is no folder: name one that a chapter has written, such as runs/vae.")
+        raise LeftOut(f"{folder.as_posix()} is no folder: name one that a chapter has written, such as runs/vae.")
     if not path.is_file():
-        raise LeftOut(f"{folder} has no metrics.json: it is no run, or one that is not finished (--resume goes on).")
+        raise LeftOut(f"{folder.as_posix()} has no metrics.json: it is no run, or one that is not finished (--resume goes on).")
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        model, settings, conditional = metrics["model"], metrics["settings"], metrics["conditional"]
-        assert (metrics["likelihood"] == "none") == (metrics["test_nats"] is None)
-        for key in ("parameters", "train_seconds", "sample_seconds_64", *["test_nats", "bits_per_dim"] * (metrics["test_nats"] is not None)):
-            assert math.isfinite(metrics[key])
-        assert metrics["curve"] and metrics["command"] and metrics["data"] in ("mnist", "mnist_5k")
-        variant = metrics["variant"]
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise LeftOut(f"{path} is not what a chapter writes ({type(error).__name__}): train anew.") from None
-    if model not in CHAPTERS:
-        raise LeftOut(f"{path} is of {model}.py, which is no chapter: known are {', '.join(CHAPTERS)}.")
-    if metrics["likelihood"] != "none" and metrics["binarization"] != BINARIZATION:
-        raise LeftOut(f"{path} has another binarization ({metrics['binarization']}): its nats are of another data set.")
-    name = BASES.get((model, variant)) or BASES.get((model, ""), model)
-    known = BASES.get((model, variant)) and (model, variant) or (model, "")
-    if model == "made" and settings["order"] != "natural":
-        name = ("order-agnostic " if settings["order"] == "agnostic" else "") + name + ", random order" * (settings["order"] == "random")
-    if model == "made" and settings["num_masks"] > 1:
-        name += f", mixture of {settings['num_masks']} " + ("mask sets" if settings["order"] == "natural" else "orders")
-    if settings.get("cell") == "gru":
-        name = name.replace("LSTM", "GRU")
-    if model == "transformer_ar":
-        name += ", single pixels" if settings["patch"] == 1 else ", words of 2×2 pixels"
-    if model == "vae" and "z" in variant:
-        name += " with two latents" if settings["z_size"] == 2 else f" with {settings['z_size']} latents"
-    if model == "vae" and settings["beta"] != 1:
-        name += f", β = {settings['beta']:g}"
-    if model == "gan" and settings["loss"] == "wgan-gp":
-        name += ", Wasserstein with gradient penalty"
-    if conditional:
-        name = f"class-conditional {name}"
-    return SimpleNamespace(folder=folder, metrics=metrics, model=model, variant=known != (model, BASES_FIRST[model]), known=known,
-                           conditional=conditional, name=name, default=metrics["command"] == f"python {model}.py")
+        model, settings, variant, likelihood = metrics["model"], metrics["settings"], metrics["variant"], metrics["likelihood"]
+        if model not in CHAPTERS:
+            raise LeftOut(f"{path.as_posix()} is of {model}.py, which is no chapter: known are {', '.join(CHAPTERS)}.")
+        if likelihood != "none" and metrics["binarization"] != BINARIZATION:
+            raise LeftOut(f"{path.as_posix()} has another binarization ({metrics['binarization']}): its nats are of another data set.")
+        check(likelihood in ("exact", "bound", "none") and isinstance(metrics["conditional"], bool), "likelihood or conditional")
+        check((likelihood == "none") == (metrics["test_nats"] is None), "likelihood and test_nats")
+        figures = ["parameters", "train_seconds", "sample_seconds_64"]
+        figures += ["test_frechet", "test_precision", "test_recall"] if likelihood == "none" else ["test_nats", "bits_per_dim"]
+        check(all(abs(float(metrics[key])) < 1e12 for key in figures), "figures that are not finite")  # nan is not below anything
+        check(likelihood != "bound" or metrics["iw_samples"] >= 1, "iw_samples")
+        key = "val_frechet" if likelihood == "none" else "val_nats"
+        check(metrics["curve"] and all(abs(row["seconds"]) + abs(row[key]) < 1e12 for row in metrics["curve"]), "curve")
+        check(isinstance(metrics["command"], str) and metrics["data"] in ("mnist", "mnist_5k"), "command or data")
+        known, name, plain = describe(model, variant, settings)
+    except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LeftOut(f"{path.as_posix()} is not what a chapter writes ({type(error).__name__}: {error}): train anew.") from None
+    return SimpleNamespace(folder=folder, metrics=metrics, digest=digest_of(metrics), model=model, known=known, plain=plain,
+                           name=f"class-conditional {name}" if metrics["conditional"] else name, conditional=metrics["conditional"],
+                           first=known == next(base for base in BASES if base[0] == model) and plain,
+                           default=metrics["command"] == f"python {model}.py")
 
+
+def describe(model, variant, settings):
+    """-> its key in BASES, a name for tables, and whether it is that model with no further option (so that published figures and
+    tests/bench_sampling.py are about it)."""
+    known = (model, variant) if (model, variant) in BASES else (model, "")
+    name, options = BASES[known], []
+    if model == "made":
+        name = "order-agnostic " * (settings["order"] == "agnostic") + name
+        options += ["a random order"] * (settings["order"] == "random")
+        options += [f"mixture of {settings['num_masks']} " + ("mask sets" if settings["order"] == "natural" else "orders")] * (settings["num_masks"] > 1)
+        name = name.replace("LSTM", "GRU") if settings["cell"] == "gru" else name
+        plain = settings["order"] == "natural" and settings["num_masks"] == 1 and settings["cell"] == "lstm"
+    elif model == "wavenet":
+        options += ["dilations as for sound"] * (settings["dilations"] == "line")
+        plain = not options
+    elif model == "transformer_ar":
+        options.append("single pixels" if settings["patch"] == 1 else "words of 2×2 pixels")
+        usual = settings["reach"] == (6 if settings["patch"] == 1 else 3)
+        options += [f"reach {settings['reach']}"] * (not usual)
+        plain = usual and settings["patch"] == 2
+    elif model == "vae":
+        options += ["two latents" if settings["z_size"] == 2 else f"{settings['z_size']} latents"] * (variant.startswith("z"))
+        options += [f"β = {settings['beta']:g}"] * (settings["beta"] != 1)
+        plain = variant == ""
+    elif model == "gan":
+        options += ["Wasserstein with gradient penalty"] * (settings["loss"] == "wgan-gp")
+        options += [f"z of {settings['z_size']}"] * bool(re.search(r"z\d", variant))
+        plain = variant == ""
+    else:
+        plain = True
+    return known, ", ".join([name, *options]), plain
+
+
+def digest_of(parsed):
+    """Of what a JSON file says, whatever its line ends are."""
+    return hashlib.sha256(json.dumps(parsed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -209,45 +250,61 @@ def read_run(folder):
 # --------------------------------------------------------------------------------------------------
 
 
-def read_draws(run):
-    """5,000 draws of a run: (images (N, 1, 28, 28), labels asked for (N,) or None, means or None). None if there are not as many,
-    or if they are of some digits only."""
+def read_draws(folder, run):
+    """The draws in a folder, as (images (N, 1, 28, 28), labels asked for (N,) or None, means or None). None if there are not enough, or if
+    they are no plain draws of this run: of one digit only, at a temperature, or of the weights of another step. LeftOut if they are no draws at all."""
     arrays = {}
     for name in ("samples", "means", "labels"):
-        path = run.folder / f"{name}.npy"
+        path = folder / f"{name}.npy"
         if path.exists():
             try:
-                arrays[name] = np.load(path, allow_pickle=False)
+                arrays[name] = x = np.load(path, allow_pickle=False)
             except Exception as error:  # np.load raises half a dozen kinds for a file that is cut or foreign
-                raise LeftOut(f"{path} is not a readable .npy file ({type(error).__name__}): delete it, and it is drawn anew.") from None
+                raise LeftOut(f"{path.as_posix()} is not a readable .npy file ({type(error).__name__}): delete it, and it is drawn anew.") from None
+            if not isinstance(x, np.ndarray) or x.dtype.kind not in ("iu" if name == "labels" else "f"):
+                good = False
+            elif name == "labels":
+                good = x.ndim == 1 and x.min(initial=0) >= 0 and x.max(initial=0) <= 9
+            else:
+                good = x.ndim == 3 and x.shape[1:] == (28, 28) and x.min(initial=0) >= 0 and x.max(initial=0) <= 1  # nan is neither
+            if not good:
+                what = f"{getattr(x, 'dtype', type(x).__name__)} {getattr(x, 'shape', '')}"
+                raise LeftOut(f"{path.as_posix()} holds {what}, not {'labels (N,)' if name == 'labels' else 'draws (N, 28, 28) in [0, 1]'}: "
+                              "delete it, and it is drawn anew.")
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        how = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+        if set(how) != {"step"} or how["step"] != run.metrics["best_step"]:
+            return None
     if "samples" not in arrays or (run.model == "vae" and "means" not in arrays) or (run.conditional and "labels" not in arrays):
         return None
-    for name in ("samples", "means"):
-        x = arrays.get(name)
-        if x is not None and (x.ndim != 3 or x.shape[1:] != (28, 28) or x.dtype.kind != "f" or not (x.min(initial=0) >= 0 and x.max(initial=0) <= 1)):
-            raise LeftOut(f"{run.folder / name}.npy holds {x.dtype} {x.shape}, not draws (N, 28, 28) in [0, 1]: delete it, and it is drawn anew.")
-    n, y = len(arrays["samples"]), None
-    if run.conditional:
-        y = arrays["labels"]
-        if len(y) != n or n < DRAWS * 1.2 or np.bincount(y, minlength=10).min() < n // 10:
-            return None
-    elif n < DRAWS:
+    n = len(arrays["samples"])
+    if any(len(x) != n for x in arrays.values()) or n < DRAWS:
         return None
-    if "means" in arrays and len(arrays["means"]) != n:
+    if run.conditional and (n < DRAWS * 6 // 5 or np.bincount(arrays["labels"], minlength=10).min() < n // 10):
         return None
-    images, means = (None if name not in arrays else torch.from_numpy(arrays[name])[:, None].float() for name in ("samples", "means"))
-    return images, None if y is None else torch.from_numpy(y), means
+    images, means = (None if name not in arrays else torch.from_numpy(arrays[name].astype(np.float32))[:, None] for name in ("samples", "means"))
+    return images, torch.from_numpy(arrays["labels"].astype(np.int64)) if run.conditional else None, means
 
 
 def draw(run):
-    """Have the chapter's own command line draw what is missing."""
-    n = DRAWS * 6 // 5 if run.conditional else DRAWS  # of these, see as_often()
-    command = [f"{run.model}.py", "--sample-only", "--num-samples", str(n), "--out", str(run.folder)]
-    print(f"python {' '.join(command)}", flush=True)
-    done = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:]], capture_output=True, text=True)
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        raise LeftOut(f"{run.folder}: nothing to score, since its digits could not be drawn ({reason})")
+    """Have the chapter's own command line draw what is missing, in a folder of its own: nothing of the run's is touched. -> as read_draws()."""
+    found = next((run.folder / name for name in ("checkpoint.pt", "weights.pt") if (run.folder / name).is_file()), None)
+    if found is None:
+        raise LeftOut(f"{run.folder.as_posix()}: nothing to score, since it has neither draws nor weights to draw with.")
+    n = DRAWS * 6 // 5 if run.conditional else DRAWS  # more, to choose from: see as_often()
+    command = [f"{run.model}.py", "--sample-only", "--num-samples", str(n), "--out"]
+    print(f"python {' '.join(command)} (a copy of {run.folder.as_posix()})", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(found, folder)
+        done = subprocess.run([sys.executable, str(ROOT / command[0]), *command[1:], folder], capture_output=True, text=True,
+                              encoding="utf-8", errors="replace", env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+            raise LeftOut(f"{run.folder.as_posix()}: nothing to score, since its digits could not be drawn ({reason})")
+        drawn = read_draws(Path(folder), run)
+    if drawn is None:
+        raise LeftOut(f"{run.folder.as_posix()}: nothing to score, since its weights are not those of its metrics.json.")
+    return drawn
 
 
 def as_often(labels, shares, n):
@@ -269,58 +326,56 @@ def is_grey(images):
     return bool(((images > 0) & (images < 1)).any())
 
 
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else None
+def judge_digest():
+    return hashlib.sha256(utils.JUDGE.read_bytes()).hexdigest()[:16]
 
 
 def read_scores(run):
-    """The scores that are kept in the run's folder, if they are of this run and of these draws; else None."""
+    """The scores that are kept in the run's folder, if they are of this run, by this judge; else None."""
     try:
         kept = json.loads((run.folder / "scores.json").read_text(encoding="utf-8"))
-        drawn = digest(run.folder / "samples.npy")
-        if kept["metrics"] == digest(run.folder / "metrics.json") and kept["draws"] == DRAWS and drawn in (None, kept["samples"]):
-            return {key: kept[key] for key in ("binarized", "grey", "label_agreement")}
+        if kept["metrics"] == run.digest and kept["draws"] == DRAWS and kept["judge"] == judge_digest():
+            return {key: kept[key] for key in ("binarized", "grey", "label_agreement", "label_agreement_grey")}
     except (OSError, ValueError, KeyError, TypeError):
         pass
 
 
-def score_run(run, judge, data):
+def score_run(run, judge_and_data):
     """The scores of a run's draws: binarized and grey (None if it draws none), each a dict of utils.scores, and how often the
-    judge reads the digit that was asked for (None if none was). Kept in scores.json."""
-    drawn = read_draws(run)
-    if drawn is None:
-        draw(run)
-        drawn = read_draws(run)
-    if drawn is None:
-        raise LeftOut(f"{run.folder}: nothing to score, since {run.model}.py did not draw {DRAWS:,} digits of all ten kinds.")
+    judge reads the digit that was asked for (None if none was). Kept in scores.json. judge_and_data(): called once there are draws."""
+    drawn = read_draws(run.folder, run) or draw(run)
     images, labels, means = drawn
-    found = {"binarized": None, "grey": None, "label_agreement": None}
-    if labels is not None:
-        found["label_agreement"] = (utils.judged(judge, images)[1] == labels).double().mean().item()
-        some = as_often(labels, torch.bincount(data.train_labels, minlength=10).double() / len(data.train_labels), DRAWS)
-        images, means = images[some], None if means is None else means[some]
-    images = images[:DRAWS]
+    judge, data = judge_and_data()
     grey = images if is_grey(images) else means
+    bits = coins(images) if is_grey(images) else images
+    found = {"binarized": None, "grey": None, "label_agreement": None, "label_agreement_grey": None}
+    if labels is not None:
+        some = as_often(labels, torch.bincount(data.train_labels, minlength=10).double() / len(data.train_labels), DRAWS)
+        bits, labels, grey = bits[some], labels[some], None if grey is None else grey[some]
+        for key, x in (("label_agreement", bits), ("label_agreement_grey", grey)):
+            found[key] = None if x is None else (utils.judged(judge, x)[1] == labels).double().mean().item()
+    found["binarized"] = utils.scores(judge, bits[:DRAWS], data.x_test)
     if grey is not None:
         found["grey"] = utils.scores(judge, grey[:DRAWS], data.test)
-    found["binarized"] = utils.scores(judge, coins(images) if is_grey(images) else images, data.x_test)
-    keep = {"metrics": digest(run.folder / "metrics.json"), "samples": digest(run.folder / "samples.npy"), "draws": DRAWS, **found}
+    keep = {"metrics": run.digest, "judge": judge_digest(), "draws": DRAWS, **found}
     utils.write_atomically(run.folder / "scores.json", (json.dumps(keep, indent=1) + "\n").encode())
     return found
 
 
 def score_floors(judge, data):
-    """What no model has to be beaten by: real training digits scored as if they were draws, and pixels that are independent coins."""
+    """Two references: real training digits scored as if they were draws, about the best to hope for; and pixels that are independent
+    coins, which every model should beat."""
     n, rows = min(DRAWS, len(data.train)), {}
     grey, bits = data.train[:n], torch.from_numpy(utils.fixed_bits(data.train[:n], 3))
-    right = [(utils.judged(judge, x)[1] == data.test_labels).double().mean().item() for x in (data.test, data.x_test)]
+    right = [(utils.judged(judge, x)[1] == data.test_labels).double().mean().item() for x in (data.x_test, data.test)]
     rows["real training digits"] = {"nats": None, "binarized": utils.scores(judge, bits, data.x_test), "grey": utils.scores(judge, grey, data.test),
-                                    "label_agreement": right[1], "label_agreement_grey": right[0]}
+                                    "label_agreement": right[0], "label_agreement_grey": right[1]}
     mean = (data.train.double().mean(dim=(0, 1)) / 255).clamp(0.001, 0.999)  # off in 50,000 images is not off for ever
     x = data.x_test.double()
     nats = -(x * mean.log() + (1 - x) * (1 - mean).log()).sum(dim=(1, 2, 3)).mean().item()
     draws = coins(mean.float().expand(n, 1, 28, 28), seed=1)
-    rows["independent pixels"] = {"nats": nats, "binarized": utils.scores(judge, draws, data.x_test), "grey": None, "label_agreement": None}
+    rows["independent pixels"] = {"nats": nats, "binarized": utils.scores(judge, draws, data.x_test), "grey": None,
+                                  "label_agreement": None, "label_agreement_grey": None}
     return rows
 
 
@@ -370,46 +425,55 @@ def chapters_table(runs):
 
 
 def all_table(runs, scores, floors, sampling):
-    """Everything on one row: likelihood, cost, speed, and how good draws are, binarized."""
+    """Everything on one row: likelihood, cost, speed, how good draws are (binarized), and what others have published."""
     rows = []
     for run in runs:
-        m, found = run.metrics, scores.get(run.folder)
-        ratio = sampling.get(sampling_key(run))
-        fast = f"{m['sample_seconds_64']:.3f} s" + (f" ({ratio['obvious'] / ratio['fast']:.0f}×)" if ratio else "")
+        m, found, ratio = run.metrics, scores.get(run.folder), ratio_of(run, sampling)
         bits = "—" if m["bits_per_dim"] is None else f"{m['bits_per_dim']:.4f}"
-        rows.append([told(run), nats_of(m), bits, f"{m['parameters']:,}", minutes(m), fast, *two(found and found["binarized"], "frechet", "precision", "recall")])
+        rows.append([told(run), nats_of(m), bits, f"{m['parameters']:,}", minutes(m), f"{m['sample_seconds_64']:.3f} s", ratio,
+                     *two(found and found["binarized"], "frechet", "precision", "recall"), published(run)[0]])
     for name, floor in floors.items():
         nats = "—" if floor["nats"] is None else f"{floor['nats']:.2f} (exact)"
         bits = "—" if floor["nats"] is None else f"{utils.bits_per_dim(floor['nats']):.4f}"
-        rows.append([f"*{name}*", nats, bits, "—", "—", "—", *two(floor["binarized"], "frechet", "precision", "recall")])
-    return table(("model", "test nats", "bits/dim", "parameters", "training", "64 digits", "Fréchet", "precision", "recall"), rows)
+        rows.append([f"*{name}*", nats, bits, "—", "—", "—", "—", *two(floor["binarized"], "frechet", "precision", "recall"), "—"])
+    return table(("model", "test nats", "bits/dim", "parameters", "training", "drawing 64", "faster than the obvious loop", "Fréchet", "precision", "recall",
+                  "published nats"), rows)
 
 
-def sampling_key(run):
-    """How tests/bench_sampling.py calls this run's model."""
+def ratio_of(run, sampling):
+    """How many times faster than the obvious loop the run's model draws, if tests/bench_sampling.py has timed just that; else a dash."""
     variant = {"rnn": " --variant rnn", "original": " --variant original"}.get(run.metrics["variant"], "")
-    return f"{run.model}.py{variant}" + " --patch 1" * (run.metrics["settings"].get("patch") == 1)
+    key = f"{run.model}.py{variant}" + " --patch 1" * (run.metrics["settings"].get("patch") == 1)
+    timed = sampling.get(key)
+    same = timed and (run.plain or "patch 1" in key) and not run.conditional and timed["parameters"] == run.metrics["parameters"]
+    return f"{timed['obvious'] / timed['fast']:.0f}×" if same else "—"
+
+
+def published(run):
+    """(figure, source) that others have published for this model; dashes for one with options of its own."""
+    return PUBLISHED[run.known] if run.plain and not run.conditional and run.known in PUBLISHED else ("—", "")
 
 
 def published_table(runs):
     """Beside each model the figure that others have published, and where."""
-    rows = []
-    for run in runs:
-        nats, source = PUBLISHED.get(run.known, ("none found", ""))
-        if not run.conditional and nats_of(run.metrics) != "no likelihood":
-            rows.append([run.name, nats_of(run.metrics), nats, source, f"`{run.metrics['command']}`"])
+    rows = [[run.name, nats_of(run.metrics), *published(run), f"`{run.metrics['command']}`"] for run in runs if published(run)[0] != "—"]
     return table(("model", "test nats", "published", "source", "command"), rows)
 
 
 def quality_table(runs, scores, floors):
     """Scores of 5,000 draws, binarized and grey, and the balance of classes."""
     rows = []
-    for name, found in [(run.name, scores[run.folder]) for run in runs if run.folder in scores] + [(f"*{name}*", floor) for name, floor in floors.items()]:
+    scored = [(run.name + " (grey: its means, no draws)" * (run.model == "vae"), scores[run.folder]) for run in runs if run.folder in scores]
+    for name, found in scored + [(f"*{name}*", floor) for name, floor in floors.items()]:
         shares = found["binarized"]["shares"]
-        name += " (grey: means, no draws)" * name.split(",")[0].replace("class-conditional ", "").startswith("VAE")
         rows.append([name, *two(found["binarized"], "frechet", "precision", "recall"), f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %",
                      *two(found["grey"], "frechet", "precision", "recall")])
     return table((f"{DRAWS:,} draws of", "Fréchet (binarized)", "precision", "recall", "share of each digit", "Fréchet (grey)", "precision", "recall"), rows)
+
+
+def percent(value, grey=None):
+    """"99.2 %", with that of grey images behind it if there is one."""
+    return "—" if value is None else f"{100 * value:.1f} %" + (f" (grey: {100 * grey:.1f} %)" if grey is not None else "")
 
 
 def conditional_table(runs, scores, floors):
@@ -418,18 +482,15 @@ def conditional_table(runs, scores, floors):
     for run in runs:
         if not run.conditional:
             continue
-        m, found = run.metrics, scores.get(run.folder)
-        same = {k: v for k, v in m["settings"].items() if k not in ("conditional", "steps")}
-        other = next((r for r in runs if not r.conditional and {k: v for k, v in r.metrics["settings"].items() if k not in ("conditional", "steps")} == same), None)
-        least = "≤ " * (m["likelihood"] == "bound")
-        rows.append([run.name.replace("class-conditional ", ""),
-                     *([f"{least}{m[key]:.2f}" if m.get(key) is not None else "—" for key in ("test_nats", "marginal_nats")]),
-                     "—" if other is None or other.metrics["test_nats"] is None else f"{least}{other.metrics['test_nats']:.2f}",
-                     f"{100 * found['label_agreement']:.1f} %" if found and found["label_agreement"] is not None else "—",
-                     f"{100 * m['bayes_accuracy']:.1f} %" if "bayes_accuracy" in m else "—"])
+        m, found = run.metrics, scores.get(run.folder, {"label_agreement": None, "label_agreement_grey": None})
+        least, settings = "≤ " * (m["likelihood"] == "bound"), {**m["settings"], "conditional": False}
+        other = next((r for r in runs if r.metrics["settings"] == settings), None)
+        figures = (m["test_nats"], m.get("marginal_nats"), other and other.metrics["test_nats"])
+        rows.append([run.name.replace("class-conditional ", ""), *("—" if nats is None else f"{least}{nats:.2f}" for nats in figures),
+                     percent(found["label_agreement"], found["label_agreement_grey"]), percent(m.get("bayes_accuracy"))])
     if rows and "real training digits" in floors:
         real = floors["real training digits"]
-        rows.append(["*real test digits*", "—", "—", "—", f"{100 * real['label_agreement']:.1f} % (grey: {100 * real['label_agreement_grey']:.1f} %)", "—"])
+        rows.append(["*real test digits*", "—", "—", "—", percent(real["label_agreement"], real["label_agreement_grey"]), "—"])
     return table(("told the digit", "−log p(x\\|y)", "−log ⅒ Σ_y p(x\\|y)", "the same model, never told: −log p(x)", "judge reads the digit asked for",
                   "most probable y is the right one"), rows)
 
@@ -442,16 +503,22 @@ def at_minute(curve, key, minute):
     return min(before) if before else None
 
 
+def curve_of(run):
+    """(key, what it is) of a run's validation curve."""
+    return {"none": ("val_frechet", "Fréchet, grey"), "bound": ("val_nats", "−ELBO"), "exact": ("val_nats", "exact")}[run.metrics["likelihood"]]
+
+
 def minutes_table(runs):
     """What one has after some minutes of training, on validation."""
     rows, at = [], (0.5, 1, 2, 5)
     for run in runs:
-        curve = run.metrics["curve"]
-        key = "val_nats" if curve[0]["val_nats"] is not None else "val_frechet"
+        curve, (key, what), settings = run.metrics["curve"], curve_of(run), run.metrics["settings"]
         found = [at_minute(curve, key, t) for t in at]
-        rows.append([told(run) if key == "val_nats" else f"{run.name}: Fréchet (grey)", *("—" if v is None else f"{v:.2f}" for v in found),
-                     f"{min(row[key] for row in curve):.2f} ({curve[-1]['seconds'] / 60:.1f} min)"])
-    return table(("validation nats after", *(f"{t:g} min" for t in at), "at its end"), rows)
+        images = 10000 if run.metrics["data"] == "mnist" else 500
+        scored = settings.get("EVAL_IMAGES", settings.get("RNN_EVAL_IMAGES", images)) // settings.get("num_masks", 1)
+        rows.append([told(run), what, "—" if key == "val_frechet" else f"{min(images, scored):,}", *("—" if v is None else f"{v:.2f}" for v in found),
+                     f"{min(row[key] for row in curve):.2f} (of {curve[-1]['seconds'] / 60:.1f} min)"])
+    return table(("validation", "figure", "images", *(f"{t:g} min" for t in at), "best of the run"), rows)
 
 
 def abilities_table():
@@ -473,10 +540,16 @@ def sampling_table(sampling):
 
 
 def digits_of(run, n):
-    """n digits of a run's samples.png, the first ones -> (n, 1, 28, 28) in [0, 1]; of a conditional run 0, 1, … 9, and over again."""
-    with Image.open(run.folder / "samples.png") as picture:
-        grid = torch.from_numpy(np.array(picture.convert("L"))) / 255
+    """n digits of a run's samples.png, the first ones -> (n, 1, 28, 28) in [0, 1]; of a conditional run 0, 1, … 9, and over again.
+    None if there is no such picture."""
+    try:
+        with Image.open(run.folder / "samples.png") as picture:
+            grid = torch.from_numpy(np.array(picture.convert("L"))) / 255
+    except (OSError, ValueError, SyntaxError):  # Pillow raises these for files that are cut or foreign
+        return None
     rows, columns = (grid.shape[0] - 4) // 60, (grid.shape[1] - 4) // 60  # as utils.save_grid() writes them: 2 × 28 and a frame of 4
+    if rows * columns < n:
+        return None
     digits = [grid[4 + 60 * r:60 + 60 * r:2, 4 + 60 * c:60 + 60 * c:2] for r in range(rows) for c in range(columns)]
     order = [r * columns + c for c in range(columns) for r in range(rows)] if run.conditional else range(len(digits))
     return torch.stack([digits[i] for i in order])[:n, None]
@@ -484,7 +557,8 @@ def digits_of(run, n):
 
 def draw_mosaic(path, runs, n=16):
     """A row of digits for each run, the first ones of its samples.png: none is chosen."""
-    rows = [(run.name, digits_of(run, n)) for run in runs if (run.folder / "samples.png").is_file()]
+    rows = [(run.name, digits_of(run, n)) for run in runs]
+    rows = [(name, digits) for name, digits in rows if digits is not None]
     if rows:
         utils.labelled_rows(path, rows)
 
@@ -499,9 +573,9 @@ def draw_curves(path, runs):
     for ax, (key, label, chosen) in zip(axes[0], panels):
         for run in chosen:
             curve = run.metrics["curve"]
-            style = "--" if run.conditional else "-" if run.default else ":"
-            ax.plot([row["seconds"] / 60 for row in curve], [row[key] for row in curve], style, label=run.name,
-                    color=f"C{CHAPTERS.index(run.model)}", linewidth=1.3)
+            style = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2)))[[r for r in chosen if r.model == run.model].index(run) % 6]
+            ax.plot([row["seconds"] / 60 for row in curve], [row[key] for row in curve], linestyle=style, color=f"C{CHAPTERS.index(run.model)}",
+                    label=run.name + " (−ELBO)" * (run.metrics["likelihood"] == "bound"), linewidth=1.3)
         low = min(row[key] for run in chosen for row in run.metrics["curve"])
         ax.set_ylim(*((low - 1, low + 24) if key == "val_nats" else (0, low + 10)))  # the first evaluations would flatten the rest
         ax.legend(fontsize=7, loc="upper right")
@@ -551,7 +625,10 @@ def put(text, blocks):
         mark = MARK.format(name)
         if mark in text:
             before, rest = text.split(mark, 1)
-            text = before + mark + "\n" + "\n".join(lines) + "\n" + END + rest.split(END, 1)[1]
+            inside, end, after = rest.partition(END)
+            if not end or MARK.split("{")[0] in inside:
+                utils.fail(f"the block {name!r} has no {END}: put it back, or delete the mark.")
+            text = before + mark + "\n" + "\n".join(lines) + "\n" + END + after
     return text
 
 
@@ -563,21 +640,20 @@ def blank(blocks):
     return "\n".join(lines)
 
 
-def page_blocks(runs, scores, floors, sampling, left_out):
-    """All tables and pictures of comparison.md, by name."""
-    blocks = {
+def page_blocks(runs, scores, floors, sampling, left_out, stem="comparison"):
+    """All tables and pictures of a page, by name."""
+    return {
         "all models": all_table(runs, scores, floors, sampling),
-        "digits": ["![The first digits of each run](comparison_digits.png)"],
+        "digits": [f"![The first digits of each run]({stem}_digits.png)"],
         "beside published figures": published_table(runs),
-        "minutes": [*minutes_table(runs), "", "![Validation nats against minutes](comparison_curves.png)"],
-        "likelihood and quality": ["![Likelihood against quality of draws](comparison_plane.png)"],
+        "minutes": [*minutes_table(runs), "", f"![Validation nats against minutes]({stem}_curves.png)"],
+        "likelihood and quality": [f"![Likelihood against quality of draws]({stem}_plane.png)"],
         "quality of draws": quality_table(runs, scores, floors),
         "told the digit": conditional_table(runs, scores, floors),
         "drawing": sampling_table(sampling),
         "abilities": abilities_table(),
-        "left out": left_out or ["Nothing."],
+        "left out": [f"- {reason}" for reason in left_out] or ["Nothing."],
     }
-    return blocks
 
 
 def readme_blocks(runs, blocks):
@@ -586,62 +662,80 @@ def readme_blocks(runs, blocks):
     return {"chapters": chapters_table(runs), **moved}
 
 
+def page_of(folders):
+    """Where a comparison of these folders goes: beside the first run, or into the first folder of runs. The published page is written by
+    `compare.py samples` alone; another choice of runs that would end there goes to runs/comparison.md."""
+    first = Path(folders[0]).resolve()
+    page = (first.parent if (first / "metrics.json").exists() else first) / "comparison.md"
+    if page == PUBLISHED_PAGE and not is_published(folders):
+        return Path("runs/comparison.md")
+    return Path(os.path.relpath(page)) if page.is_relative_to(Path.cwd()) else page
+
+
+def is_published(folders):
+    return [Path(folder).resolve() for folder in folders] == [PUBLISHED_PAGE.parent]
+
+
 def compare(folders, out, data_dir):
     """Read, draw, score and write: all of it."""
-    runs, left_out = find_runs(folders or ["runs"])
+    folders = folders or ["runs"]
+    runs, left_out = find_runs(folders)
     for reason in left_out:
         print(f"compare.py: left out: {reason}", file=sys.stderr)
     if not runs:
-        utils.fail(f"no finished run in {', '.join(map(str, folders or ['runs']))}: train one first, with python vae.py, or name folders "
+        utils.fail(f"no finished run in {', '.join(map(str, folders))}: train one first, with python vae.py, or name folders "
                    "that have a metrics.json (the published ones: python compare.py samples).")
-    out = Path(out) if out else runs[0].folder.parent / "comparison.md"
+    out = Path(out) if out else page_of(folders)
+    kept_floors = out.with_name(f"{out.stem}_floors.json")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         text = out.read_text(encoding="utf-8") if out.exists() else None
     except (OSError, ValueError) as error:
-        utils.fail(f"--out {out} cannot be read or written ({getattr(error, 'strerror', None) or error}); choose another file.")
+        utils.fail(f"the page {out} cannot be read or written ({getattr(error, 'strerror', None) or error}); choose another with --out.")
     if text is not None and MARK.split("{")[0] not in text:
-        utils.fail(f"--out {out} exists and was not made by compare.py; choose another file.")
+        utils.fail(f"{out} exists and was not made by compare.py; choose another page with --out.")
 
-    scores, floors, loaded = {}, read_floors(out, runs[0].metrics["data"]), []
+    scores, floors, loaded = {}, read_floors(kept_floors, runs[0].metrics["data"]), []
 
     def judge_and_data():  # only if something has to be scored
         if not loaded:
             data = utils.load_mnist(data_dir)
-            if data.name != runs[0].metrics["data"]:
-                utils.fail(f"the runs were trained on {runs[0].metrics['data']} and --data-dir {data_dir} gives {data.name}: "
-                           "give the --data-dir that they were trained with.")
             loaded.extend((utils.load_judge(), data))
+        if loaded[1].name != runs[0].metrics["data"]:
+            raise LeftOut(f"draws are not scored without {runs[0].metrics['data']}, on which the runs were trained: --data-dir {data_dir} has it not.")
         return loaded
 
     for run in runs:
         try:
-            scores[run.folder] = read_scores(run) or score_run(run, *judge_and_data())
+            scores[run.folder] = read_scores(run) or score_run(run, judge_and_data)
         except LeftOut as reason:
             left_out.append(str(reason))
             print(f"compare.py: not scored: {reason}", file=sys.stderr)
     if floors is None:
-        floors = score_floors(*judge_and_data())
-    utils.write_atomically(out.with_suffix(".json"), (json.dumps({"data": runs[0].metrics["data"], "draws": DRAWS, "floors": floors}, indent=1) + "\n").encode())
-    draw_mosaic(out.with_name("comparison_digits.png"), runs)
-    draw_curves(out.with_name("comparison_curves.png"), runs)
-    draw_plane(out.with_name("comparison_plane.png"), runs, scores, floors)
-    blocks = page_blocks(runs, scores, floors, read_sampling(), left_out)
+        floors = {}
+        with contextlib.suppress(LeftOut):
+            floors = score_floors(*judge_and_data())
+            keep = {"data": runs[0].metrics["data"], "judge": judge_digest(), "draws": DRAWS, "floors": floors}
+            utils.write_atomically(kept_floors, (json.dumps(keep, indent=1) + "\n").encode())
+    draw_mosaic(out.with_name(f"{out.stem}_digits.png"), runs)
+    draw_curves(out.with_name(f"{out.stem}_curves.png"), runs)
+    draw_plane(out.with_name(f"{out.stem}_plane.png"), runs, scores, floors)
+    blocks = page_blocks(runs, scores, floors, read_sampling(), left_out, out.stem)
     utils.write_atomically(out, put(text if text is not None else blank(blocks), blocks).encode())
     print("\n".join(blocks["all models"]))
     print(f"wrote {out}")
-    if out.resolve() == ROOT / "samples" / "comparison.md":
+    if out.resolve() == PUBLISHED_PAGE and is_published(folders) and not left_out:
         readme = ROOT / "README.md"
         utils.write_atomically(readme, put(readme.read_text(encoding="utf-8"), readme_blocks(runs, blocks)).encode())
         print("wrote the tables of README.md")
 
 
-def read_floors(out, data):
-    """The floors that are kept beside a comparison, or that ship along, if they are of this data; else None."""
-    for path in (out.with_suffix(".json"), ROOT / "samples" / "comparison.json"):
+def read_floors(path, data):
+    """The floors that are kept beside a page, or that ship along, if they are of this data and by this judge; else None."""
+    for place in (path, PUBLISHED_PAGE.with_name("comparison_floors.json")):
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["draws"] == DRAWS and kept["data"] == data:
+            kept = json.loads(place.read_text(encoding="utf-8"))
+            if kept["draws"] == DRAWS and kept["data"] == data and kept["judge"] == judge_digest():
                 return kept["floors"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -656,7 +750,7 @@ def read_sampling():
 def main(argv=None):
     parser = utils.Parser(prog="compare.py", description="Compare runs of all chapters, or score a heap of images of digits.", allow_abbrev=False)
     parser.add_argument("runs", nargs="*", metavar="FOLDER", help="runs to compare, or folders that hold runs (default: runs)")
-    parser.add_argument("--out", metavar="FILE.md", help="where the comparison goes (default: comparison.md beside the first run)")
+    parser.add_argument("--out", metavar="FILE.md", help="where the comparison goes (default: comparison.md beside the first run; runs/comparison.md)")
     parser.add_argument("--score", metavar="FILE.npy", help="images to score: (N, 28, 28), in [0, 1] or 0 … 255")
     parser.add_argument("--json", metavar="OUT.json", help="with --score: also write the scores there")
     parser.add_argument("--train-judge", action="store_true", help="train the judge anew, into runs/judge.pt, and say how good it is")

@@ -372,11 +372,11 @@ class Run:
             inside = {p.name for p in self.folder.iterdir()}
         except OSError as error:
             fail(f"--out {self.folder} cannot be written ({error.strerror or error}); choose another folder.")
-        if self.path == shipped:  # what is drawn goes into runs/, where a later run finds weights to move aside
-            write_atomically(self.folder / "weights.pt", shipped.read_bytes())
         self.finished = args.resume and "metrics.json" in inside
         if {n for n in inside if n[0] != "."} and not inside & {"checkpoint.pt", "checkpoint.pt.part", "metrics.json", "weights.pt"}:
             fail(f"--out {self.folder} has files in it that are not from a run; choose a new or empty folder.")
+        if self.path == shipped:  # what is drawn goes into runs/, where a later run finds weights to move aside
+            write_atomically(self.folder / "weights.pt", shipped.read_bytes())
         self.step, self.curve, self.pictures, self.best = 0, [], [], None
         self.train_seconds = self.eval_seconds = 0.0
         self.running = None  # the running mean of the loss, for the progress bar
@@ -606,6 +606,10 @@ class Run:
                     np.save(buffer, array.numpy())
                     write_atomically(self.folder / name, buffer.getbuffer())
                     print(f"wrote {self.folder / name}")
+            # How they were drawn: compare.py wants to know whether they are plain draws of the run that it scores.
+            how = {flag: getattr(args, flag) for flag in ("label", *own) if flag in args.given}
+            step = (self.best or self.checkpoint["best"])["step"]
+            write_atomically(self.folder / "samples.json", (json.dumps({"step": step, **how}) + "\n").encode())
 
     def write_weights(self, left_out=()):
         """weights.pt: what --sample-only needs, in half precision, so that it is small enough to ship. left_out: names that

@@ -46,7 +46,7 @@ def transformer(patch, reach):
 
 @torch.no_grad()
 def measure(make, n):
-    """(fast, one pass, obvious, was it run to its end, interpreter's share), seconds."""
+    """(fast, one pass, obvious, was it run to its end, interpreter's share, parameters), the first three in seconds."""
     torch.manual_seed(0)
     model, x = make(), torch.zeros(n, 1, 28, 28)
     fast, one_pass = utils.median_seconds(lambda: model.sample(n)), utils.median_seconds(lambda: model.logits(x))
@@ -57,7 +57,7 @@ def measure(make, n):
         start = time.perf_counter()
         model.sample_obvious(n)
         obvious = time.perf_counter() - start
-    return fast, one_pass, obvious, whole, single / fast
+    return fast, one_pass, obvious, whole, single / fast, sum(p.numel() for p in model.parameters())
 
 
 def main():
@@ -69,9 +69,10 @@ def main():
     print(f"{'':32}{'fast':>9}{'one pass':>11}{'obvious':>11}{'ratio':>8}{'interpreter':>13}")
     models = {}
     for name, make in MODELS.items():
-        fast, one_pass, obvious, whole, share = measure(make, args.n)
+        fast, one_pass, obvious, whole, share, parameters = measure(make, args.n)
         print(f"{name:32}{fast:7.3f} s{one_pass:9.4f} s{'' if whole else '≈':>2}{obvious:7.1f} s{obvious / fast:7.0f}x{share:12.0%}")
-        models[name] = {"fast": fast, "one_pass": one_pass, "obvious": round(obvious, 2), "whole": whole, "interpreter": round(share, 3)}
+        models[name] = {"fast": fast, "one_pass": one_pass, "obvious": round(obvious, 2), "whole": whole, "interpreter": round(share, 3),
+                        "parameters": parameters}
     if args.json:
         about = {"n": args.n, "threads": torch.get_num_threads(), "torch": torch.__version__,
                  "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"}

@@ -3,10 +3,11 @@
     python tests/kill_and_resume.py [CHAPTER …] [--kills 20] [--json OUT.json]
 
 Runs of about twenty seconds on the small set, at each chapter's default size. SIGKILL cannot be caught: the process is gone in the middle
-of whatever it did. The moments are random (seed 0), up to three seconds after training has started or gone on; each fourth kill
-waits for a checkpoint that is being written, and comes then. After each one the checkpoint has to be whole; after the last
-one the run goes on to its end, and there weights, optimizer, random state, curve, pictures and figures have to be those of
-the other run, bit for bit. Not a part of pytest, since it takes a quarter of an hour. Exit code 1 if anything differs.
+of whatever it did. The moments are random (seed 0), up to three seconds after training has begun or gone on, which spreads twenty of them
+over the whole run; each fourth kill waits for a checkpoint that is being written, and comes then. After each one the checkpoint has to
+be whole; after the last one the run goes on to its end, and there weights, optimizer, random state, curve, pictures and
+figures have to be those of the other run, bit for bit. Not a part of pytest, since it takes a quarter of an hour. Exit code
+1 if anything differs, or if fewer kills took place than were asked for.
 """
 import argparse
 import json
@@ -43,7 +44,9 @@ def finish(process):
 
 def kill(process, chance, folder, while_writing):
     """SIGKILL at a random moment of training. -> "writing", "training", or "finished" if it came too late."""
-    run, deadline = folder / "run", time.monotonic() + 60
+    run, deadline = folder / "run", time.monotonic() + 20
+    part = run / "checkpoint.pt.part"
+    part.unlink(missing_ok=True)  # what an earlier kill has left
     began = "resuming" if (run / "checkpoint.pt").exists() else None
     if began:
         while process.poll() is None and began not in process.stdout.readline():
@@ -51,10 +54,10 @@ def kill(process, chance, folder, while_writing):
     while not (run / "checkpoint.pt").exists() and process.poll() is None:
         time.sleep(0.01)
     time.sleep(chance.uniform(0, 3))
-    part = run / "checkpoint.pt.part"
     while while_writing and process.poll() is None and not part.exists() and time.monotonic() < deadline:
         pass
     if process.poll() is not None:
+        finish(process)  # at its end, and not broken
         return "finished"
     process.kill()
     process.communicate()
@@ -76,6 +79,7 @@ def check(name, kills, chance):
                 at.append(torch.load(parts / "run" / "checkpoint.pt", weights_only=True)["step"])
             except Exception as error:  # whatever it is, it is what must not happen
                 broken += 1
+                at.append(None)
                 print(f"{name}: kill {k + 1}: {type(error).__name__}: {error}")
         if not (parts / "run" / "metrics.json").exists():
             finish(start(name, parts, "--resume"))
@@ -85,10 +89,12 @@ def check(name, kills, chance):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("chapters", nargs="*", help=f"default: {', '.join(STEPS)}")
+    parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help=f"default: {', '.join(STEPS)}")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--json", metavar="OUT.json", help="also write the counts there")
     args = parser.parse_args()
+    if unknown := set(args.chapters) - set(STEPS):
+        parser.error(f"no such chapter: {', '.join(unknown)}")
     chance, found = random.Random(0), {}
     for name in args.chapters or STEPS:
         found[name] = check(name, args.kills, chance)
@@ -96,7 +102,7 @@ def main():
               f"{found[name]['broken']} broken checkpoints; the end is {'the same, bit for bit' if found[name]['same'] else 'ANOTHER'}", flush=True)
     if args.json:
         Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
-    sys.exit(any(f["broken"] or not f["same"] for f in found.values()))
+    sys.exit(any(f["broken"] or not f["same"] or f["kills"] < args.kills or not f["while_writing"] for f in found.values()))
 
 
 if __name__ == "__main__":

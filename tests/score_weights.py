@@ -4,12 +4,14 @@
 
 Scores the full test set with each, as the run itself did, and prints both figures. A VAE ships its decoder alone: with --runs, a folder that has
 the run's checkpoint.pt, its encoder is taken from there, and the ELBO is compared. A GAN has no nats: its Fréchet distance is.
-Not a part of pytest: it needs the full MNIST and some minutes.
+Exit code 1 if a figure moves by more than 0.01. Not a part of pytest: it needs the full MNIST and some minutes.
 """
 import argparse
 import importlib
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -20,11 +22,13 @@ import utils  # noqa: E402
 
 
 def model_of(module, folder):
-    """The model with the weights in a folder, as --sample-only makes it."""
+    """The model with the weights.pt of a folder, and nothing else of it, as --sample-only makes it."""
     seen = []
     draw, utils.Run.draw = utils.Run.draw, lambda self, model, own=(): seen.append(model)
     try:
-        module.main(["--sample-only", "--out", str(folder)])
+        with tempfile.TemporaryDirectory() as alone:
+            shutil.copy(folder / "weights.pt", alone)
+            module.main(["--sample-only", "--out", alone, "--device", "cpu"])
     finally:
         utils.Run.draw = draw
     return seen[0]
@@ -54,6 +58,8 @@ def main():
     parser.add_argument("--json", metavar="OUT.json", help="also write the figures there")
     args = parser.parse_args()
     data, found = utils.load_mnist(args.data_dir), {}
+    if data.name != "mnist":
+        parser.error("this takes the full MNIST: say with --data-dir where it is")
     for path in sorted((ROOT / "samples").glob("*/weights.pt")):
         metrics, name = json.loads((path.parent / "metrics.json").read_text()), path.parent.name
         whole, encoder = Path(args.runs) / name / "checkpoint.pt", None
@@ -61,11 +67,14 @@ def main():
             encoder = {k: v for k, v in torch.load(whole, weights_only=True)["best"]["weights"].items() if k.startswith("encoder.")}
         module = importlib.import_module(metrics["model"])
         got = score(module, model_of(module, path.parent), data, metrics, encoder)
-        if got:
+        if not got:
+            print(f"{name:28} not scored: no {whole}")
+        else:
             found[name] = dict(zip(("what", "run", "shipped"), got))
             print(f"{name:28} {got[0]:16} {got[1]:8.4f} in full, {got[2]:8.4f} shipped; {path.stat().st_size / 1e6:.2f} MB", flush=True)
     if args.json:
         Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
+    sys.exit(any(abs(f["run"] - f["shipped"]) > 0.01 for f in found.values()))
 
 
 if __name__ == "__main__":

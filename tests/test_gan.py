@@ -518,9 +518,9 @@ def test_compare_refuses_what_it_cannot_score(fails, monkeypatch):
         np.save("bad.npy", array)
         fails(lambda: compare.main(["--score", "bad.npy"]), "bad.npy", *words)
 
-    fails(lambda: compare.main([]), "--score")
+    fails(lambda: compare.main([]), "no finished run")
     fails(lambda: compare.main(["--score", "no.npy"]), "no such file")
-    fails(lambda: compare.main(["--score", "x.npy", "--train-judge"]), "either")
+    fails(lambda: compare.main(["--score", "x.npy", "--train-judge"]), "one of the three")
     fails(lambda: compare.main(["--train-judge", "--json", "a.json"]), "--json")
     fails(lambda: compare.main(["--score", "x.npy", "--json", "."]), "--json", "cannot be written")
     fails(lambda: compare.main(["--score", "x.npy", "--json", ""]), "--json", "cannot be written")

@@ -35,6 +35,7 @@ def parses(command, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(utils, "Run", parsed)
         m.setattr(compare, "read_images", parsed)
+        m.setattr(compare, "compare", parsed)
         try:
             importlib.import_module(script[:-3]).main(flags)
         except Parsed:

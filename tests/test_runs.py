@@ -172,6 +172,13 @@ def test_the_weights_alone_draw(chapter, monkeypatch, tmp_path, fails, capsys):
     (folder / "weights.pt").rename(shipped)
     before = shipped.read_bytes()
     capsys.readouterr()
+    foreign = tmp_path / "runs" / name / "thesis.txt"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("precious")
+    for _ in range(2):
+        fails(lambda: chapter.main(["--sample-only"]), "not from a run")
+    assert list(foreign.parent.iterdir()) == [foreign]
+    foreign.unlink()
     chapter.main(["--sample-only"])
     assert "weights that ship along" in capsys.readouterr().out and list(shipped.parent.iterdir()) == [shipped]
     assert (Path("runs") / name / "samples.png").stat().st_size > 100 and shipped.read_bytes() == before

@@ -1,0 +1,169 @@
+"""How robust is each chapter to its hyperparameters? One changed at a time, in runs of a fifth of the default's steps.
+
+    python tests/robustness.py [--only NAME ...] [--data-dir data] [--list]
+
+For each chapter and variant: learning rate a third and three times, batch half and double, width half and double, and three seeds, each
+at a fifth of the default's steps, with all else as it is; against the default at as many. Writes runs/robustness/robustness.json, a row a
+run: nats on the first 1,000 validation images (vae.py: −ELBO; gan.py: Fréchet distance of 5,000 draws to the validation digits, and the
+smallest share of a digit), seconds of training. Rows that are there, of the same command, constants and data, are not run again, so it can be stopped and
+gone on with. Promised: within 3 nats of the default (gan.py: within a factor of 2, and no digit below 2 % of what is drawn); rows that are
+not are marked. A script to run, not a test: it takes two
+hours. The file is committed as samples/robustness.json. Validation only: no test figure is read here.
+"""
+import argparse
+import contextlib
+import importlib
+import json
+import math
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import utils  # noqa: E402
+
+IMAGES, DRAWS = 1000, 5000
+# name: (chapter, flags, constants that are its width)
+MODELS = {
+    "made": ("made", [], ("WIDTH",)),
+    "made, 8 orders": ("made", ["--order", "agnostic", "--num-masks", "8", "--steps", "12000"], ("WIDTH",)),
+    "made, rnn": ("made", ["--variant", "rnn"], ("RNN_WIDTH", "RNN_FEATURES")),
+    "wavenet": ("wavenet", [], ("CHANNELS", "HEAD")),
+    "pixelcnn": ("pixelcnn", [], ("CHANNELS",)),
+    "pixelcnn, original": ("pixelcnn", ["--variant", "original"], ("ORIGINAL_CHANNELS",)),
+    "pixelcnn, rnn": ("pixelcnn", ["--variant", "rnn"], ("RNN_CHANNELS",)),
+    "transformer_ar": ("transformer_ar", [], ("CHANNELS",)),
+    "vae": ("vae", [], ("WIDTH",)),
+    "gan": ("gan", [], ("CHANNELS",)),
+    "gan, wgan-gp": ("gan", ["--loss", "wgan-gp"], ("CHANNELS",)),
+}
+CHANGES = {  # name: (flag or "width", factor), or a seed
+    "default": None, "seed 1": 1, "seed 2": 2, "lr / 3": ("lr", 1 / 3), "lr * 3": ("lr", 3), "batch / 2": ("batch_size", 1 / 2),
+    "batch * 2": ("batch_size", 2), "width / 2": ("width", 1 / 2), "width * 2": ("width", 2),
+}
+
+
+class Done(Exception):
+    """Raised where a run would begin to score the test set."""
+
+
+def settings_of(chapter, flags):
+    """The settings of a run with these flags, and nothing else of it."""
+    def stop(script, args, settings, *rest):
+        raise Done(vars(args))
+
+    with mock.patch.object(utils, "Run", stop):
+        try:
+            chapter.main(flags)
+        except Done as found:
+            return found.args[0]
+
+
+@torch.no_grad()
+def score(name, chapter, model, data):
+    """The figures of trained weights on validation, as a dict."""
+    x = data.x_val[:IMAGES]
+    if name == "gan":
+        judge = utils.load_judge()
+        draws = model.sample(DRAWS, None, torch.Generator().manual_seed(0))
+        features, classes = utils.judged(judge, draws)
+        shares = torch.bincount(classes, minlength=10) / len(classes)
+        return {"score": utils.frechet_distance(features, utils.judged(judge, data.val)[0]), "least_share": shares.min().item()}
+    if name == "vae":
+        log_px_z, kl = chapter.evaluate(model, x, None)
+        return {"score": kl - log_px_z}
+    return {"score": chapter.evaluate(model, x, None)}
+
+
+def plan(model, change):
+    """What is run for one row of the table: the row without figures, the flags, the constants that are changed."""
+    name, flags, width = MODELS[model]
+    chapter, kind = importlib.import_module(name), CHANGES[change]
+    given = settings_of(chapter, flags)
+    typed = {"steps": given["steps"] // 5, "batch_size": given["batch_size"], "lr": given["lr"], "seed": 0}
+    constants = {}
+    if isinstance(kind, int):
+        typed["seed"] = kind
+    elif kind and kind[0] == "width":
+        constants = {constant: int(getattr(chapter, constant) * kind[1]) for constant in width}
+    elif kind:
+        typed[kind[0]] = type(typed[kind[0]])(typed[kind[0]] * kind[1])
+    # What was typed last counts, for argparse.
+    flags = flags + [word for key, value in typed.items() for word in (f"--{key.replace('_', '-')}", f"{value:g}" if key == "lr" else str(value))]
+    return {"model": model, "change": change, "command": f"python {name}.py " + " ".join(flags), **constants}, flags, constants
+
+
+def measure(model, change, data_dir):
+    """Train one row of the table -> its figures as a dict; "score" is None if it diverged."""
+    row, flags, constants = plan(model, change)
+    name = MODELS[model][0]
+    chapter, evaluate, broken = importlib.import_module(name), (0.0, 0.0) if name == "vae" else 0.0, []
+    row["data"] = "mnist"
+    check_finite = utils.Run.check_finite
+
+    def note(run, **values):  # so that a loss that is not finite is told from other mistakes
+        broken.extend(key for key, value in values.items() if not math.isfinite(value))
+        check_finite(run, **values)
+
+    def load_best(run, network):  # in place of scoring and pictures: the weights as they are at the end
+        raise Done(network, run.train_seconds)
+
+    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        patches = [(utils.Run, "check_finite", note), (utils.Run, "load_best", load_best), (utils.Run, "record", lambda run, *args, **more: None)]
+        patches += [(chapter, constant, value) for constant, value in constants.items()]
+        for patch in patches:
+            stack.enter_context(mock.patch.object(*patch))
+        try:
+            with contextlib.ExitStack() as quick:  # no evaluation during training
+                if hasattr(chapter, "evaluate"):
+                    quick.enter_context(mock.patch.object(chapter, "evaluate", lambda *args: evaluate))
+                if name == "gan":
+                    quick.enter_context(mock.patch.object(chapter, "EVAL_DRAWS", 80))
+                chapter.main(flags + ["--device", "cpu", "--data-dir", data_dir, "--out", f"{folder}/run"])
+        except SystemExit as stop:
+            if not broken:  # Ctrl-C, or a mistake
+                raise
+            row["score"] = None
+        except Done as done:
+            network, seconds = done.args
+            row.update(score(name, chapter, network.eval(), utils.load_mnist(data_dir)), seconds=round(seconds, 1))
+    return row
+
+
+def kept(row, default):
+    """Is a row as near to the default as the chapter promises?"""
+    if row["score"] is None or default["score"] is None:
+        return False
+    if row["model"].startswith("gan"):
+        return row["score"] <= 2 * default["score"] and row["least_share"] > 0.02
+    return row["score"] <= default["score"] + 3
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(MODELS), metavar="NAME", default=list(MODELS))
+    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--list", action="store_true", help="print the table of what has been measured, and stop")
+    args = parser.parse_args()
+    path = Path("runs/robustness/robustness.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = {(row["model"], row["change"]): row for row in json.loads(path.read_text())} if path.exists() else {}
+    rows = {key: row for key, row in rows.items() if plan(*key)[0].items() <= row.items()}  # not those of other settings
+    if not args.list and utils.load_mnist(args.data_dir).name != "mnist":
+        parser.error("this takes the full MNIST: say with --data-dir where it is")
+    for model in args.only:
+        for change in CHANGES:
+            if (model, change) not in rows and not args.list:
+                rows[model, change] = measure(model, change, args.data_dir)
+                utils.write_atomically(path, (json.dumps([rows[m, c] for m in MODELS for c in CHANGES if (m, c) in rows], indent=1) + "\n").encode())
+            if (model, change) in rows and (model, "default") in rows:
+                row = rows[model, change]
+                print(f"{model:20} {change:12} {'diverged' if row['score'] is None else format(row['score'], '8.2f')}"
+                      f"{'' if kept(row, rows[model, 'default']) else '   OUTSIDE'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
