@@ -516,9 +516,10 @@ def minutes_table(runs):
         found = [at_minute(curve, key, t) for t in at]
         images = 10000 if run.metrics["data"] == "mnist" else 500
         scored = settings.get("EVAL_IMAGES", settings.get("RNN_EVAL_IMAGES", images)) // settings.get("num_masks", 1)
+        best = min(curve, key=lambda row: row[key])
         rows.append([told(run), what, "—" if key == "val_frechet" else f"{min(images, scored):,}", *("—" if v is None else f"{v:.2f}" for v in found),
-                     f"{min(row[key] for row in curve):.2f} (of {curve[-1]['seconds'] / 60:.1f} min)"])
-    return table(("validation", "figure", "images", *(f"{t:g} min" for t in at), "best of the run"), rows)
+                     f"{best[key]:.2f} (of {curve[-1]['seconds'] / 60:.1f} min)", "—" if best.get("train_nats") is None else f"{best['train_nats']:.2f}"])
+    return table(("validation", "figure", "images", *(f"{t:g} min" for t in at), "best of the run", "then on training images"), rows)
 
 
 def abilities_table():
@@ -578,7 +579,7 @@ def draw_curves(path, runs):
                     label=run.name + " (−ELBO)" * (run.metrics["likelihood"] == "bound"), linewidth=1.3)
         low = min(row[key] for run in chosen for row in run.metrics["curve"])
         ax.set_ylim(*((low - 1, low + 24) if key == "val_nats" else (0, low + 10)))  # the first evaluations would flatten the rest
-        ax.legend(fontsize=7, loc="upper right")
+        ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.01), ncol=2)
         ax.set(xlabel="minutes of training", xlim=(0, None), ylabel=label)
         ax.grid(alpha=0.3)
     utils.save_figure(path, figure)

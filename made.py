@@ -36,8 +36,8 @@ Run       python made.py                       masks: train, draw, measure; writ
                                                a new order in each batch: any part of an image can be given
           python made.py --conditional         the same with the class given: p(x|y); also for the rnn
 Reached   −log p(x) = 85.56 nats, 0.1574 bits/dim on all 10,000 test images, exact, by the masks:
-          2.2 minutes of training on 2 cores of a shared server (AMD EPYC), seed 0:
-          samples/made/metrics.json. By the LSTM: 82.63 nats, 0.1521 bits/dim, exact, 6.3 minutes:
+          1.4 minutes of training on 2 cores of a shared server (AMD EPYC), seed 0:
+          samples/made/metrics.json. By the LSTM: 82.63 nats, 0.1521 bits/dim, exact, 4.6 minutes:
           samples/made_rnn/metrics.json. Published MADEs: 84.87 (one hidden layer of 8000, dynamic
           binarization; README of EugenHotaj/pytorch-generative). For a pixel LSTM we found none.
 Left out  on purpose: convolutions, and recurrence along rows (pixelcnn.py has both); the
@@ -299,9 +299,9 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 # worst 9.)
 #
 # What it costs. 784 small matrix products in sequence leave most of the machine idle: an image of a
-# training batch takes the RNN 3.7 ms, and MADE, with 24 times the parameters, 0.23 ms. But what one
-# step learns serves all places, so fewer images do. After 6.3 minutes it is 2.9 nats ahead of MADE
-# after 2.2.
+# training batch takes the RNN 2.7 ms, and MADE, with 24 times the parameters, 0.15 ms. But what one
+# step learns serves all places, so fewer images do. After 4.6 minutes it is 2.9 nats ahead of MADE
+# after 1.4.
 #
 # What each detail is worth. One thing changed, short runs (MADE 700 steps, RNN 120), seed 0, nats on
 # validation (MADE: all 10,000 images; RNN: 2,000), for the RNN also seconds (tests/ablate_made.py;

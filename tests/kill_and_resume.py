@@ -3,8 +3,8 @@
     python tests/kill_and_resume.py [CHAPTER …] [--kills 20] [--json OUT.json]
 
 Runs of about twenty seconds on the small set, at each chapter's default size. SIGKILL cannot be caught: the process is gone in the middle
-of whatever it did. The moments are random (seed 0), up to three seconds after training has begun or gone on, which spreads twenty of them
-over the whole run; each fourth kill waits for a checkpoint that is being written, and comes then. After each one the checkpoint has to
+of whatever it did. The moments are random (seed 0), up to 1.6 seconds after training has begun or gone on, which spreads twenty of them
+over the run; each fourth kill waits for a checkpoint that is being written, and comes then. After each one the checkpoint has to
 be whole; after the last one the run goes on to its end, and there weights, optimizer, random state, curve, pictures and
 figures have to be those of the other run, bit for bit. Not a part of pytest, since it takes a quarter of an hour. Exit code
 1 if anything differs, or if fewer kills took place than were asked for.
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from test_runs import result, same  # noqa: E402
 
-STEPS = {"made": 600, "wavenet": 400, "pixelcnn": 400, "transformer_ar": 500, "vae": 600, "gan": 1200}  # about 20 s
+STEPS = {"made": 1000, "wavenet": 400, "pixelcnn": 480, "transformer_ar": 480, "vae": 1500, "gan": 1200}  # about 20 s
 # As `python made.py …` would, but without asking the network for the full set.
 START = "import sys, importlib; sys.path.insert(0, {root!r}); import utils; utils.download_mnist = lambda data_dir: 'not asked'; " \
         "utils.start(importlib.import_module({name!r}).main)"
@@ -53,7 +53,7 @@ def kill(process, chance, folder, while_writing):
             pass
     while not (run / "checkpoint.pt").exists() and process.poll() is None:
         time.sleep(0.01)
-    time.sleep(chance.uniform(0, 3))
+    time.sleep(chance.uniform(0, 1.6))
     while while_writing and process.poll() is None and not part.exists() and time.monotonic() < deadline:
         pass
     if process.poll() is not None:
