@@ -126,8 +126,9 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 #     p(x) = ⅒ Σ_k p(x|k)
 #
 # which is exact, at most log 10 = 2.3 nats worse than p(x|y), and comparable (evaluate_without_label();
-# marginal_nats in metrics.json). And by Bayes' rule the k with the largest p(x|k) is the most probable
-# digit: a generative model that knows labels is a classifier, too (bayes_accuracy).
+# marginal_nats in metrics.json): 82.9 nats with the label, 85.0 without it, and 85.6 for the model that was
+# never told. And by Bayes' rule the k with the largest p(x|k) is the most probable digit: a generative model
+# that knows labels is a classifier, too, right for 97.2 % of the test digits (bayes_accuracy).
 #
 # Training, in all chapters. Adam divides a running mean of each weight's gradients (its decay is β₁) by the
 # root of a running mean of their squares (β₂): the scale of the loss cancels, and every weight moves by about

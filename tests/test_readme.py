@@ -5,6 +5,8 @@ import re
 import shlex
 
 import pytest
+import test_compare
+import test_runs
 from conftest import CHAPTERS, ROOT
 
 import compare
@@ -96,6 +98,16 @@ def test_a_chapter_says_what_its_default_run_reached(script):
         (f"{metrics['test_nats']:.2f}", f"{metrics['bits_per_dim']:.4f}", metrics["likelihood"])
     for word in (*figures, f"{metrics['train_seconds'] / 60:.1f} minutes", f"seed {metrics['seed']}", "2 cores"):
         assert word in reached, word
+
+
+def test_readme_counts_what_is_tried():
+    found = json.loads((ROOT / "samples" / "kills.json").read_text())
+    assert set(found) == set(CHAPTERS) and all(f["kills"] == 20 and f["broken"] == 0 and f["same"] for f in found.values())
+    kills, writing = (sum(f[key] for f in found.values()) for key in ("kills", "while_writing"))
+    assert f"Of {kills} kills {writing} came while a checkpoint was being written. Broken checkpoints: 0." in README
+    assert f"{len(test_runs.BAD_FLAGS)} wrong command lines, 3 kinds" in README and f"tried on {len(test_compare.ODD)} kinds of odd runs" in README
+    each = len(test_runs.BAD_FLAGS) + 3 + 2 * 12 + 4 + 5
+    assert f"{each} mistakes, {len(CHAPTERS) * each} in all" in README
 
 
 def test_requirements_are_what_the_scripts_import():
