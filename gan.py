@@ -166,10 +166,10 @@ TEST_DRAWS = 5000  # draws scored at the end
 #   · Adam with β₁ = 0: no memory of the direction (0.9 in most libraries). An old gradient answers an
 #     opponent that is gone.
 #   · Batch norm in both: subtract from each channel its mean over the batch, divide by its standard
-#     deviation (then a learned scale and shift; when G draws in the end, running means stand in for those
-#     of the batch). In D each kind of image in a batch of its own, as it is when G's turn
-#     comes. (With it D(x) is no function of x alone, as (1) has it: a batch that is all sevens looks
-#     odd to it. Here only the game has to work.)
+#     deviation (then a learned scale and shift; when G draws in the end, running means stand in for
+#     those of the batch). In D each kind of image in a batch of its own, as it is when G's turn comes.
+#     (With it D(x) is no function of x alone, as (1) has it: a batch that is all sevens looks odd to
+#     it. Here only the game has to work.)
 #   · An average of G's weights (decay 0.999). Two players who answer each other circle around the
 #     balance; the average of a circle is near its centre. Training does not use it, only what draws
 #     does.
@@ -219,9 +219,10 @@ TEST_DRAWS = 5000  # draws scored at the end
 #
 # What did not help: DCGAN's initialisation, label smoothing (real counts as 90 %), a second hidden
 # layer between z and the convolutions (it collapsed in the one run that an earlier version of this
-# chapter gave it; no file). As good, or better, in so short a run: spectral norm (each weight matrix divided by its
-# largest singular value) in place of batch norm in D, and R1 (a penalty on the slope of D at real images, Mescheder et al. 2018) in place of noise and
-# batch norm. Three times the rate is no worse, a third is.
+# chapter gave it; no file). As good, or better, in so short a run: spectral norm (each weight matrix
+# divided by its largest singular value) in place of batch norm in D, and R1 (a penalty on the slope of
+# D at real images, Mescheder et al. 2018) in place of noise and batch norm. Three times the rate is no
+# worse, a third is.
 #
 # Wasserstein. Another distance between p and p_G than (3), one that is not flat where they do not
 # overlap: how far the probability has to be carried. By duality (Kantorovich-Rubinstein) it is the
@@ -251,9 +252,10 @@ TEST_DRAWS = 5000  # draws scored at the end
 # arc along the sphere keeps the length. interpolation.png shows both: with so few dimensions they are
 # hard to tell apart. Try --z-size 100.
 #
-# Labels. With --conditional G gets the label as ten more inputs, and D adds v_y · features to its logit, with
-# a learned vector v for each label (projection). There is no p(x|y), so no Bayes' rule either. Instead the
-# judge reads the draws: label_agreement in metrics.json is how often it finds the digit that was asked for.
+# Labels. With --conditional G gets the label as ten more inputs, and D adds v_y · features to its
+# logit, with a learned vector v for each label (projection). There is no p(x|y), so no Bayes' rule
+# either. Instead the judge reads the draws: label_agreement in metrics.json is how often it finds the
+# digit that was asked for.
 #
 # Memory. Does G draw training digits? neighbours.png shows, for twelve draws, the nearest of 50,000
 # training digits, in pixels and in features: relatives, and some are close. Too close? Then draws would

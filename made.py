@@ -93,8 +93,8 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 # bound to settle for: (1) is exact.
 #
 # Training raises the mean of (1) over training images: maximum likelihood. For one pixel −log p(x_d |
-# before) is the cross-entropy of a classifier; (1) is a sum of 784 of them. What is reported is the mean
-# of −log p(x) over the test images: lower is better.
+# before) is the cross-entropy of a classifier; (1) is a sum of 784 of them. What is reported is the
+# mean of −log p(x) over the test images: lower is better.
 #
 # Sampling is the same walk forwards: toss pixel o(1), then o(2) given it, and so on.
 #
@@ -107,8 +107,9 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 # completion.
 #
 # Nats, bits, and a file. Our logarithms are natural, and their unit is the nat; those to base 2 count
-# bits. An arithmetic coder makes a file format of any such model. Told p(x_d | before), it spends −log₂ p bits on pixel d; the reader, who has the same model and the pixels so
-# far, decodes them one by one. The whole image takes, to within two bits,
+# bits. An arithmetic coder makes a file format of any such model. Told p(x_d | before), it spends
+# −log₂ p bits on pixel d; the reader, who has the same model and the pixels so far, decodes them one by
+# one. The whole image takes, to within two bits,
 #
 #     −log₂ p(x) = nats / ln 2  bits          bits/dim = nats / (D ln 2)                           (2)
 #
@@ -126,16 +127,18 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 #     p(x) = ⅒ Σ_k p(x|k)
 #
 # which is exact, at most log 10 = 2.3 nats worse than p(x|y), and comparable (evaluate_without_label();
-# marginal_nats in metrics.json): 82.9 nats with the label, 85.0 without it, and 85.6 for the model that was
-# never told. And by Bayes' rule the k with the largest p(x|k) is the most probable digit: a generative model
-# that knows labels is a classifier, too, right for 97.2 % of the test digits (bayes_accuracy).
+# marginal_nats in metrics.json): 82.9 nats with the label, 85.0 without it, and 85.6 for the model that
+# was never told. And by Bayes' rule the k with the largest p(x|k) is the most probable digit: a
+# generative model that knows labels is a classifier, too, right for 97.2 % of the test digits
+# (bayes_accuracy).
 #
-# Training, in all chapters. Adam divides a running mean of each weight's gradients (its decay is β₁) by the
-# root of a running mean of their squares (β₂): the scale of the loss cancels, and every weight moves by about
-# the learning rate. At first both means know little, so the rate rises over the first twentieth of a run
-# (warm-up); then it falls to 0. A short run is therefore a whole run, which ends with small steps: after
-# --steps 700 this chapter's default stands at 90.4 nats, and a run of 4,500 steps, at its step 720 still in
-# full swing, at 95. A gradient whose length is above CLIP is scaled down to it (clipping).
+# Training, in all chapters. Adam divides a running mean of each weight's gradients (its decay is β₁) by
+# the root of a running mean of their squares (β₂): the scale of the loss cancels, and every weight
+# moves by about the learning rate. At first both means know little, so the rate rises over the first
+# twentieth of a run (warm-up); then it falls to 0. A short run is therefore a whole run, which ends
+# with small steps: after 700 steps in all this chapter's default stands at 90.4 nats, and in a run of
+# 4,500 steps, at step 720 and still in full swing, at 95. A gradient whose length is above CLIP is
+# scaled down to it (clipping).
 #
 # PART TWO: MASKS
 #
@@ -197,9 +200,9 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 # So two things have to be tested: what must be zero, *and what must not*. tests/test_made.py does
 # both.
 #
-# A leak that no mask stops: LayerNorm, which subtracts from the units of a layer their mean and divides by
-# their standard deviation. Both run over all units, so each hears a little of all others, whatever their
-# degrees. 82.5 nats: better than any true model in so few steps.
+# A leak that no mask stops: LayerNorm, which subtracts from the units of a layer their mean and divides
+# by their standard deviation. Both run over all units, so each hears a little of all others, whatever
+# their degrees. 82.5 nats: better than any true model in so few steps.
 #
 # Three choices of ours. *Direct weights* from pixel i to logit d,
 #
@@ -224,12 +227,12 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 #     ℓ_d  = 1/M Σ_m ℓ_d of set m         average the logits, pixel by pixel                       (9)
 #
 # (8) is always a distribution, a mixture: to draw, toss for the set, then draw by that set. Its nats
-# are never more than the mean of its parts' (Jensen: log is concave, so the log of a mean is at least the
-# mean of the logs; vae.py lives on it). (9) is a distribution if all sets have the
-# *same order*: ℓ_d is then still a function of the pixels before d, and more is not asked. With
-# different orders it is not one. Take two pixels and both orders: the averaged ℓ₁ knows x₂ (from the
-# order in which 1 comes last), and the averaged ℓ₂ knows x₁. Each has been told the other. It is the
-# autoencoder again, by the back door, and its "nats" are too good to be true:
+# are never more than the mean of its parts' (Jensen: log is concave, so the log of a mean is at least
+# the mean of the logs; vae.py lives on it). (9) is a distribution if all sets have the *same order*:
+# ℓ_d is then still a function of the pixels before d, and more is not asked. With different orders it
+# is not one. Take two pixels and both orders: the averaged ℓ₁ knows x₂ (from the order in which 1 comes
+# last), and the averaged ℓ₂ knows x₁. Each has been told the other. It is the autoencoder again, by the
+# back door, and its "nats" are too good to be true:
 #
 #     nats                           one set       (8)       (9)
 #     one order, 4 mask sets           95.6      94.4      94.1    both are likelihoods
@@ -246,18 +249,18 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 # become computable in one step are neighbouring rows, and what they may see are the columns up to
 # there. 784 steps together are one forward pass, cut into strips.
 #
-# Completion. Given some pixels, draw the others from p(others | given). If the given ones come
-# *first* in the order that is exact and easy: put them in and draw on. The top half of a digit comes
-# first in reading order (completion_top.png). The left half does not. One can still hold its pixels
-# fixed while drawing, but when the right end of row 3 is drawn, the model has not seen the left half
-# of row 4. What comes out is not p(others | given), and in completion_left.png strokes of one half
-# meet nothing in the other. An order-agnostic MADE can draw exactly: it takes, for each question, an
-# order that begins with what is given (known_first()), and draws from the p of that order. Compare
-# completion_left.png in samples/made/ and in samples/made_agnostic_8masks/. The price: 99.2 nats an
-# order (after 12,000 steps), where the default has 85.6 (after 4,500), since one set of weights has to do for all orders. And random
-# orders are much alike: reading order is one of the 784!, but none like it is ever drawn in training,
-# and in it the same network has 1078 nats. So known_first() shuffles inside both parts: 111 nats,
-# left half first.
+# Completion. Given some pixels, draw the others from p(others | given). If the given ones come *first*
+# in the order that is exact and easy: put them in and draw on. The top half of a digit comes first in
+# reading order (completion_top.png). The left half does not. One can still hold its pixels fixed while
+# drawing, but when the right end of row 3 is drawn, the model has not seen the left half of row 4. What
+# comes out is not p(others | given), and in completion_left.png strokes of one half meet nothing in the
+# other. An order-agnostic MADE can draw exactly: it takes, for each question, an order that begins with
+# what is given (known_first()), and draws from the p of that order. Compare completion_left.png in
+# samples/made/ and in samples/made_agnostic_8masks/. The price: 99.2 nats an order (after 12,000
+# steps), where the default has 85.6 (after 4,500), since one set of weights has to do for all orders.
+# And random orders are much alike: reading order is one of the 784!, but none like it is ever drawn in
+# training, and in it the same network has 1078 nats. So known_first() shuffles inside both parts: 111
+# nats, left half first.
 #
 # PART THREE: RECURRENCE
 #
@@ -288,16 +291,16 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 # its own mistakes in it.
 #
 # Gradients through 784 steps. The gradient of ℓ_t with respect to h_s contains a product of t − s
-# Jacobians ∂h/∂h: if they stretch it explodes, if they shrink it vanishes. An LSTM carries a cell
-# that is added to, c_t = forget ⊙ c_{t−1} + input ⊙ candidate, and h_t = output ⊙ tanh(c_t); the gates
-# forget, input and output are sigmoids of what it is fed with and of h_{t−1}, the candidate is a tanh of
-# them. Where the forget gate is near 1 the gradient comes through as it is. (We start that gate open, bias
-# 1, sigmoid(1) = 0.73, and let it learn the rest. A GRU has no cell: one gate mixes the old state with a
-# candidate.) Against explosions we clip: a gradient longer than RNN_CLIP keeps its direction and is scaled
-# to that length. Before clipping it is 18 in the median of the batches, and 235 in the worst.
-# Unclipped, such a batch would stay in Adam's mean of squares for hundreds of batches, and Adam would
-# go slowly for as long. Without clipping: 96.9 nats instead of 93.4. (MADE, for comparison: median 7,
-# worst 9.)
+# Jacobians ∂h/∂h: if they stretch it explodes, if they shrink it vanishes. An LSTM carries a cell that
+# is added to, c_t = forget ⊙ c_{t−1} + input ⊙ candidate, and h_t = output ⊙ tanh(c_t); the gates
+# forget, input and output are sigmoids of what it is fed with and of h_{t−1}, the candidate is a tanh
+# of them. Where the forget gate is near 1 the gradient comes through as it is. (We start that gate
+# open, bias 1, sigmoid(1) = 0.73, and let it learn the rest. A GRU has no cell: one gate mixes the old
+# state with a candidate.) Against explosions we clip: a gradient longer than RNN_CLIP keeps its
+# direction and is scaled to that length. Before clipping it is 18 in the median of the batches, and 235
+# in the worst. Unclipped, such a batch would stay in Adam's mean of squares for hundreds of batches,
+# and Adam would go slowly for as long. Without clipping: 96.9 nats instead of 93.4. (MADE, for
+# comparison: median 7, worst 9.)
 #
 # What it costs. 784 small matrix products in sequence leave most of the machine idle: an image of a
 # training batch takes the RNN 2.7 ms, and MADE, with 24 times the parameters, 0.15 ms. But what one
@@ -969,8 +972,9 @@ def main(argv=None):
 #    for its first 196 pixels, and 25 for its last; 2,000 validation images, first mask set.)
 # 4. F.layer_norm(h, (width,)) before each SiLU. (82.5 nats.) Which test says what is wrong?
 # 5. RNN_REACH = 0: state, and the last pixel alone. (133.2. The 120.6 of the notes are the same with 40
-#    dead inputs beside that pixel, so that its weight starts smaller: in 120 steps worth 12 nats.) Then, with the window again, cut the state: leave
-#    state_to_head out of head(). (96.1.) Which of the two sees more? Compare sight.png.
+#    dead inputs beside that pixel, so that its weight starts smaller: in 120 steps worth 12 nats.)
+#    Then, with the window again, cut the state: leave state_to_head out of head(). (96.1.) Which of the
+#    two sees more? Compare sight.png.
 # 6. RNN_CLIP = 1e9, and print grad_norm. When do the peaks come? (96.9; the worst is 254.)
 # 7. --cell gru. Better, and slower? (92.1 nats, and 1.3 times the seconds here.)
 # 8. Divide the logits by 0.7 in logits(), without training again (a "temperature"). Samples look

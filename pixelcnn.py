@@ -64,8 +64,8 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 # Notes, step by step
 #
 # The chain rule (1), nats, orders and completion are explained in full in made.py (completion_left.png
-# is not exact here either); causal convolution, gates, residuals and the learned vector for each place in
-# wavenet.py. What is new here is the plane.
+# is not exact here either); causal convolution, gates, residuals and the learned vector for each place
+# in wavenet.py. What is new here is the plane.
 #
 # Why the plane. WaveNet reads the image as a line, where a pixel's upper neighbour is 28 steps away,
 # and the right end of one row is next to the left end of another. A two-dimensional kernel has all
@@ -124,10 +124,10 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 #
 #     δ = 1, 2, 4, 8, 1, 2, 4, 8           reach 3 + 30 places: all of the past of a 28×28 image    (5)
 #
-# at no cost in arithmetic. (The papers use larger kernels and more layers.) δ = 1 everywhere: 93.0
-# nats instead of 91.6. And in whole runs of 5,000 steps at a rate of 1e-2, on 500 validation images: 86.9
-# instead of 83.7 (samples/pixelcnn/no_dilation.json, from before we had (5), and twice_the_lr.json), and
-# digits that hang together in each corner, but not as a whole.
+# at no cost in arithmetic. (The papers use larger kernels and more layers.) δ = 1 everywhere: 93.0 nats
+# instead of 91.6. And in whole runs of 5,000 steps at a rate of 1e-2, on 500 validation images: 86.9
+# instead of 83.7 (samples/pixelcnn/no_dilation.json, from before we had (5), and twice_the_lr.json),
+# and digits that hang together in each corner, but not as a whole.
 #
 # Row LSTM. Convolutions see as far as their layers reach. A recurrence that runs down the rows has no
 # such end upwards. Take a row r as one step: states and cells are rows of vectors, (B, C, W), and
@@ -150,8 +150,8 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 # instead of 93.9 (Row LSTM). The gated model's field reaches all borders: without the vector 91.8,
 # without both 91.0, instead of 91.6: a little better, if anything (two seeds differ by 0.4).
 #
-# Labels. With --conditional a label adds a learned vector: to the first features (original), or in front
-# of all gates (gated, Row LSTM). evaluate_without_label() takes it away again (made.py).
+# Labels. With --conditional a label adds a learned vector: to the first features (original), or in
+# front of all gates (gated, Row LSTM). evaluate_without_label() takes it away again (made.py).
 #
 # Sampling fast. A place's features depend on earlier pixels only, so they are final when its turn
 # comes, and each is computed once, from kept features around it. The original keeps maps, and touches
@@ -178,7 +178,7 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 # validation images, and seconds of training (tests/ablate_convolutions.py; the file is
 # samples/wavenet/ablations.json):
 #
-#     gated                                             91.6       8 s   (the row with 13 s: the machine was busier)
+#     gated                                             91.6       8 s   (13 s: a busier machine)
 #       seed 1                                          91.2       8 s
 #       ReLU instead of gates                           92.9       7 s
 #       no dilation                                     93.0       8 s
@@ -195,9 +195,9 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 #       no learned position                             94.9      13 s
 #       no state from row to row                        94.6      11 s
 #
-# As for WaveNet (its notes), the rate that is best in 200 steps is not best in 5,000: there 1e-2 ends at
-# 83.7 nats on 500 validation images (samples/pixelcnn/twice_the_lr.json), and half of it, the default,
-# at 82.9 (samples/pixelcnn/5000_steps.json).
+# As for WaveNet (its notes), the rate that is best in 200 steps is not best in 5,000: there 1e-2 ends
+# at 83.7 nats on 500 validation images (samples/pixelcnn/twice_the_lr.json), and half of it, the
+# default, at 82.9 (samples/pixelcnn/5000_steps.json).
 #
 # What did not help, at equal time: 24 or 32 channels in the gated model (fewer steps, worse), torch's
 # channels_last layout (no faster).
@@ -830,8 +830,8 @@ def main(argv=None):
 
 
 # --------------------------------------------------------------------------------------------------
-# Exercises (Figures: validation nats after --steps 200 --lr 0.01, seed 0; samples/wavenet/ablations.json.
-# The gated default: 91.6.)
+# Exercises (Figures: validation nats after --steps 200 --lr 0.01, seed 0;
+# samples/wavenet/ablations.json. The gated default: 91.6.)
 # 1. Mask B in the first layer of PixelCNN; draw with sample_obvious(). What do loss and samples say?
 #    Which test?
 # 2. Draw receptive_field.png of PixelCNN with 2, 4, 8 blocks. Does the blind spot go away?

@@ -125,10 +125,10 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 # step t may look at the step that was told w_t, the very word it has to guess. *The classic mistake*:
 # the loss falls to 1.3 "nats" within 200 steps, better than any model there is; but when it draws, the
 # word that it has learned to copy is not there yet. Off by one to the left (s < t), nothing leaks, but
-# step 1 has nothing to look at: a softmax over nothing is 0/0, and the first loss is nan. Some libraries
-# give 0 for 0/0, and then nobody notices. Nor does a test of what depends on what: word t − 1 still
-# arrives, along the residual stream. So one test looks at the weights themselves: 0 for s > t, *and above
-# 0 for all s ≤ t*.
+# step 1 has nothing to look at: a softmax over nothing is 0/0, and the first loss is nan. Some
+# libraries give 0 for 0/0, and then nobody notices. Nor does a test of what depends on what: word t − 1
+# still arrives, along the residual stream. So one test looks at the weights themselves: 0 for s > t,
+# *and above 0 for all s ≤ t*.
 #
 # Heads. One softmax makes one average. With several heads, each of them smaller (d = C / heads), step t
 # can look at several things for different reasons. The number of multiplications is the same. One head:
@@ -250,12 +250,13 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 #
 # Two seeds differ by 0.3. So in so short a run the root, the number of heads, warm-up and GELU are
 # worth nothing that one could measure, and norms even cost. What one sees at once is the plane:
-# neighbours and places. (Three times the rate wins, as it does in short runs: see the trap in wavenet.py.)
+# neighbours and places. (Three times the rate wins, as it does in short runs: see the trap in
+# wavenet.py.)
 #
 # What did not help, at equal time (validation nats; single runs of seed 0 while tuning, of which no
 # file is kept): 96 channels instead of 64 (83.9 instead of 82.9 after 130 s), batches of 32 (87.5
-# instead of 86.5 after 45 s, in runs that end there), a reach of 5 (86.9). As good: two layers at a rate of 6e-3 (82.8 after
-# 130 s).
+# instead of 86.5 after 45 s, in runs that end there), a reach of 5 (86.9). As good: two layers at a
+# rate of 6e-3 (82.8 after 130 s).
 # --------------------------------------------------------------------------------------------------
 
 

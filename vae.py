@@ -77,11 +77,11 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 #
 #     p(x) ≈ 1/K Σ_k p(x|z_k),   z_k ~ p(z)                                                       (3)
 #
-# Unbiased and useless: almost no z from the prior draws *this* image, so the average is carried by
-# a hit that never comes. Measured on 100 test images and the model that `python vae.py` trains:
-# −log of (3) with K = 500 is 184 nats a piece. With z from the encoder, by (10) below, and as many
-# draws, it is 84.3 (these 100 images are easier than all 10,000; naive_nats and naive_iw_nats in metrics.json,
-# the picture is bound_by_samples.png).
+# Unbiased and useless: almost no z from the prior draws *this* image, so the average is carried by a
+# hit that never comes. Measured on 100 test images and the model that `python vae.py` trains: −log of
+# (3) with K = 500 is 184 nats a piece. With z from the encoder, by (10) below, and as many draws, it is
+# 84.3 (these 100 images are easier than all 10,000; naive_nats and naive_iw_nats in metrics.json, the
+# picture is bound_by_samples.png).
 #
 # Importance sampling. Draw z where it matters, from some q(z|x), and weigh by how wrong that was:
 #
@@ -129,10 +129,10 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 #                          └──► KL (9)       └── ε ~ N(0, I): chance enters here, from the side,
 #                                                so gradients flow back from ℓ to the encoder
 #
-# Without either (cut z from the graph, `z.detach()`) the encoder hears of the picture nothing at
-# all: the KL alone trains it, and its best answer to that is q = prior for every image. After 900
-# steps 0 of 40 latents live (live: a KL above 0.01 nats, averaged over the images scored) and −ELBO is 205
-# nats, that of independent pixels (on validation; 206 on the test set).
+# Without either (cut z from the graph, `z.detach()`) the encoder hears of the picture nothing at all:
+# the KL alone trains it, and its best answer to that is q = prior for every image. After 900 steps 0 of
+# 40 latents live (live: a KL above 0.01 nats, averaged over the images scored) and −ELBO is 205 nats,
+# that of independent pixels (on validation; 206 on the test set).
 #
 # The KL in closed form. For one dimension, with p = N(0, 1), q = N(μ, σ²), write out the logs:
 #
@@ -161,17 +161,16 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 # average digit, and most or all bars of kl.png are gone. After 900 steps: 0 of 40 dimensions live
 # and −ELBO 205 nats with β = 784; 2 and 193 with 19.6; 32 and 98 with 1.
 #
-# Posterior collapse. A latent dimension costs KL nats and must earn them in the first term. One
-# that does not is switched off: q = prior, KL = 0. That is the right answer for superfluous
-# dimensions (kl.png: 22 of the default's 40 live), and a failure if the decoder is so strong that it needs no z.
+# Posterior collapse. A latent dimension costs KL nats and must earn them in the first term. One that
+# does not is switched off: q = prior, KL = 0. That is the right answer for superfluous dimensions
+# (kl.png: 22 of the default's 40 live), and a failure if the decoder is so strong that it needs no z.
 #
-# Why VAE samples blur. Pixels are independent given z, so whatever z does not say about an image
-# is averaged: where digits of one z differ, the mean is grey. (Some grey is honest: the bits
-# themselves were tossed with probability grey/255, mostly at edges.) The means in sample_means.png
-# look smooth, and better than the model is: its draws are the speckled ones in samples.png, where
-# each grey pixel tosses a coin of its own and knows nothing of its neighbour's. Many published
-# pictures show means; ours do in progress.png, interpolation.png and manifold.png, where one wants to see
-# what changes.
+# Why VAE samples blur. Pixels are independent given z, so whatever z does not say about an image is
+# averaged: where digits of one z differ, the mean is grey. (Some grey is honest: the bits themselves
+# were tossed with probability grey/255, mostly at edges.) The means in sample_means.png look smooth,
+# and better than the model is: its draws are the speckled ones in samples.png, where each grey pixel
+# tosses a coin of its own and knows nothing of its neighbour's. Many published pictures show means;
+# ours do in progress.png, interpolation.png and manifold.png, where one wants to see what changes.
 #
 # β-VAE. Weigh the KL by β (--beta). Above 1 fewer dimensions live (Higgins et al. report that they
 # are easier to name), and the objective is still a bound, a looser one. Below 1 reconstructions
@@ -179,9 +178,9 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 # nothing. Every evaluation, and metrics.json, gives the figures of (1), with β = 1; the progress
 # bar, the loss.
 #
-# Labels. With --conditional both networks are told the digit, as ten more inputs of which one is 1, and all
-# equations get "| y". z is then free for how a digit is written. evaluate_without_label() takes the label
-# away again (made.py); its nats are a bound, too.
+# Labels. With --conditional both networks are told the digit, as ten more inputs of which one is 1, and
+# all equations get "| y". z is then free for how a digit is written. evaluate_without_label() takes the
+# label away again (made.py); its nats are a bound, too.
 #
 # A tighter bound (IWAE). Put K draws under the logarithm:
 #
@@ -191,9 +190,9 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 # It is the same Jensen, but of an average, which varies less, so less is lost. We report −L_K of the
 # test set: in expectation an upper bound on −log p(x), whose slack shrinks with K.
 #
-# What each detail is worth. One thing changed, --steps 900 (a short run is a whole run, whose rate ends at 0:
-# the default run at its step 900 is worse), seed 0, validation
-# −ELBO (tests/ablate_vae.py; the file is samples/vae/ablations.json):
+# What each detail is worth. One thing changed, --steps 900 (a short run is a whole run, whose rate ends
+# at 0: the default run at its step 900 is worse), seed 0, validation −ELBO (tests/ablate_vae.py; the
+# file is samples/vae/ablations.json):
 #
 #                                                             nats   live latents
 #     default                                                98.49    32
@@ -625,21 +624,22 @@ def main(argv=None):
 # Exercises (Figures: validation −ELBO after --steps 900, seed 0; the default reaches 98.5. All
 # from samples/vae/ablations.json.)
 # 1. Write .mean(dim=(1, 2, 3)) instead of .sum in bernoulli_log_prob. The loss looks small and pretty.
-#    What do kl.png and samples.png show? (The hidden β of 784: the same as --beta 784, since Adam divides
-#    the scale of the loss out again. 0 latents live, 205 nats.)
-# 2. --beta 0: no KL, an autoencoder. Compare reconstructions.png with samples.png. (The first term falls
-#    to 47 nats, from 74; the KL nobody paid for is 265 nats. z from N(0, I) falls where q never was.)
+#    What do kl.png and samples.png show? (The hidden β of 784: the same as --beta 784, since Adam
+#    divides the scale of the loss out again. 0 latents live, 205 nats.)
+# 2. --beta 0: no KL, an autoencoder. Compare reconstructions.png with samples.png. (The first term
+#    falls to 47 nats, from 74; the KL nobody paid for is 265 nats. z from N(0, I) falls where q never
+#    was.)
 # 3. --beta 4: which dimensions survive, and what happens when you walk along one of them?
 #    (13 live, where β = 1 has 32; −ELBO 117.5.)
-# 4. Cut z from the graph in elbo_terms (z.detach()). How long do the latents live? (0 are left at the end;
-#    205 nats, what 784 independent coins reach.)
+# 4. Cut z from the graph in elbo_terms (z.detach()). How long do the latents live? (0 are left at the
+#    end; 205 nats, what 784 independent coins reach.)
 # 5. --z-size 10, then 80. Does the number of live latents follow? (With 10 all 10 live, and a few
 #    nats are missing: 102.0. The default needs more steps to switch off what it does not use: 32 of
 #    its 40 live after 900 steps, 22 at the end of the full run.)
 # 6. F.relu instead of F.silu; then without `h +`. Which costs more? (104.0 and 112.0 nats.)
-# 7. Train on L_5 (10) instead of the ELBO: loss = −log_prob_bound(x, 5, y).mean(). Which of elbo_nats and
-#    iw_nats gets better, which worse, and what does a step cost? (The decoder runs five times. By (6)
-#    the encoder no longer has to be right, only useful as a proposal.)
+# 7. Train on L_5 (10) instead of the ELBO: loss = −log_prob_bound(x, 5, y).mean(). Which of elbo_nats
+#    and iw_nats gets better, which worse, and what does a step cost? (The decoder runs five times. By
+#    (6) the encoder no longer has to be right, only useful as a proposal.)
 # 8. Decode mu instead of z in elbo_terms, and watch kl, reconstructions and samples.
 # --------------------------------------------------------------------------------------------------
 

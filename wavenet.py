@@ -92,11 +92,11 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 #
 #     taps_t = W h_t + W′ h_{t−δ} + w                                                             (2)
 #
-# so each layer adds 0 or δ to how far one can look back. All that an output can depend on is its receptive
-# field, field for short. After L layers a step sees, from its
-# entrance, every distance that is a sum of some of the δ's. With δ = 1 everywhere that is 0 … L. With
-# δ = 1, 2, 4, …, 2^(L−1) the sums are the binary numbers, 0 … 2^L − 1, each by exactly one path: the
-# field doubles with each layer, and ten layers are enough for 784 pixels.
+# so each layer adds 0 or δ to how far one can look back. All that an output can depend on is its
+# receptive field, field for short. After L layers a step sees, from its entrance, every distance that
+# is a sum of some of the δ's. With δ = 1 everywhere that is 0 … L. With δ = 1, 2, 4, …, 2^(L−1) the
+# sums are the binary numbers, 0 … 2^L − 1, each by exactly one path: the field doubles with each layer,
+# and ten layers are enough for 784 pixels.
 #
 #     ℓ_t, after δ = 4                                      ●
 #                                           ┌───────────────┤
@@ -146,15 +146,16 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 # zeros before it. Models of smaller fields cannot, and pay (pixelcnn.py: the original, 1.3 nats). We
 # keep both here: they cost nothing.
 #
-# Labels. With --conditional a label adds a learned vector in front of every gate, at all steps
-# ("global conditioning" in the paper). To stand beside models of p(x), evaluate_without_label() takes the
-# label away again, as in made.py: at most log 10 = 2.3 nats more.
+# Labels. With --conditional a label adds a learned vector in front of every gate, at all steps ("global
+# conditioning" in the paper). To stand beside models of p(x), evaluate_without_label() takes the label
+# away again, as in made.py: at most log 10 = 2.3 nats more.
 #
-# Clipping. CLIP is below nearly every gradient here (the median is 37), so all batches count with the same
-# length, and only directions are left. Without: 92.8 nats.
+# Clipping. CLIP is below nearly every gradient here (the median is 37), so all batches count with the
+# same length, and only directions are left. Without: 92.8 nats.
 #
-# Completion works as in made.py: exact in completion_top.png, where what is given comes first in the line,
-# and not in completion_left.png. surprise.png shows where the nats are, sight.png what logits look at.
+# Completion works as in made.py: exact in completion_top.png, where what is given comes first in the
+# line, and not in completion_left.png. surprise.png shows where the nats are, sight.png what logits
+# look at.
 #
 # Sampling fast. The obvious loop runs the whole network for each pixel: 784 passes. But at step t all
 # that is new is one column of the drawing above: per layer, h_t from the layer below, and h_{t−δ},
@@ -168,11 +169,11 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 # time). What carries over to us is all of (2) and (4)–(6); what does not is the position, for which
 # sound has no use, and (3).
 #
-# What each detail is worth. One thing changed, 200 steps with --lr 0.01, seed 0, nats on 1,000 validation
-# images (a run itself looks at 500), and seconds of training (tests/ablate_convolutions.py; the file is
-# samples/wavenet/ablations.json):
+# What each detail is worth. One thing changed, 200 steps with --lr 0.01, seed 0, nats on 1,000
+# validation images (a run itself looks at 500), and seconds of training (tests/ablate_convolutions.py;
+# the file is samples/wavenet/ablations.json):
 #
-#     default                                           91.7      11 s   (rows with 21 s: the machine was busier)
+#     default                                           91.7      11 s   (21 s: a busier machine)
 #       seed 1                                          92.2      11 s
 #       --dilations line                                92.5      10 s
 #       one first tap                                   95.3      11 s
@@ -189,11 +190,11 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 #       learning rate a third                           97.1      12 s
 #       learning rate three times                       92.2      12 s
 #
-# A trap in such tables: the learning rate. In 200 steps 1e-2 is the best of the three by far, and a first
-# version of this chapter had it. In 2,500 steps it reaches 85.9, and half of it 84.8, a third 85.7
-# (1,000 validation images, seed 0, while tuning; no file is kept); and 7,500 steps at 1e-2 were no
-# better than 5,000. Short runs reward large steps, long ones steps that are small enough to end near the
-# optimum. So the default is 5e-3.
+# A trap in such tables: the learning rate. In 200 steps 1e-2 is the best of the three by far, and a
+# first version of this chapter had it. In 2,500 steps it reaches 85.9, and half of it 84.8, a third
+# 85.7 (1,000 validation images, seed 0, while tuning; no file is kept); and 7,500 steps at 1e-2 were no
+# better than 5,000. Short runs reward large steps, long ones steps that are small enough to end near
+# the optimum. So the default is 5e-3.
 #
 # What did not help, at equal time: batches of 8 and twice the steps, or of 32 and half of them;
 # writing the two taps as one product of twice the width, or adding the second in place (no faster).
@@ -592,8 +593,8 @@ def main(argv=None):
 
 
 # --------------------------------------------------------------------------------------------------
-# Exercises (Figures: validation nats after --steps 200 --lr 0.01, seed 0; samples/wavenet/ablations.json.
-# The default: 91.7.)
+# Exercises (Figures: validation nats after --steps 200 --lr 0.01, seed 0;
+# samples/wavenet/ablations.json. The default: 91.7.)
 # 1. Do not shift: v[:, 1:] instead of v[:, :-1] in streams(). What does the loss do, and which test
 #    says why?
 # 2. Shift twice: pad by one more and drop the last two. Which test fails, and which does not?
