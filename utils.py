@@ -358,9 +358,9 @@ class Run:
         common = {k: getattr(args, k) for k in ("conditional", "steps", "batch_size", "lr", "seed")}
         self.settings = {"script": script, "variant": variant, **common, **settings}
         shipped = Path(__file__).resolve().parent / "samples" / name / "weights.pt"
-        if args.sample_only and not self.path.exists():  # then the weights alone will do
+        if args.sample_only and not os.path.exists(self.path):  # then the weights alone will do
             self.path = self.folder / "weights.pt"
-            if not args.out and not self.path.exists() and shipped.is_file():
+            if not args.out and not os.path.exists(self.path) and shipped.is_file():
                 print(f"{self.folder} has no run: drawing from the weights that ship along, samples/{name}/weights.pt")
                 self.path = shipped
         self.checkpoint = self.read_checkpoint() if args.resume or args.sample_only else None

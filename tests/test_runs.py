@@ -375,7 +375,7 @@ BAD_FLAGS = [
     (["--device", "toaster"], "toaster"), (["--device", "cpu:"], "cpu:"), (["--steps", "1" * 400], "--steps"),
     (["--sample-only", "--out", "n" * 300], "--sample-only"), (["--out", "n" * 300], "cannot be written"),
     (["--data-dir", "file"], "is a file"), (["--device", "cpu:x"], "cpu:x"), (["--colour"], "--colour"),
-    (["--resume"], "--resume"), (["--sample-only"], "--sample-only"), (["--resume", "--sample-only"], "one of them"),
+    (["--resume"], "--resume"), (["--sample-only", "--out", "new"], "--sample-only"), (["--resume", "--sample-only"], "one of them"),
     (["--out", "file"], "file"), (["--out", "file/a"], "file"), (["--out", "full"], "not from a run"),
 ]
 
