@@ -161,10 +161,10 @@ def find_runs(folders):
         except LeftOut as reason:
             left_out.append(str(reason))
     names = [run.metrics["data"] for run in runs]
-    main = max(("mnist", "mnist_5k"), key=names.count)  # the full set, if there are as many of both
-    left_out += [f"{run.folder.as_posix()} was trained on {run.metrics['data']}, and what it is compared with on {main}: nats of two data sets "
-                 "cannot be compared." for run in runs if run.metrics["data"] != main]
-    runs = [run for run in runs if run.metrics["data"] == main]
+    data = max(("mnist", "mnist_5k"), key=names.count)  # the full set, if there are as many of both
+    left_out += [f"{run.folder.as_posix()} was trained on {run.metrics['data']}, and what it is compared with on {data}: nats of two data sets "
+                 "cannot be compared." for run in runs if run.metrics["data"] != data]
+    runs = [run for run in runs if run.metrics["data"] == data]
     names = [run.name for run in runs]
     for run, name in zip(runs, list(names)):
         run.name += f" ({run.folder.as_posix()})" * (names.count(name) > 1)
@@ -592,13 +592,15 @@ def draw_plane(path, runs, scores, floors):
     known = [run for run in plain if run.metrics["test_nats"] is not None]
     figure, ax = plt.subplots(figsize=(9, 5.5))
     best, far = min((run.metrics["test_nats"] for run in known), default=0), []
-    for run in known:
-        x, y = run.metrics["test_nats"], scores[run.folder]["binarized"]["frechet"]
+    dots = [(run.metrics["test_nats"], scores[run.folder]["binarized"]["frechet"]) for run in known]
+    for run, (x, y) in zip(known, dots):
         if x > best + 8:
             far.append(f"{run.name}: {x:.1f} nats, {y:.1f}")
             continue
         ax.plot(x, y, "o", color=f"C{CHAPTERS.index(run.model)}")
-        ax.annotate(run.name, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8)
+        # Above its dot, or below if another dot would be in the way: a little to the right, and higher.
+        below = any(x < other <= x + 1.5 and height > y for other, height in dots)
+        ax.annotate(run.name, (x, y), xytext=(5, -11 if below else 3), textcoords="offset points", fontsize=8)
     lines = [(run.name, scores[run.folder]["binarized"]["frechet"]) for run in plain if run.metrics["test_nats"] is None]
     lines += [(name, floor["binarized"]["frechet"]) for name, floor in floors.items() if floor["nats"] is None]
     for name, y in lines:

@@ -138,7 +138,7 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 # twentieth of a run (warm-up); then it falls to 0. A short run is therefore a whole run, which ends
 # with small steps: after 700 steps in all this chapter's default stands at 90.4 nats, and in a run of
 # 4,500 steps, at step 720 and still in full swing, at 95. A gradient whose length is above CLIP is
-# scaled down to it (clipping).
+# scaled down to it (clipping). (gan.py does without warm-up and clipping, and says so.)
 #
 # PART TWO: MASKS
 #
@@ -693,9 +693,11 @@ def evaluate(model, x, y):
 
 @torch.no_grad()
 def evaluate_without_label(model, x, y):
-    """A conditional model that is not told the label: p(x) = ⅒ Σ_k p(x|k), all ten digits equally probable. x: bits (N, 1, H, W), y: (N,)
-    labels -> the mean of −log p(x), nats per image, exact, which may stand beside an unconditional model's; and the part of
-    images for which the most probable k is y (Bayes' rule: the largest p(x|k))."""
+    """Scores of a conditional model that is not told the label: p(x) = ⅒ Σ_k p(x|k), all ten digits equally probable.
+
+    x: bits (N, 1, H, W), y: labels (N,) -> the mean of −log p(x), nats per image, exact, which may stand beside an
+    unconditional model's; and the part of images for which the most probable k is y (Bayes' rule: the largest p(x|k)).
+    """
     total, right = 0.0, 0
     for i in range(0, len(x), 100):
         xb = x[i:i + 100].float()

@@ -576,7 +576,7 @@ class Run:
     def draw(self, model, own=()):
         """samples.png, the first draw of a fixed seed; with --num-samples N also samples.npy, float32
         (N, 28, 28), labels.npy for a conditional model (0 … 9 over and over, or --label everywhere), and means.npy if
-        pixels were coins tossed apart (vae.py): the coins' probabilities.
+        pixels were coins tossed apart (vae.py): the coins' probabilities; samples.json says of which step's weights they are.
         own: flags of the chapter that change how is drawn; with --sample-only they are part of the picture's name."""
         args, generator = self.args, torch.Generator().manual_seed(self.args.seed if self.args.sample_only else 0)
         if args.label is not None and not model.conditional:

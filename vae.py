@@ -401,13 +401,14 @@ def evaluate_bound(model, x, y, num_samples):
 
 @torch.no_grad()
 def evaluate_without_label(model, x, y, num_samples):
-    """A conditional model that is not told the label: p(x) = ⅒ Σ_k p(x|k), all ten digits equally probable. x: bits (N, 1, H, W), y: (N,)
-    labels -> the mean of −log p(x), nats per image, a bound, which may stand beside an unconditional model's; and the part of
-    images for which the most probable k is y (Bayes' rule: the largest p(x|k)).
+    """Scores of a conditional model that is not told the label: p(x) = ⅒ Σ_k p(x|k), all ten digits equally probable.
 
-    Each p(x|k) is estimated by the average under the logarithm of (10), which has no bias for any number of draws. So −log of their mean
-    is a bound as (10) is. Nearly all of the sum is p(x|y): that label gets num_samples draws, and each label a tenth of that to
-    guess the digit by.
+    x: bits (N, 1, H, W), y: labels (N,) -> the mean of −log p(x), nats per image, a bound, which may stand beside an
+    unconditional model's; and the part of images for which the most probable k is y (Bayes' rule: the largest p(x|k)).
+
+    Each p(x|k) is estimated by the average under the logarithm of (10), which has no bias for any number of draws. So
+    −log of their mean is a bound as (10) is. Nearly all of the sum is p(x|y): that label gets num_samples draws, and
+    each label a tenth of that to guess the digit by.
     """
     generator, total, right = torch.Generator().manual_seed(0), 0.0, 0
     for i in range(0, len(x), 1000):

@@ -391,9 +391,11 @@ def evaluate(model, x, y):
 
 @torch.no_grad()
 def evaluate_without_label(model, x, y):
-    """A conditional model that is not told the label: p(x) = ⅒ Σ_k p(x|k), all ten digits equally probable. x: bits (N, 1, H, W), y: (N,)
-    labels -> the mean of −log p(x), nats per image, exact, which may stand beside an unconditional model's; and the part of
-    images for which the most probable k is y (Bayes' rule: the largest p(x|k))."""
+    """Scores of a conditional model that is not told the label: p(x) = ⅒ Σ_k p(x|k), all ten digits equally probable.
+
+    x: bits (N, 1, H, W), y: labels (N,) -> the mean of −log p(x), nats per image, exact, which may stand beside an
+    unconditional model's; and the part of images for which the most probable k is y (Bayes' rule: the largest p(x|k)).
+    """
     total, right = 0.0, 0
     for i in range(0, len(x), 100):
         xb = x[i:i + 100].float()

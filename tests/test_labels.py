@@ -44,15 +44,12 @@ def nats_one_by_one(module, model, x):
 def test_probabilities_without_the_label_sum_to_one(name, monkeypatch):
     module, make = MODELS[name]
     model, x = rough(make()), all_images(3)
-    plain = torch.Tensor.float
     monkeypatch.setattr(torch.Tensor, "float", lambda self: self.double())  # the function scores uint8 images as float
     assert nats_one_by_one(module, model, x).neg().exp().sum().item() == pytest.approx(1, abs=1e-6)
     with monkeypatch.context() as m:  # control: a sum over labels in place of a mean
         m.setattr(module.math, "log", lambda value: 0.0)
-        assert nats_one_by_one(module, model, x[:64]).isfinite().all()
         total = nats_one_by_one(module, model, x).neg().exp().sum().item()
     assert total == pytest.approx(20 if name == "made, two orders" else 10, abs=1e-5)
-    monkeypatch.setattr(torch.Tensor, "float", plain)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
