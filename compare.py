@@ -199,7 +199,7 @@ def read_run(folder):
         key = "val_frechet" if likelihood == "none" else "val_nats"
         check(metrics["curve"] and all(abs(row["seconds"]) + abs(row[key]) < 1e12 for row in metrics["curve"]), "curve")
         check(isinstance(metrics["command"], str) and metrics["data"] in ("mnist", "mnist_5k"), "command or data")
-        known, name, plain = describe(model, variant, settings)
+        known, name, plain = describe(model, variant, settings, metrics["command"])
     except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LeftOut(f"{path.as_posix()} is not what a chapter writes ({type(error).__name__}: {error}): train anew.") from None
     return SimpleNamespace(folder=folder, metrics=metrics, digest=digest_of(metrics), model=model, known=known, plain=plain,
@@ -208,9 +208,10 @@ def read_run(folder):
                            default=metrics["command"] == f"python {model}.py")
 
 
-def describe(model, variant, settings):
-    """-> its key in BASES, a name for tables, and whether it is that model with no further option (so that published figures and
-    tests/bench_sampling.py are about it)."""
+def describe(model, variant, settings, command):
+    """-> its key in BASES, a name for tables, and whether it is that model, of whatever size, with no further option (so that published
+    figures are about it)."""
+    variant = re.sub("_?(width|depth|dropout)[0-9.]+", "", variant).strip("_")
     known = (model, variant) if (model, variant) in BASES else (model, "")
     name, options = BASES[known], []
     if model == "made":
@@ -218,7 +219,7 @@ def describe(model, variant, settings):
         options += ["a random order"] * (settings["order"] == "random")
         options += [f"mixture of {settings['num_masks']} " + ("mask sets" if settings["order"] == "natural" else "orders")] * (settings["num_masks"] > 1)
         name = name.replace("LSTM", "GRU") if settings["cell"] == "gru" else name
-        plain = settings["order"] == "natural" and settings["num_masks"] == 1 and settings["cell"] == "lstm"
+        plain = settings["order"] == "natural" and settings["cell"] == "lstm"
     elif model == "wavenet":
         options += ["dilations as for sound"] * (settings["dilations"] == "line")
         plain = not options
@@ -237,6 +238,7 @@ def describe(model, variant, settings):
         plain = variant == ""
     else:
         plain = True
+    options += [f"{size} {value}" for size, value in re.findall("--(width|depth|dropout)[ =]([0-9.]+)", command)]  # as typed: not the usual ones
     return known, ", ".join([name, *options]), plain
 
 
@@ -446,6 +448,7 @@ def ratio_of(run, sampling):
     key = f"{run.model}.py{variant}" + " --patch 1" * (run.metrics["settings"].get("patch") == 1)
     timed = sampling.get(key)
     same = timed and (run.plain or "patch 1" in key) and not run.conditional and timed["parameters"] == run.metrics["parameters"]
+    same = same and run.metrics["settings"].get("num_masks", 1) == 1
     return f"{timed['obvious'] / timed['fast']:.0f}×" if same else "—"
 
 
@@ -510,7 +513,7 @@ def curve_of(run):
 
 def minutes_table(runs):
     """What one has after some minutes of training, on validation."""
-    rows, at = [], (0.5, 1, 2, 5)
+    rows, at = [], (0.5, 1, 2, 5, 15)
     for run in runs:
         curve, (key, what), settings = run.metrics["curve"], curve_of(run), run.metrics["settings"]
         found = [at_minute(curve, key, t) for t in at]
@@ -581,7 +584,8 @@ def draw_curves(path, runs):
         low = min(row[key] for run in chosen for row in run.metrics["curve"])
         ax.set_ylim(*((low - 1, low + 24) if key == "val_nats" else (0, low + 10)))  # the first evaluations would flatten the rest
         ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.01), ncol=2)
-        ax.set(xlabel="minutes of training", xlim=(0, None), ylabel=label)
+        ax.set(xlabel="minutes of training (log)", xscale="log", xlim=(0.1, None), ylabel=label)
+        ax.xaxis.set_major_formatter("{x:g}")
         ax.grid(alpha=0.3)
     utils.save_figure(path, figure)
 

@@ -616,21 +616,23 @@ def main(argv=None):
                         help=f"ns: non-saturating; wgan-gp: Wasserstein with gradient penalty, by default {WGAN_STEPS} steps "
                              "(default: %(default)s)")
     parser.add_argument("--z-size", type=utils.number(int, 1, 1000), default=Z_SIZE, help="dimensions of the noise (default: %(default)s)")
+    parser.add_argument("--width", type=utils.number(int, 1, 10000), help=f"channels of both players (default: {CHANNELS})")
     args = utils.parse(parser, argv)
     wgan = args.loss == "wgan-gp"
     if wgan:
         args.steps = args.steps if "steps" in args.given else WGAN_STEPS
         args.lr = args.lr if "lr" in args.given else WGAN_LR
-    variant = "_".join(["wgan-gp"] * wgan + [f"z{args.z_size}"] * (args.z_size != Z_SIZE))
+    variant = "_".join(["wgan-gp"] * wgan + [f"z{args.z_size}"] * (args.z_size != Z_SIZE) + utils.sizes(args, CHANNELS))
     run = utils.Run("gan", args, {"loss": args.loss, "z_size": args.z_size}, variant)
     wgan = args.loss == "wgan-gp"  # --resume may have said so
     noise, critic_steps = (0.0, CRITIC_STEPS) if wgan else (NOISE, 1)
-    run.fix(CHANNELS=CHANNELS, AVERAGE=AVERAGE, BETA_1=BETA_1, NOISE=noise, CRITIC_STEPS=critic_steps, PENALTY=PENALTY,
+    width = args.width or CHANNELS
+    run.fix(width=width, AVERAGE=AVERAGE, BETA_1=BETA_1, NOISE=noise, CRITIC_STEPS=critic_steps, PENALTY=PENALTY,
             EVAL_DRAWS=EVAL_DRAWS)
 
     torch.manual_seed(args.seed)
-    G = Generator(28, args.z_size, CHANNELS, args.conditional).to(args.device)
-    D = Discriminator(28, CHANNELS, not wgan, args.conditional).to(args.device)
+    G = Generator(28, args.z_size, width, args.conditional).to(args.device)
+    D = Discriminator(28, width, not wgan, args.conditional).to(args.device)
     average = copy.deepcopy(G)
     if args.sample_only:
         run.load_best(average)

@@ -54,7 +54,7 @@ import torch.nn.functional as F
 import utils
 
 # Settings to turn. They are read in main() (two of them also where masks of another order are drawn).
-STEPS = 4500
+STEPS = 9000
 BATCH_SIZE = 128
 LR = 1e-2
 WARM_UP = 0.05  # part of the run in which the learning rate rises
@@ -404,11 +404,12 @@ class MADE(nn.Module):
     image_size: height and width, or (height, width). order: "natural" (row by row), "random" (one fixed
     permutation per mask set), "agnostic" (training draws a new permutation in each batch; the num_masks
     fixed ones are for scoring and drawing). conditional: ten more inputs that say the label; it is no
-    pixel, so every unit may see it.
+    pixel, so every unit may see it. dropout: part of the hidden units that each training step silences.
     """
 
-    def __init__(self, image_size=28, width=1024, depth=2, order="natural", num_masks=1, conditional=False):
+    def __init__(self, image_size=28, width=1024, depth=2, order="natural", num_masks=1, conditional=False, dropout=0.0):
         super().__init__()
+        self.dropout = dropout
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.order, self.num_masks, self.conditional = order, num_masks, conditional
         pixels = math.prod(self.image_size)
@@ -448,17 +449,18 @@ class MADE(nn.Module):
         for m, place in enumerate(self.place):
             self.degree[m] = self.new_degree(place, m)
 
-    def logits(self, x, y=None, place=None, degree=None):
+    def logits(self, x, y=None, place=None, degree=None, dropout=0.0):
         """All 784 logits of (1) in one pass. x: (B, 1, H, W) in {0, 1}; place (D,) and degree (U,): the mask set,
-        by default the first of the model. -> (B, 1, H, W)."""
+        by default the first of the model; dropout: part of the hidden units that is silenced. -> (B, 1, H, W)."""
         check_label(self, y)
         place, degree = (self.place[0], self.degree[0]) if place is None else (place, degree)
         to_hidden, between, to_logit, direct = build_masks(place, degree)
         v = x.flatten(1) - self.mean  # (B, D)
         h = F.linear(v, masked(self.first.weight, to_hidden), self.first.bias)
         h = F.silu(h if y is None else h + self.label_to_hidden(y))  # SiLU: u·sigmoid(u), a smooth ReLU
+        h = F.dropout(h, dropout, training=dropout > 0)
         for layer in self.hidden:
-            h = h + F.silu(F.linear(h, masked(layer.weight, between), layer.bias))
+            h = h + F.dropout(F.silu(F.linear(h, masked(layer.weight, between), layer.bias)), dropout, training=dropout > 0)
         logits = F.linear(h, masked(self.last.weight, to_logit), self.last.bias) + F.linear(v, masked(self.direct, direct))
         return (logits if y is None else logits + self.label_to_logit(y)).view(x.shape)
 
@@ -471,12 +473,13 @@ class MADE(nn.Module):
         return torch.logsumexp(self.log_probs(x, y), dim=0) - math.log(self.num_masks)
 
     def loss(self, x, y=None, step=0):
-        """What training minimises: −log p of one mask set, the next in each step, as a mean over the batch. -> () nats."""
+        """What training minimises: −log p of one mask set, the next in each step, as a mean over the batch. -> () nats.
+        The only place where units are dropped: scoring and drawing use all of them."""
         if self.order == "agnostic":
             place = self.new_place().to(x.device)
-            return -bernoulli_log_prob(self.logits(x, y, place, self.new_degree(place)), x).mean()
+            return -bernoulli_log_prob(self.logits(x, y, place, self.new_degree(place), self.dropout), x).mean()
         m = step % self.num_masks
-        return -bernoulli_log_prob(self.logits(x, y, self.place[m], self.degree[m]), x).mean()
+        return -bernoulli_log_prob(self.logits(x, y, self.place[m], self.degree[m], self.dropout), x).mean()
 
     # ---------------------------------------------------------------------------------- sampling: Model 1
 
@@ -902,28 +905,37 @@ def main(argv=None):
     parser.add_argument("--num-masks", type=utils.number(int, 1, 64), default=1, metavar="M",
                         help="masks only: mask sets that take turns in training and are averaged after it (default: %(default)s)")
     parser.add_argument("--cell", choices=("lstm", "gru"), default="lstm", help="rnn only (default: %(default)s)")
+    parser.add_argument("--width", type=utils.number(int, 1, 10000),
+                        help=f"hidden units in each layer (default: {WIDTH}); rnn: numbers of the LSTM's state (default: {RNN_WIDTH})")
+    parser.add_argument("--depth", type=utils.number(int, 1, 100), help=f"masks only: hidden layers (default: {DEPTH})")
+    parser.add_argument("--dropout", type=utils.number(float, 0, 0.9), default=0.0,
+                        help="masks only: part of the hidden units that each training step silences (default: %(default)s)")
     args = utils.parse(parser, argv)
     if args.variant == "rnn":
-        if args.order == "agnostic" or args.num_masks > 1:
-            utils.fail("--order agnostic and --num-masks are for --variant masks: leave them out.")
+        if args.order == "agnostic" or args.num_masks > 1 or args.depth or args.dropout:
+            utils.fail("--order agnostic, --num-masks, --depth and --dropout are for --variant masks: leave them out.")
         for flag, value in (("steps", RNN_STEPS), ("batch_size", RNN_BATCH_SIZE), ("lr", RNN_LR)):
             if flag not in args.given:
                 setattr(args, flag, value)
     elif "cell" in args.given and not (args.resume or args.sample_only):
         utils.fail("--cell is for --variant rnn: add that, or leave --cell out.")
     variant = "_".join(["rnn"] * (args.variant == "rnn") + ["gru"] * (args.cell == "gru") +
-                       [args.order] * (args.order != "natural") + [f"{args.num_masks}masks"] * (args.num_masks > 1))
+                       [args.order] * (args.order != "natural") + [f"{args.num_masks}masks"] * (args.num_masks > 1) +
+                       utils.sizes(args, RNN_WIDTH if args.variant == "rnn" else WIDTH, DEPTH) + [f"dropout{args.dropout:g}"] * (args.dropout > 0))
     run = utils.Run("made", args, {"variant": args.variant, "order": args.order, "num_masks": args.num_masks,
-                                   "cell": args.cell}, variant)
+                                   "cell": args.cell, "dropout": args.dropout}, variant)
 
     torch.manual_seed(args.seed)
     if args.variant == "rnn":
-        run.fix(WARM_UP=WARM_UP, RNN_CLIP=RNN_CLIP, RNN_WIDTH=RNN_WIDTH, RNN_FEATURES=RNN_FEATURES,
+        width = args.width or RNN_WIDTH
+        features = RNN_FEATURES * width // RNN_WIDTH  # in proportion
+        run.fix(width=width, WARM_UP=WARM_UP, RNN_CLIP=RNN_CLIP, RNN_FEATURES=RNN_FEATURES,
                 RNN_REACH=RNN_REACH, RNN_EVAL_IMAGES=RNN_EVAL_IMAGES)
-        model = RNN(28, RNN_WIDTH, RNN_FEATURES, RNN_REACH, args.cell, args.order, args.conditional).to(args.device)
+        model = RNN(28, width, features, RNN_REACH, args.cell, args.order, args.conditional).to(args.device)
     else:
-        run.fix(WARM_UP=WARM_UP, CLIP=CLIP, WIDTH=WIDTH, DEPTH=DEPTH, EVAL_IMAGES=EVAL_IMAGES)
-        model = MADE(28, WIDTH, DEPTH, args.order, args.num_masks, args.conditional).to(args.device)
+        width, depth = args.width or WIDTH, args.depth or DEPTH
+        run.fix(width=width, depth=depth, WARM_UP=WARM_UP, CLIP=CLIP, EVAL_IMAGES=EVAL_IMAGES)
+        model = MADE(28, width, depth, args.order, args.num_masks, args.conditional, args.dropout).to(args.device)
     if args.sample_only:
         run.load_best(model)
         run.draw(model)

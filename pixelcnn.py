@@ -790,22 +790,22 @@ def main(argv=None):
     parser.add_argument("--variant", choices=("gated", "original", "rnn"), default="gated",
                         help=f"gated: Gated PixelCNN; original: PixelCNN, by default {ORIGINAL_STEPS} steps; rnn: PixelRNN, a Row "
                              f"LSTM, {RNN_STEPS} steps (default: %(default)s)")
+    parser.add_argument("--width", type=utils.number(int, 2, 10000),
+                        help=f"channels (default: {CHANNELS}; original: {ORIGINAL_CHANNELS}; rnn: {RNN_CHANNELS})")
+    parser.add_argument("--depth", type=utils.number(int, 1, 100),
+                        help=f"layers after the first (default: {LAYERS}; original: {ORIGINAL_LAYERS}; rnn: {RNN_LAYERS})")
     args = utils.parse(parser, argv)
     if "steps" not in args.given:
         args.steps = {"gated": args.steps, "original": ORIGINAL_STEPS, "rnn": RNN_STEPS}[args.variant]
-    run = utils.Run("pixelcnn", args, {"variant": args.variant}, "" if args.variant == "gated" else args.variant)
+    sizes = {"gated": (CHANNELS, LAYERS), "original": (ORIGINAL_CHANNELS, ORIGINAL_LAYERS), "rnn": (RNN_CHANNELS, RNN_LAYERS)}
+    variant = "_".join([args.variant] * (args.variant != "gated") + utils.sizes(args, *sizes[args.variant]))
+    run = utils.Run("pixelcnn", args, {"variant": args.variant}, variant)
+    width, depth = args.width or sizes[args.variant][0], args.depth or sizes[args.variant][1]
+    run.fix(width=width, depth=depth, WARM_UP=WARM_UP, CLIP=CLIP, EVAL_IMAGES=EVAL_IMAGES)
 
     torch.manual_seed(args.seed)
-    if args.variant == "gated":
-        run.fix(WARM_UP=WARM_UP, CLIP=CLIP, CHANNELS=CHANNELS, LAYERS=LAYERS, EVAL_IMAGES=EVAL_IMAGES)
-        model = GatedPixelCNN(28, CHANNELS, LAYERS, args.conditional)
-    elif args.variant == "original":
-        run.fix(WARM_UP=WARM_UP, CLIP=CLIP, ORIGINAL_CHANNELS=ORIGINAL_CHANNELS, ORIGINAL_LAYERS=ORIGINAL_LAYERS, EVAL_IMAGES=EVAL_IMAGES)
-        model = PixelCNN(28, ORIGINAL_CHANNELS, ORIGINAL_LAYERS, args.conditional)
-    else:
-        run.fix(WARM_UP=WARM_UP, CLIP=CLIP, RNN_CHANNELS=RNN_CHANNELS, RNN_LAYERS=RNN_LAYERS, EVAL_IMAGES=EVAL_IMAGES)
-        model = RowLSTM(28, RNN_CHANNELS, RNN_LAYERS, args.conditional)
-    model = model.to(args.device)
+    kind = {"gated": GatedPixelCNN, "original": PixelCNN, "rnn": RowLSTM}[args.variant]
+    model = kind(28, width, depth, args.conditional).to(args.device)
     if args.sample_only:
         run.load_best(model)
         run.draw(model)

@@ -696,12 +696,16 @@ def main(argv=None):
                              "(default: %(default)s; with --patch 1 twice that)")
     parser.add_argument("--temperature", type=utils.number(float, 0, 100, above=True), default=1.0,
                         help="with --sample-only: divide logits by this; below 1 digits get safer (default: %(default)s)")
+    parser.add_argument("--width", type=utils.number(int, 1, 10000), help=f"channels of the residual stream (default: {CHANNELS})")
+    parser.add_argument("--depth", type=utils.number(int, 1, 100), help=f"layers (default: {LAYERS})")
     args = utils.parse(parser, argv)
     if 28 % args.patch:
         utils.fail(f"--patch {args.patch}: patches of {args.patch}×{args.patch} pixels do not tile an image of 28×28; use 1 or 2.")
     if args.patch > 2:
         words = "2^" + str(args.patch**2) if args.patch > 4 else "65,536"
         utils.fail(f"--patch {args.patch}: there are {words} such words, most of which never occur in training; use 1 or 2.")
+    if (args.width or HEADS) % HEADS:
+        utils.fail(f"--width {args.width} cannot be split among {HEADS} heads; choose a multiple of {HEADS}.")
     if "temperature" in args.given and not args.sample_only:
         utils.fail("--temperature changes how digits are drawn, not how the model is trained: use it with --sample-only.")
     reach = REACH if args.patch == 2 else 2 * REACH  # as many pixels
@@ -709,12 +713,14 @@ def main(argv=None):
         args.reach = reach
     if "steps" not in args.given and args.patch == 1:
         args.steps = PATCH_1_STEPS
-    variant = "_".join([f"patch{args.patch}"] * (args.patch != 2) + [f"reach{args.reach}"] * (args.reach != reach))
+    variant = "_".join([f"patch{args.patch}"] * (args.patch != 2) + [f"reach{args.reach}"] * (args.reach != reach) +
+                       utils.sizes(args, CHANNELS, LAYERS))
     run = utils.Run("transformer_ar", args, {"patch": args.patch, "reach": args.reach}, variant)
-    run.fix(WARM_UP=WARM_UP, CLIP=CLIP, CHANNELS=CHANNELS, LAYERS=LAYERS, HEADS=HEADS, EVAL_IMAGES=EVAL_IMAGES)
+    width, depth = args.width or CHANNELS, args.depth or LAYERS
+    run.fix(width=width, depth=depth, WARM_UP=WARM_UP, CLIP=CLIP, HEADS=HEADS, EVAL_IMAGES=EVAL_IMAGES)
 
     torch.manual_seed(args.seed)
-    model = Transformer(28, CHANNELS, LAYERS, HEADS, args.patch, args.reach, args.conditional).to(args.device)
+    model = Transformer(28, width, depth, HEADS, args.patch, args.reach, args.conditional).to(args.device)
     if args.sample_only:
         run.load_best(model)
         model.temperature = args.temperature

@@ -292,6 +292,12 @@ def parse(parser, argv):
     return args
 
 
+def sizes(args, width, depth=None):
+    """What --width and --depth add to the name of a run, if they are not the chapter's own: a list of words."""
+    found = (("width", args.width, width), ("depth", getattr(args, "depth", None), depth))
+    return [f"{name}{typed}" for name, typed, usual in found if typed not in (None, usual)]
+
+
 def pick_device(name):
     """A torch.device from auto, cpu, cuda, cuda:1, mps; SystemExit if this machine has no such thing."""
     has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

@@ -49,7 +49,7 @@ import torch.nn.functional as F
 import utils
 
 # Settings to turn. Each is read in main() and nowhere else.
-STEPS = 5000
+STEPS = 15000
 BATCH_SIZE = 256
 LR = 4e-3
 WARM_UP = 0.05  # part of the run in which the learning rate rises (the KL has no warm-up)
@@ -252,10 +252,10 @@ class MLP(nn.Module):
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, n_out)
 
-    def forward(self, u):
-        h = F.silu(self.first(u))
+    def forward(self, u, dropout=0.0):
+        h = F.dropout(F.silu(self.first(u)), dropout, training=dropout > 0)
         for layer in self.hidden:
-            h = h + F.silu(layer(h))
+            h = h + F.dropout(F.silu(layer(h)), dropout, training=dropout > 0)
         return self.last(h)
 
 
@@ -269,13 +269,14 @@ class VAE(nn.Module):
 
     image_size: height and width, or (height, width). conditional: both networks are also told the
     label y, as ten more inputs of which one is 1. Then everything here is about p(x|y): the latents
-    no longer need to say which digit it is, and are free for how it is written.
+    no longer need to say which digit it is, and are free for how it is written. dropout: part of the hidden
+    units that each training step silences, in both networks.
     """
 
-    def __init__(self, image_size=28, z_size=40, width=400, depth=3, conditional=False):
+    def __init__(self, image_size=28, z_size=40, width=400, depth=3, conditional=False, dropout=0.0):
         super().__init__()
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.z_size, self.conditional = z_size, conditional
+        self.z_size, self.conditional, self.dropout = z_size, conditional, dropout
         pixels, classes = math.prod(self.image_size), 10 * conditional
         self.encoder = MLP(pixels + classes, width, depth, 2 * z_size)
         self.decoder = MLP(z_size + classes, width, depth, pixels)
@@ -297,25 +298,25 @@ class VAE(nn.Module):
             raise ValueError("this model is not conditional: it takes no y")
         return u if y is None else torch.cat([u, F.one_hot(y, 10).to(u)], dim=1)
 
-    def encode(self, x, y=None):
+    def encode(self, x, y=None, dropout=0.0):
         """Parameters of q(z|x). x: (B, 1, H, W) -> mu, log_var, each (B, Z)."""
-        return self.encoder(self.with_label(x.flatten(1), y)).chunk(2, dim=1)
+        return self.encoder(self.with_label(x.flatten(1), y), dropout).chunk(2, dim=1)
 
-    def decode(self, z, y=None):
+    def decode(self, z, y=None, dropout=0.0):
         """Logits of p(x|z). z: (B, Z) -> (B, 1, H, W)."""
-        return self.decoder(self.with_label(z, y)).view(-1, 1, *self.image_size)
+        return self.decoder(self.with_label(z, y), dropout).view(-1, 1, *self.image_size)
 
-    def elbo_terms(self, x, y=None, generator=None):
+    def elbo_terms(self, x, y=None, generator=None, dropout=0.0):
         """The two terms of (1), the first estimated from one z: (B,) nats and (B, Z) nats.
 
         The decoder sees a z that was *drawn*. Hand it mu instead, and noise costs nothing: σ goes to 1,
         μ can shrink while the decoder's weights grow, so the KL falls and the sum bounds nothing.
         Reconstructions look crisp, samples are rubbish.
         """
-        mu, log_var = self.encode(x, y)
+        mu, log_var = self.encode(x, y, dropout)
         eps = randn_like(mu, generator)
         z = mu + (0.5 * log_var).exp() * eps  # (8): chance is in eps, gradients go through mu and log_var
-        return bernoulli_log_prob(self.decode(z, y), x), kl_to_prior(mu, log_var)
+        return bernoulli_log_prob(self.decode(z, y, dropout), x), kl_to_prior(mu, log_var)
 
     def elbo(self, x, y=None, generator=None):
         """The bound (1) on log p(x), estimated from one z. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
@@ -325,9 +326,10 @@ class VAE(nn.Module):
     def loss(self, x, y=None, beta=1.0):
         """What training minimises: −ELBO, its KL weighed by beta, as a mean over the batch. -> () nats.
 
-        The mean is over images only. Pixels and latents are summed: see "sums and means" in the notes.
+        The mean is over images only. Pixels and latents are summed: see "sums and means" in the notes. Only here
+        units are dropped: scoring and drawing use all of them.
         """
-        log_px_z, kl = self.elbo_terms(x, y)
+        log_px_z, kl = self.elbo_terms(x, y, dropout=self.dropout)
         return (beta * kl.sum(dim=1) - log_px_z).mean()
 
     def log_prob_bound(self, x, num_samples, y=None, generator=None):
@@ -580,13 +582,19 @@ def main(argv=None):
                         help="latent dimensions (default: %(default)s)")
     parser.add_argument("--beta", type=utils.number(float, 0, 10**4), default=BETA,
                         help="weight of the KL in the training loss (default: %(default)s)")
+    parser.add_argument("--width", type=utils.number(int, 1, 10000), help=f"hidden units in each layer (default: {WIDTH})")
+    parser.add_argument("--depth", type=utils.number(int, 1, 100), help=f"hidden layers in each network (default: {DEPTH})")
+    parser.add_argument("--dropout", type=utils.number(float, 0, 0.9), default=0.0,
+                        help="part of the hidden units that each training step silences (default: %(default)s)")
     args = utils.parse(parser, argv)
-    variant = "_".join([f"z{args.z_size}"] * (args.z_size != Z_SIZE) + [f"beta{args.beta:g}"] * (args.beta != BETA))
-    run = utils.Run("vae", args, {"z_size": args.z_size, "beta": args.beta}, variant)
-    run.fix(WIDTH=WIDTH, DEPTH=DEPTH, WARM_UP=WARM_UP, CLIP=CLIP)
+    variant = "_".join([f"z{args.z_size}"] * (args.z_size != Z_SIZE) + [f"beta{args.beta:g}"] * (args.beta != BETA) + utils.sizes(args, WIDTH, DEPTH) +
+                       [f"dropout{args.dropout:g}"] * (args.dropout > 0))
+    run = utils.Run("vae", args, {"z_size": args.z_size, "beta": args.beta, "dropout": args.dropout}, variant)
+    width, depth = args.width or WIDTH, args.depth or DEPTH
+    run.fix(width=width, depth=depth, WARM_UP=WARM_UP, CLIP=CLIP)
 
     torch.manual_seed(args.seed)
-    model = VAE(28, args.z_size, WIDTH, DEPTH, args.conditional).to(args.device)
+    model = VAE(28, args.z_size, width, depth, args.conditional, args.dropout).to(args.device)
     if args.sample_only:
         run.load_best(model)
         run.draw(model)

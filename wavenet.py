@@ -563,12 +563,16 @@ def main(argv=None):
         "wavenet.py", "Train a WaveNet on binarized MNIST, draw from it, measure it.", STEPS, BATCH_SIZE, LR)
     parser.add_argument("--dilations", choices=("image", "line"), default="image",
                         help="image: in steps of columns and of rows; line: 1, 2, 4, … (default: %(default)s)")
+    parser.add_argument("--width", type=utils.number(int, 1, 10000), help=f"channels of the residual stream (default: {CHANNELS})")
     args = utils.parse(parser, argv)
-    run = utils.Run("wavenet", args, {"dilations": args.dilations}, "line" if args.dilations == "line" else "")
-    run.fix(WARM_UP=WARM_UP, CLIP=CLIP, CHANNELS=CHANNELS, HEAD=HEAD, FIRST_TAPS=FIRST_TAPS, EVAL_IMAGES=EVAL_IMAGES)
+    variant = "_".join(["line"] * (args.dilations == "line") + utils.sizes(args, CHANNELS))
+    run = utils.Run("wavenet", args, {"dilations": args.dilations}, variant)
+    width = args.width or CHANNELS
+    head = HEAD * width // CHANNELS  # in proportion
+    run.fix(width=width, WARM_UP=WARM_UP, CLIP=CLIP, HEAD=HEAD, FIRST_TAPS=FIRST_TAPS, EVAL_IMAGES=EVAL_IMAGES)
 
     torch.manual_seed(args.seed)
-    model = WaveNet(28, CHANNELS, HEAD, FIRST_TAPS, args.dilations, args.conditional).to(args.device)
+    model = WaveNet(28, width, head, FIRST_TAPS, args.dilations, args.conditional).to(args.device)
     if args.sample_only:
         run.load_best(model)
         run.draw(model)

@@ -56,7 +56,7 @@ def not_centred(self, images):
     self.mean.zero_()
 
 
-def no_residual(self, x, y=None, place=None, degree=None):
+def no_residual(self, x, y=None, place=None, degree=None, dropout=0.0):
     place, degree = (self.place[0], self.degree[0]) if place is None else (place, degree)
     to_hidden, between, to_logit, direct = made.build_masks(place, degree)
     v = x.flatten(1) - self.mean
@@ -67,7 +67,7 @@ def no_residual(self, x, y=None, place=None, degree=None):
             + F.linear(v, made.masked(self.direct, direct))).view(x.shape)
 
 
-def norm_over_units(self, x, y=None, place=None, degree=None):
+def norm_over_units(self, x, y=None, place=None, degree=None, dropout=0.0):
     """LayerNorm in front of each activation."""
     place, degree = (self.place[0], self.degree[0]) if place is None else (place, degree)
     to_hidden, between, to_logit, direct = made.build_masks(place, degree)

@@ -23,7 +23,7 @@ import vae  # noqa: E402
 
 
 class ReluMLP(vae.MLP):
-    def forward(self, u):
+    def forward(self, u, dropout=0.0):
         h = F.relu(self.first(u))
         for layer in self.hidden:
             h = h + F.relu(layer(h))
@@ -33,7 +33,7 @@ class ReluMLP(vae.MLP):
 class PlainMLP(vae.MLP):
     """Hidden layers that replace their input instead of adding to it."""
 
-    def forward(self, u):
+    def forward(self, u, dropout=0.0):
         h = F.silu(self.first(u))
         for layer in self.hidden:
             h = F.silu(layer(h))
@@ -47,7 +47,7 @@ class NormMLP(vae.MLP):
         super().__init__(n_in, width, depth, n_out)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
 
-    def forward(self, u):
+    def forward(self, u, dropout=0.0):
         h = F.silu(self.norms[0](self.first(u)))
         for layer, norm in zip(self.hidden, self.norms[1:]):
             h = h + F.silu(norm(layer(h)))
@@ -67,11 +67,17 @@ class ConvVAE(vae.VAE):
             nn.Linear(z_size, 256), nn.SiLU(), nn.Linear(256, 2 * c * 49), nn.SiLU(), nn.Unflatten(1, (2 * c, 7, 7)),
             nn.ConvTranspose2d(2 * c, c, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(c, 1, 4, 2, 1), nn.Flatten())
 
+    def encode(self, x, y=None, dropout=0.0):
+        return self.encoder(self.with_label(x.flatten(1), y)).chunk(2, dim=1)
+
+    def decode(self, z, y=None, dropout=0.0):
+        return self.decoder(self.with_label(z, y)).view(-1, 1, *self.image_size)
+
     def start_from_mean(self, images):
         pass
 
 
-def no_gradient_through_z(self, x, y=None, generator=None):
+def no_gradient_through_z(self, x, y=None, generator=None, dropout=0.0):
     """z drawn, and cut from the graph: no reparameterization."""
     mu, log_var = self.encode(x, y)
     z = (mu + (0.5 * log_var).exp() * vae.randn_like(mu, generator)).detach()

@@ -1,14 +1,14 @@
 """How robust is each chapter to its hyperparameters? One changed at a time, in runs of a fifth of the default's steps.
 
-    python tests/robustness.py [--only NAME ...] [--data-dir data] [--list]
+    python tests/robustness.py [--only NAME ...] [--threads N] [--data-dir data] [--list]
 
 For each chapter and variant: learning rate a third and three times, batch half and double, width half and double, and three seeds, each
 at a fifth of the default's steps, with all else as it is; against the default at as many. Writes runs/robustness/robustness.json, a row a
 run: nats on the first 1,000 validation images (vae.py: −ELBO; gan.py: Fréchet distance of 5,000 draws to the validation digits, and the
-smallest share of a digit), seconds of training. Rows that are there, of the same command, constants and data, are not run again, so it can be stopped and
-gone on with. Promised: within 3 nats of the default (gan.py: within a factor of 2, and no digit below 2 % of what is drawn); rows that are
-not are marked. A script to run, not a test: it takes two
-hours. The file is committed as samples/robustness.json. Validation only: no test figure is read here.
+smallest share of a digit), seconds of training. Rows that are there, of the same command and data, are not run again, so it can be stopped and
+gone on with, and two of them, on different models, may share a machine (with --threads 1: networks as small as these gain little by a second).
+Promised: within 3 nats of the default (gan.py: within a factor of 2, and no digit below 2 % of what is drawn); rows that are not are marked.
+A script to run, not a test: it takes two hours. The file is committed as samples/robustness.json. Validation only: no test figure is read here.
 """
 import argparse
 import contextlib
@@ -26,19 +26,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import utils  # noqa: E402
 
 IMAGES, DRAWS = 1000, 5000
-# name: (chapter, flags, constants that are its width)
+# name: (chapter, flags, the constant that is its width)
 MODELS = {
-    "made": ("made", [], ("WIDTH",)),
-    "made, 8 orders": ("made", ["--order", "agnostic", "--num-masks", "8", "--steps", "12000"], ("WIDTH",)),
-    "made, rnn": ("made", ["--variant", "rnn"], ("RNN_WIDTH", "RNN_FEATURES")),
-    "wavenet": ("wavenet", [], ("CHANNELS", "HEAD")),
-    "pixelcnn": ("pixelcnn", [], ("CHANNELS",)),
-    "pixelcnn, original": ("pixelcnn", ["--variant", "original"], ("ORIGINAL_CHANNELS",)),
-    "pixelcnn, rnn": ("pixelcnn", ["--variant", "rnn"], ("RNN_CHANNELS",)),
-    "transformer_ar": ("transformer_ar", [], ("CHANNELS",)),
-    "vae": ("vae", [], ("WIDTH",)),
-    "gan": ("gan", [], ("CHANNELS",)),
-    "gan, wgan-gp": ("gan", ["--loss", "wgan-gp"], ("CHANNELS",)),
+    "made": ("made", [], "WIDTH"),
+    "made, 8 orders": ("made", ["--order", "agnostic", "--num-masks", "8", "--steps", "12000"], "WIDTH"),
+    "made, rnn": ("made", ["--variant", "rnn"], "RNN_WIDTH"),
+    "wavenet": ("wavenet", [], "CHANNELS"),
+    "pixelcnn": ("pixelcnn", [], "CHANNELS"),
+    "pixelcnn, original": ("pixelcnn", ["--variant", "original"], "ORIGINAL_CHANNELS"),
+    "pixelcnn, rnn": ("pixelcnn", ["--variant", "rnn"], "RNN_CHANNELS"),
+    "transformer_ar": ("transformer_ar", [], "CHANNELS"),
+    "vae": ("vae", [], "WIDTH"),
+    "gan": ("gan", [], "CHANNELS"),
+    "gan, wgan-gp": ("gan", ["--loss", "wgan-gp"], "CHANNELS"),
 }
 CHANGES = {  # name: (flag or "width", factor), or a seed
     "default": None, "seed 1": 1, "seed 2": 2, "lr / 3": ("lr", 1 / 3), "lr * 3": ("lr", 3), "batch / 2": ("batch_size", 1 / 2),
@@ -79,29 +79,26 @@ def score(name, chapter, model, data):
 
 
 def plan(model, change):
-    """What is run for one row of the table: the row without figures, the flags, the constants that are changed."""
+    """What is run for one row of the table: the row without figures, and the flags."""
     name, flags, width = MODELS[model]
     chapter, kind = importlib.import_module(name), CHANGES[change]
     given = settings_of(chapter, flags)
     typed = {"steps": given["steps"] // 5, "batch_size": given["batch_size"], "lr": given["lr"], "seed": 0}
-    constants = {}
     if isinstance(kind, int):
         typed["seed"] = kind
     elif kind and kind[0] == "width":
-        constants = {constant: int(getattr(chapter, constant) * kind[1]) for constant in width}
+        typed["width"] = int(getattr(chapter, width) * kind[1])
     elif kind:
         typed[kind[0]] = type(typed[kind[0]])(typed[kind[0]] * kind[1])
-    # What was typed last counts, for argparse.
+    if "--steps" in flags:
+        flags = flags[:flags.index("--steps")]
     flags = flags + [word for key, value in typed.items() for word in (f"--{key.replace('_', '-')}", f"{value:g}" if key == "lr" else str(value))]
-    return {"model": model, "change": change, "command": f"python {name}.py " + " ".join(flags), **constants}, flags, constants
+    return {"model": model, "change": change, "command": f"python {name}.py " + " ".join(flags), "data": "mnist"}, flags
 
 
-def measure(model, change, data_dir):
-    """Train one row of the table -> its figures as a dict; "score" is None if it diverged."""
-    row, flags, constants = plan(model, change)
-    name = MODELS[model][0]
+def trained(name, flags, data_dir):
+    """Train a chapter without evaluations and without scoring the test set -> (network, seconds), or None if it diverged."""
     chapter, evaluate, broken = importlib.import_module(name), (0.0, 0.0) if name == "vae" else 0.0, []
-    row["data"] = "mnist"
     check_finite = utils.Run.check_finite
 
     def note(run, **values):  # so that a loss that is not finite is told from other mistakes
@@ -113,7 +110,6 @@ def measure(model, change, data_dir):
 
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         patches = [(utils.Run, "check_finite", note), (utils.Run, "load_best", load_best), (utils.Run, "record", lambda run, *args, **more: None)]
-        patches += [(chapter, constant, value) for constant, value in constants.items()]
         for patch in patches:
             stack.enter_context(mock.patch.object(*patch))
         try:
@@ -126,11 +122,18 @@ def measure(model, change, data_dir):
         except SystemExit as stop:
             if not broken:  # Ctrl-C, or a mistake
                 raise
-            row["score"] = None
         except Done as done:
-            network, seconds = done.args
-            row.update(score(name, chapter, network.eval(), utils.load_mnist(data_dir)), seconds=round(seconds, 1))
-    return row
+            return done.args[0].eval(), round(done.args[1], 1)
+
+
+def measure(model, change, data_dir):
+    """Train one row of the table -> its figures as a dict; "score" is None if it diverged."""
+    row, flags = plan(model, change)
+    name = MODELS[model][0]
+    found = trained(name, flags, data_dir)
+    if not found:
+        return {**row, "score": None}
+    return {**row, **score(name, importlib.import_module(name), found[0], utils.load_mnist(data_dir)), "seconds": found[1]}
 
 
 def kept(row, default):
@@ -146,18 +149,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(MODELS), metavar="NAME", default=list(MODELS))
     parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--list", action="store_true", help="print the table of what has been measured, and stop")
     args = parser.parse_args()
     path = Path("runs/robustness/robustness.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = {(row["model"], row["change"]): row for row in json.loads(path.read_text())} if path.exists() else {}
-    rows = {key: row for key, row in rows.items() if plan(*key)[0].items() <= row.items()}  # not those of other settings
+    torch.set_num_threads(args.threads)
+
+    def kept_rows():  # not those of other settings
+        rows = {(row["model"], row["change"]): row for row in json.loads(path.read_text())} if path.exists() else {}
+        return {key: row for key, row in rows.items() if plan(*key)[0].items() <= row.items()}
+
+    rows = kept_rows()
     if not args.list and utils.load_mnist(args.data_dir).name != "mnist":
         parser.error("this takes the full MNIST: say with --data-dir where it is")
     for model in args.only:
         for change in CHANGES:
             if (model, change) not in rows and not args.list:
-                rows[model, change] = measure(model, change, args.data_dir)
+                row = {**measure(model, change, args.data_dir), "threads": args.threads}
+                rows = {**kept_rows(), (model, change): row}  # read again: another process may have written
                 utils.write_atomically(path, (json.dumps([rows[m, c] for m in MODELS for c in CHANGES if (m, c) in rows], indent=1) + "\n").encode())
             if (model, change) in rows and (model, "default") in rows:
                 row = rows[model, change]

@@ -393,12 +393,12 @@ def small(monkeypatch):
 SHORT = ["--steps", "4", "--batch-size", "4"]
 
 
-@pytest.mark.parametrize("variant, setting", [("original", "ORIGINAL_LAYERS"), ("rnn", "RNN_LAYERS")])
-def test_a_variant_can_be_resumed_without_saying_which(small, variant, setting):
+@pytest.mark.parametrize("variant", ["original", "rnn"])
+def test_a_variant_can_be_resumed_without_saying_which(small, variant):
     pixelcnn.main(SHORT + ["--variant", variant, "--conditional"])
     folder = Path(f"runs/pixelcnn_{variant}_conditional")
     first = json.loads((folder / "metrics.json").read_text())
-    assert first["variant"] == variant and first["likelihood"] == "exact" and first["settings"][setting] == 1
+    assert first["variant"] == variant and first["likelihood"] == "exact" and (first["settings"]["width"], first["settings"]["depth"]) == (4, 1)
     (folder / "metrics.json").unlink()
     pixelcnn.main(["--resume", "--out", str(folder)])
     again = json.loads((folder / "metrics.json").read_text())

@@ -165,6 +165,31 @@ def sees_the_past_only_and_all_of_it(model, moves, m=0):
     return bool((moves[~past] == 0).all()), bool((moves[past] > 0).all())
 
 
+def test_dropout_is_in_the_loss_alone_and_leaks_nothing():
+    x = all_images()[::7]
+    model, plain = small_made(dropout=0.5), small_made()
+    assert torch.equal(model.log_prob(x), plain.log_prob(x)) and torch.equal(plain.loss(x), -plain.log_prob(x).mean())
+    losses = [model.loss(x).item() for _ in range(2)]
+    assert losses[0] != losses[1] and plain.loss(x) == plain.loss(x)
+    draws = [m.sample(20, None, torch.Generator().manual_seed(0)) for m in (model, plain)]
+    assert torch.equal(*draws)
+    logits, past = model.logits, model.place[0][:, None] > model.place[0][None]
+    moves = 0.0
+    for seed in range(20):  # whichever units are silenced, what remains sees the past only
+        def silenced(*args, seed=seed):
+            torch.manual_seed(seed)
+            return logits(*args, dropout=0.5)
+
+        model.logits = silenced
+        moves = moves + gradients(model)
+    assert (moves[~past] == 0).all() and (moves[past] > 0).all()
+    # Twice as loud where half are silent: so the first layer's sum is right on average, and the logits of one layer are.
+    torch.manual_seed(0)
+    shallow = small_made(depth=1)
+    mean = torch.stack([shallow.logits(x, dropout=0.5) for _ in range(4000)]).mean(dim=0)
+    assert (mean - shallow.logits(x)).abs().max() < 0.2 < (0.5 * mean - shallow.logits(x)).abs().max()
+
+
 @every_model
 @pytest.mark.parametrize("how", [gradients, flips])
 def test_logits_depend_on_the_past_and_on_nothing_else(make, how):
@@ -445,8 +470,8 @@ def test_an_rnn_run_can_be_resumed_without_saying_what_it_is(small):
     made.main(SHORT + ["--variant", "rnn", "--cell", "gru", "--conditional"])
     folder = Path("runs/made_rnn_gru_conditional")
     first = json.loads((folder / "metrics.json").read_text())
-    assert first["variant"] == "rnn" and first["likelihood"] == "exact" and first["settings"]["RNN_WIDTH"] == 4
-    assert "WIDTH" not in first["settings"]
+    assert first["variant"] == "rnn" and first["likelihood"] == "exact" and first["settings"]["width"] == 4
+    assert "depth" not in first["settings"]
     (folder / "metrics.json").unlink()
     made.main(["--resume", "--out", str(folder)])
     again = json.loads((folder / "metrics.json").read_text())

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 
+import afternoon
 import pytest
 import test_compare
 import test_runs
@@ -98,6 +99,31 @@ def test_a_chapter_says_what_its_default_run_reached(script):
         (f"{metrics['test_nats']:.2f}", f"{metrics['bits_per_dim']:.4f}", metrics["likelihood"])
     for word in (*figures, f"{metrics['train_seconds'] / 60:.1f} minutes", f"seed {metrics['seed']}", "2 cores"):
         assert word in reached, word
+
+
+def afternoon_of(script):
+    """The last section of a chapter's notes, about long runs, as one line without the comment marks; empty if there is none."""
+    text = (ROOT / f"{script}.py").read_text(encoding="utf-8")
+    found = re.search(r"^# Given an afternoon\..*?(?=^# -{20})", text, flags=re.S | re.M)
+    return " ".join(found[0].replace("\n#", " ").split()) if found else ""
+
+
+@pytest.mark.parametrize("script", list(CHAPTERS))
+def test_a_chapter_says_what_an_afternoon_brings(script):
+    """The figures of tests/afternoon.py, of which each candidate is measured, and of the long run."""
+    text, rows = afternoon_of(script), json.loads((ROOT / "samples" / "afternoon" / "afternoon.json").read_text())
+    wanted = {f"python {script}.py {' '.join([*flags, '--steps', str(steps)])}" for flags, short in afternoon.CANDIDATES[script].values() for steps in (short, 3 * short)}
+    rows = [row for row in rows if row["chapter"] == script]
+    assert wanted == {row["command"] for row in rows} and (ROOT / "samples" / "afternoon" / f"{script}.png").stat().st_size > 1000
+    for row in rows:
+        assert f" {row['score']:.2f}" in text, row["command"]
+    for path in RESULTS:
+        metrics = json.loads(path.read_text())
+        if path.parent.name == f"{script}_long":
+            figure = metrics["test_frechet"] if metrics["likelihood"] == "none" else metrics["test_nats"]
+            for word in (metrics["command"], f"{figure:.2f}", f"{metrics['train_seconds'] / 60:.1f} minutes"):
+                assert word in text, word
+            assert f"{figure + 0.02:.2f}" not in text or f"{figure + 0.02:.2f}" in map("{:.2f}".format, [row["score"] for row in rows])  # control
 
 
 def test_readme_counts_what_is_tried():

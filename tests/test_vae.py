@@ -302,6 +302,24 @@ def test_evaluation_is_repeatable_and_leaves_the_generator_alone():
     assert kl - log_px_z == pytest.approx(draws.mean().item(), abs=5 * draws.std().item())  # 2500, not a multiple of 1000
 
 
+def test_dropout_is_in_the_loss_alone():
+    x = all_images()[::7]
+    torch.manual_seed(0)
+    model, plain = vae.VAE(3, z_size=2, width=16, depth=2, dropout=0.5).double(), vae.VAE(3, z_size=2, width=16, depth=2).double()
+    plain.load_state_dict(model.state_dict())
+    for f in (lambda m: m.elbo(x, generator=torch.Generator().manual_seed(0)), lambda m: m.sample(20, None, torch.Generator().manual_seed(0)),
+              lambda m: m.log_prob_bound(x, 3, generator=torch.Generator().manual_seed(0))):
+        assert torch.equal(f(model), f(plain))
+
+    def difference(one, other):  # from the same ε: what is left is the units that were silenced
+        noise = torch.zeros(len(x), 2, dtype=torch.float64)
+        with pytest.MonkeyPatch.context() as m:
+            m.setattr(vae, "randn_like", lambda t, generator=None: noise)
+            return abs(one.loss(x).item() - other.loss(x).item())
+
+    assert difference(plain, plain) == 0 < difference(model, model) and difference(model, plain) > 0
+
+
 def test_overfits_one_batch():
     """Eight images by heart: −log p(x) has to fall far below anything that generalises, towards log 8 ≈ 2.1 nats."""
     torch.manual_seed(0)
