@@ -211,7 +211,7 @@ def read_run(folder):
 def describe(model, variant, settings, command):
     """-> its key in BASES, a name for tables, and whether it is that model, of whatever size, with no further option (so that published
     figures are about it)."""
-    variant = re.sub("_?(width|depth|dropout)[0-9.]+", "", variant).strip("_")
+    variant = re.sub("_?(width|depth|dropout)[0-9.e-]+", "", variant).strip("_")
     known = (model, variant) if (model, variant) in BASES else (model, "")
     name, options = BASES[known], []
     if model == "made":
@@ -219,7 +219,7 @@ def describe(model, variant, settings, command):
         options += ["a random order"] * (settings["order"] == "random")
         options += [f"mixture of {settings['num_masks']} " + ("mask sets" if settings["order"] == "natural" else "orders")] * (settings["num_masks"] > 1)
         name = name.replace("LSTM", "GRU") if settings["cell"] == "gru" else name
-        plain = settings["order"] == "natural" and settings["cell"] == "lstm"
+        plain = settings["order"] == "natural" and settings["num_masks"] == 1 and settings["cell"] == "lstm"
     elif model == "wavenet":
         options += ["dilations as for sound"] * (settings["dilations"] == "line")
         plain = not options
@@ -238,8 +238,14 @@ def describe(model, variant, settings, command):
         plain = variant == ""
     else:
         plain = True
-    options += [f"{size} {value}" for size, value in re.findall("--(width|depth|dropout)[ =]([0-9.]+)", command)]  # as typed: not the usual ones
+    typed = [size for size in ("width", "depth", "dropout") if re.search(f"--{size}[ =]", command)]
+    options += [f"{size} {settings[size]:g}" for size in typed if settings.get(size)]
     return known, ", ".join([name, *options]), plain
+
+
+def renamed(settings):
+    """Settings of a run, by the names that they have now; what was not there yet is left out if it does nothing."""
+    return {utils.RENAMED.get(key, key): value for key, value in settings.items() if (key, value) != ("dropout", 0.0)}
 
 
 def digest_of(parsed):
@@ -448,7 +454,6 @@ def ratio_of(run, sampling):
     key = f"{run.model}.py{variant}" + " --patch 1" * (run.metrics["settings"].get("patch") == 1)
     timed = sampling.get(key)
     same = timed and (run.plain or "patch 1" in key) and not run.conditional and timed["parameters"] == run.metrics["parameters"]
-    same = same and run.metrics["settings"].get("num_masks", 1) == 1
     return f"{timed['obvious'] / timed['fast']:.0f}×" if same else "—"
 
 
@@ -487,7 +492,7 @@ def conditional_table(runs, scores, floors):
             continue
         m, found = run.metrics, scores.get(run.folder, {"label_agreement": None, "label_agreement_grey": None})
         least, settings = "≤ " * (m["likelihood"] == "bound"), {**m["settings"], "conditional": False}
-        other = next((r for r in runs if r.metrics["settings"] == settings), None)
+        other = next((r for r in runs if renamed(r.metrics["settings"]) == renamed(settings)), None)
         figures = (m["test_nats"], m.get("marginal_nats"), other and other.metrics["test_nats"])
         rows.append([run.name.replace("class-conditional ", ""), *("—" if nats is None else f"{least}{nats:.2f}" for nats in figures),
                      percent(found["label_agreement"], found["label_agreement_grey"]), percent(m.get("bayes_accuracy"))])
@@ -579,13 +584,16 @@ def draw_curves(path, runs):
         for run in chosen:
             curve = run.metrics["curve"]
             style = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2)))[[r for r in chosen if r.model == run.model].index(run) % 6]
+            curve = [row for row in curve if row["seconds"] > 0]  # the axis is logarithmic
             ax.plot([row["seconds"] / 60 for row in curve], [row[key] for row in curve], linestyle=style, color=f"C{CHAPTERS.index(run.model)}",
                     label=run.name + " (−ELBO)" * (run.metrics["likelihood"] == "bound"), linewidth=1.3)
         low = min(row[key] for run in chosen for row in run.metrics["curve"])
         ax.set_ylim(*((low - 1, low + 24) if key == "val_nats" else (0, low + 10)))  # the first evaluations would flatten the rest
         ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.01), ncol=2)
-        ax.set(xlabel="minutes of training (log)", xscale="log", xlim=(0.1, None), ylabel=label)
+        longest = max(run.metrics["curve"][-1]["seconds"] for run in chosen) / 60
+        ax.set(xlabel="minutes of training (log)", xscale="log", xlim=(min(0.1, longest / 10) or None, None), ylabel=label)
         ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("")
         ax.grid(alpha=0.3)
     utils.save_figure(path, figure)
 

@@ -328,6 +328,9 @@ def pick_device(name):
 # --------------------------------------------------------------------------------------------------
 
 SAVE_EVERY = 50  # seconds at most between two checkpoints
+# Settings that were constants of the scripts before they became flags: what they are called in older checkpoints.
+RENAMED = {"WIDTH": "width", "CHANNELS": "width", "ORIGINAL_CHANNELS": "width", "RNN_CHANNELS": "width", "RNN_WIDTH": "width",
+           "DEPTH": "depth", "LAYERS": "depth", "ORIGINAL_LAYERS": "depth", "RNN_LAYERS": "depth"}
 KEPT = ("settings", "command", "step", "curve", "pictures", "best", "train_seconds", "eval_seconds", "running")
 
 
@@ -363,11 +366,11 @@ class Run:
         self.args, self.script, self.command = args, script, args.command
         common = {k: getattr(args, k) for k in ("conditional", "steps", "batch_size", "lr", "seed")}
         self.settings = {"script": script, "variant": variant, **common, **settings}
-        shipped = Path(__file__).resolve().parent / "samples" / name / "weights.pt"
+        shipped = Path(__file__).resolve().parent / "samples" / self.folder.name / "weights.pt"
         if args.sample_only and not os.path.exists(self.path):  # then the weights alone will do
             self.path = self.folder / "weights.pt"
-            if not args.out and not os.path.exists(self.path) and shipped.is_file():
-                print(f"{self.folder} has no run: drawing from the weights that ship along, samples/{name}/weights.pt")
+            if self.folder.parent == Path("runs") and not os.path.exists(self.path) and os.path.isfile(shipped):
+                print(f"{self.folder} has no run: drawing from the weights that ship along, samples/{self.folder.name}/weights.pt")
                 self.path = shipped
         self.checkpoint = self.read_checkpoint() if args.resume or args.sample_only else None
         # Find out now, and not after an hour of training, that the folder cannot be written.
@@ -399,7 +402,9 @@ class Run:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about foreign files: we say it ourselves, below
                 checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
-            then = {"script": None, **checkpoint["settings"]}
+            then = {"script": None, **{RENAMED.get(key, key): value for key, value in checkpoint["settings"].items()}}
+            if hasattr(args, "dropout"):
+                then.setdefault("dropout", 0.0)  # from before there was any
             if zipfile.ZipFile(self.path).testzip() or not parts <= set(checkpoint):
                 raise ValueError("damaged")
         except Exception as error:  # torch.load raises a dozen kinds for a file that is cut or foreign

@@ -569,7 +569,7 @@ def main(argv=None):
     run = utils.Run("wavenet", args, {"dilations": args.dilations}, variant)
     width = args.width or CHANNELS
     head = HEAD * width // CHANNELS  # in proportion
-    run.fix(width=width, WARM_UP=WARM_UP, CLIP=CLIP, HEAD=HEAD, FIRST_TAPS=FIRST_TAPS, EVAL_IMAGES=EVAL_IMAGES)
+    run.fix(width=width, WARM_UP=WARM_UP, CLIP=CLIP, HEAD=head, FIRST_TAPS=FIRST_TAPS, EVAL_IMAGES=EVAL_IMAGES)
 
     torch.manual_seed(args.seed)
     model = WaveNet(28, width, head, FIRST_TAPS, args.dilations, args.conditional).to(args.device)

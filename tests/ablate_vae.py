@@ -1,4 +1,4 @@
-"""What each detail of vae.py is worth: the default with one thing changed, at one fifth of the default's steps.
+"""What each detail of vae.py is worth: the default with one thing changed, at 900 steps.
 
     python tests/ablate_vae.py [--steps 900] [--data-dir data] [--only NAME ...]
 

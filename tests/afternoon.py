@@ -4,15 +4,14 @@
 
 A run whose learning rate falls to 0 cannot be read in its middle: it looks worse there than a run that ends there. So a curve of validation
 nats per minute takes whole runs, here a short one and one of three times its length, for each size. The smaller network wins the short
-ones; what counts for a long run is which line is lower further to the right, and falls faster. Writes runs/afternoon/afternoon.json, a row a run
+ones; what counts for a long run is which line is lower further to the right, and falls faster. Writes runs/afternoon/<chapter>.json, a row a run
 (nats on the first 1,000 validation images and on as many training images; vae.py: −ELBO; gan.py: Fréchet distance of 5,000 draws to the
-validation digits), and runs/afternoon/<chapter>.png. Rows that are there are not run again. --draw: the pictures only. They are committed as
-samples/afternoon/. Validation only: no test figure is read here. Minutes of one thread, with another such process beside it.
+validation digits), and <chapter>.png. Rows that are there are not run again: after a change of a default, delete the file. --draw: the pictures
+only. They are committed as samples/afternoon/, from --threads 1, two such processes at a time. Validation only: no test figure is read here.
 """
 import argparse
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -24,7 +23,7 @@ CANDIDATES = {  # chapter: {name: (flags, steps of the short run)}; the long one
     "made": {
         "1024, one mask set": ([], 2400), "1024, 4 mask sets": (["--num-masks", "4"], 2400),
         "2048, one mask set": (["--width", "2048"], 800),
-        "1024, dropout 0.2": (["--dropout", "0.2"], 2400), "2048, dropout 0.3": (["--width", "2048", "--dropout", "0.3"], 800)},
+        "1024, dropout 0.2": (["--dropout", "0.2"], 2400)},
     "wavenet": {"24 channels": ([], 900), "40 channels": (["--width", "40"], 500)},
     "pixelcnn": {"16 channels": ([], 1200), "24 channels": (["--width", "24"], 800), "24 channels, 12 layers": (["--width", "24", "--depth", "12"], 550)},
     "transformer_ar": {
@@ -40,9 +39,9 @@ def draw(path, chapter, rows):
     figure, axes = plt.subplots(1, 2 if chapter != "gan" else 1, figsize=(9 if chapter != "gan" else 5, 3.4), squeeze=False)
     for ax, key in zip(axes[0], ("score", "gap")):
         for name in CANDIDATES[chapter]:
-            some = [row for row in rows if row["candidate"] == name]
+            some = sorted((row for row in rows if row["candidate"] == name and row["score"] is not None), key=lambda row: row["seconds"])
             ax.plot([row["seconds"] / 60 for row in some], [row["score"] - row["train_score"] if key == "gap" else row[key] for row in some], ".-", label=name)
-        ax.set(xscale="log", xlabel="minutes of training of a whole run (one thread)", ylabel="validation − training (nats)" if key == "gap" else
+        ax.set(xscale="log", xlabel="minutes of training of a whole run", ylabel="validation − training (nats)" if key == "gap" else
                "Fréchet distance to validation digits" if chapter == "gan" else "validation nats" + " (−ELBO)" * (chapter == "vae"))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter("{x:g}")
@@ -61,29 +60,29 @@ def main():
     folder = Path("runs/afternoon")
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
-    path = folder / "afternoon.json"
     if not args.draw and utils.load_mnist(args.data_dir).name != "mnist":
         parser.error("this takes the full MNIST: say with --data-dir where it is")
     for name in args.only:
+        path = folder / f"{name}.json"  # a file each: two processes never write the same one
+        rows = json.loads(path.read_text()) if path.exists() else []
         for candidate, (flags, short) in CANDIDATES[name].items():
             for steps in (short, 3 * short):
-                rows = json.loads(path.read_text()) if path.exists() else []
                 typed = [*flags, "--steps", str(steps)]
                 command = " ".join(["python", f"{name}.py", *typed])
                 if args.draw or any(row["command"] == command for row in rows):
                     continue
                 found = robustness.trained(name, typed, args.data_dir)
-                data = utils.load_mnist(args.data_dir)
-                row = {"chapter": name, "candidate": candidate, "command": command, "seconds": found[1], "threads": args.threads,
-                       "parameters": sum(p.numel() for p in found[0].parameters())}
-                row |= robustness.score(name, importlib.import_module(name), found[0], data)
-                if name != "gan":  # the same on training images: what is better there has been learned by heart
-                    data.x_val = data.x_train
-                    row["train_score"] = robustness.score(name, importlib.import_module(name), found[0], data)["score"]
-                rows = [*(json.loads(path.read_text()) if path.exists() else []), row]  # read again: another process may have written
+                row = {"chapter": name, "candidate": candidate, "command": command, "threads": args.threads, "score": None}
+                if found:  # it did not diverge
+                    data = utils.load_mnist(args.data_dir)
+                    row |= {"seconds": found[1], "parameters": sum(p.numel() for p in found[0].parameters())}
+                    row |= robustness.score(name, importlib.import_module(name), found[0], data)
+                    if name != "gan":  # the same on training images: what is better there has been learned by heart
+                        data.x_val = data.x_train
+                        row["train_score"] = robustness.score(name, importlib.import_module(name), found[0], data)["score"]
+                rows.append(row)
                 utils.write_atomically(path, (json.dumps(rows, indent=1) + "\n").encode())
-                print(f"{name:15} {candidate:25} {steps:6} steps {found[1] / 60:6.1f} min {row['score']:8.2f} (training: {row.get('train_score', 0):.2f})", flush=True)
-        rows = [row for row in json.loads(path.read_text()) if row["chapter"] == name] if path.exists() else []
+                print(command, {key: value for key, value in row.items() if "score" in key or key == "seconds"}, flush=True)
         if rows:
             draw(folder / f"{name}.png", name, rows)
 

@@ -3,12 +3,12 @@
     python tests/robustness.py [--only NAME ...] [--threads N] [--data-dir data] [--list]
 
 For each chapter and variant: learning rate a third and three times, batch half and double, width half and double, and three seeds, each
-at a fifth of the default's steps, with all else as it is; against the default at as many. Writes runs/robustness/robustness.json, a row a
-run: nats on the first 1,000 validation images (vae.py: −ELBO; gan.py: Fréchet distance of 5,000 draws to the validation digits, and the
+at a fifth of the default's steps, with all else as it is; against the default at as many. Writes runs/robustness/<model>.json, a row a
+run, and all of them together as robustness.json: nats on the first 1,000 validation images (vae.py: −ELBO; gan.py: Fréchet distance of 5,000 draws to the validation digits, and the
 smallest share of a digit), seconds of training. Rows that are there, of the same command and data, are not run again, so it can be stopped and
-gone on with, and two of them, on different models, may share a machine (with --threads 1: networks as small as these gain little by a second).
+gone on with; and two of these, for different models, may share a machine (with --threads 1: networks as small as these gain little by a second).
 Promised: within 3 nats of the default (gan.py: within a factor of 2, and no digit below 2 % of what is drawn); rows that are not are marked.
-A script to run, not a test: it takes two hours. The file is committed as samples/robustness.json. Validation only: no test figure is read here.
+A script to run, not a test: it takes two hours. Validation only: no test figure is read here.
 """
 import argparse
 import contextlib
@@ -83,11 +83,11 @@ def plan(model, change):
     name, flags, width = MODELS[model]
     chapter, kind = importlib.import_module(name), CHANGES[change]
     given = settings_of(chapter, flags)
-    typed = {"steps": given["steps"] // 5, "batch_size": given["batch_size"], "lr": given["lr"], "seed": 0}
+    typed = {"steps": given["steps"] // 5, "batch_size": given["batch_size"], "lr": given["lr"], "seed": 0, "width": getattr(chapter, width)}
     if isinstance(kind, int):
         typed["seed"] = kind
     elif kind and kind[0] == "width":
-        typed["width"] = int(getattr(chapter, width) * kind[1])
+        typed["width"] = int(typed["width"] * kind[1])
     elif kind:
         typed[kind[0]] = type(typed[kind[0]])(typed[kind[0]] * kind[1])
     if "--steps" in flags:
@@ -152,27 +152,33 @@ def main():
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--list", action="store_true", help="print the table of what has been measured, and stop")
     args = parser.parse_args()
-    path = Path("runs/robustness/robustness.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path("runs/robustness")
+    folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
 
-    def kept_rows():  # not those of other settings
-        rows = {(row["model"], row["change"]): row for row in json.loads(path.read_text())} if path.exists() else {}
-        return {key: row for key, row in rows.items() if plan(*key)[0].items() <= row.items()}
+    def path_of(model):  # a file each: two processes never write the same one
+        return folder / f"{model.replace(', ', '_').replace(' ', '_')}.json"
 
-    rows = kept_rows()
+    def read(model):  # rows of other settings do not count
+        rows = {row["change"]: row for row in json.loads(path_of(model).read_text())} if path_of(model).exists() else {}
+        return {change: row for change, row in rows.items() if plan(model, change)[0].items() <= row.items()}
+
+    def write(path, rows):
+        utils.write_atomically(path, (json.dumps(rows, indent=1) + "\n").encode())
+
     if not args.list and utils.load_mnist(args.data_dir).name != "mnist":
         parser.error("this takes the full MNIST: say with --data-dir where it is")
     for model in args.only:
+        rows = read(model)
         for change in CHANGES:
-            if (model, change) not in rows and not args.list:
-                row = {**measure(model, change, args.data_dir), "threads": args.threads}
-                rows = {**kept_rows(), (model, change): row}  # read again: another process may have written
-                utils.write_atomically(path, (json.dumps([rows[m, c] for m in MODELS for c in CHANGES if (m, c) in rows], indent=1) + "\n").encode())
-            if (model, change) in rows and (model, "default") in rows:
-                row = rows[model, change]
+            if change not in rows and not args.list:
+                rows[change] = {**measure(model, change, args.data_dir), "threads": args.threads}
+                write(path_of(model), [rows[c] for c in CHANGES if c in rows])
+            if change in rows and "default" in rows:
+                row = rows[change]
                 print(f"{model:20} {change:12} {'diverged' if row['score'] is None else format(row['score'], '8.2f')}"
-                      f"{'' if kept(row, rows[model, 'default']) else '   OUTSIDE'}", flush=True)
+                      f"{'' if kept(row, rows['default']) else '   OUTSIDE'}", flush=True)
+    write(folder / "robustness.json", [row for model in MODELS for row in read(model).values()])
 
 
 if __name__ == "__main__":

@@ -507,6 +507,12 @@ def test_flags_that_do_not_go_together(small, fails):
     fails(lambda: made.main(["--cell", "gru"]), "--cell", "--variant rnn")
     fails(lambda: made.main(["--variant", "cnn"]), "--variant")
     fails(lambda: made.main(["--num-masks", "0"]), "--num-masks")
+    fails(lambda: made.main(["--dropout", "1"]), "--dropout")
     assert not Path("runs").exists()
+    for flags in (["--depth", "3"], ["--dropout", "0.2"]):
+        fails(lambda: made.main(["--variant", "rnn", *flags]), flags[0], "masks")
+    made.main(SHORT + ["--variant", "rnn"])
+    Path("runs/made_rnn/metrics.json").unlink()
+    fails(lambda: made.main(["--resume", "--out", "runs/made_rnn", "--depth", "3"]), "--depth", "masks")  # nobody said again what it is
     made.main(SHORT)
     fails(lambda: made.main(["--resume", "--out", "runs/made", "--variant", "rnn"]), "--variant masks", "not rnn")

@@ -239,16 +239,30 @@ def test_width_is_a_setting_of_the_run(chapter, fails):
     folder = Path(f"runs/{chapter.__name__}_width16")
     usual, wide = (json.loads((path / "metrics.json").read_text()) for path in (folder.with_name(chapter.__name__), folder))
     assert wide["settings"]["width"] == 16 != usual["settings"]["width"] and wide["parameters"] != usual["parameters"]
+    before = result(folder)
     (folder / "metrics.json").unlink()
-    fails(lambda: chapter.main(["--resume", "--out", str(folder), "--width", "32"]), "--width 16", "32")
+    for flag in ("--resume", "--sample-only"):
+        fails(lambda: chapter.main([flag, "--out", str(folder), "--width", "32"]), "--width 16", "32")
     chapter.main(["--resume", "--out", str(folder)])
-    again = json.loads((folder / "metrics.json").read_text())
-    assert again["parameters"] == wide["parameters"] and again["test_nats"] == wide["test_nats"]
-    # Checkpoints from before there was a flag do not name it: then the chapter's own width is meant.
-    c = checkpoint(folder.with_name(chapter.__name__))
-    del c["settings"]["width"]
-    torch.save(c, folder.with_name(chapter.__name__) / "checkpoint.pt")
-    chapter.main(["--sample-only", "--out", str(folder.with_name(chapter.__name__))])
+    assert same(result(folder), before)
+
+
+OLD_NAMES = {"vae": "WIDTH", "made": "WIDTH", "wavenet": "CHANNELS", "pixelcnn": "CHANNELS", "transformer_ar": "CHANNELS", "gan": "CHANNELS"}
+
+
+def test_checkpoints_from_before_there_were_flags_for_sizes(chapter, fails, monkeypatch):
+    """Then width and depth were constants of the script, by their names, and nothing was dropped out."""
+    with stopped_at(11, monkeypatch):
+        chapter.main(SHORT + ["--out", "a"])
+    c = checkpoint("a")
+    old = {{"width": OLD_NAMES[chapter.__name__], "depth": "DEPTH"}.get(key, key): value for key, value in c["settings"].items() if key != "dropout"}
+    torch.save({**c, "settings": old}, "a/checkpoint.pt")
+    fails(lambda: chapter.main(["--resume", "--out", "a", "--width", "64"]), "--width", "64")
+    if "dropout" in c["settings"]:
+        fails(lambda: chapter.main(["--resume", "--out", "a", "--dropout", "0.3"]), "--dropout 0.0", "0.3")
+    chapter.main(["--resume", "--out", "a"])
+    chapter.main(SHORT + ["--out", "whole"])
+    assert same(result("a"), result("whole"))
 
 
 def test_resume_of_a_run_that_was_killed_while_it_was_scored(chapter, monkeypatch):

@@ -329,6 +329,7 @@ def test_what_cannot_be_built_is_refused(fails):
     fails(lambda: transformer_ar.main(["--patch", "4"]), "--patch 4", "65,536", "use 1 or 2")
     fails(lambda: transformer_ar.main(["--patch", "29"]), "--patch 29", "use 1 or 2")
     fails(lambda: transformer_ar.main(["--patch", "0"]), "--patch")
+    fails(lambda: transformer_ar.main(["--width", "30"]), "--width 30", "4 heads")
     fails(lambda: transformer_ar.main(["--temperature", "0", "--sample-only"]), "--temperature")
     fails(lambda: transformer_ar.main(["--temperature", "0.5"]), "--temperature", "--sample-only")
     assert not Path("runs").exists()
