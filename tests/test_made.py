@@ -388,9 +388,9 @@ def test_mask_sets_differ_and_agnostic_training_draws_new_orders(monkeypatch):
     used = []
     logits = made.MADE.logits
 
-    def watched(self, x, y=None, place=None, degree=None):
+    def watched(self, x, y=None, place=None, degree=None, dropout=0.0):
         used.append(tuple(place.tolist()) + tuple(degree.tolist()))
-        return logits(self, x, y, place, degree)
+        return logits(self, x, y, place, degree, dropout)
 
     monkeypatch.setattr(made.MADE, "logits", watched)
     x = torch.zeros(2, 1, 4, 4)

@@ -189,7 +189,7 @@ def test_gradients_flow_through_z(monkeypatch):
     assert gradient_reaches_encoder(small_vae())
     # Control: without the reparameterization (z drawn, then cut from the graph) the encoder learns nothing from the picture.
     encode = vae.VAE.encode
-    monkeypatch.setattr(vae.VAE, "encode", lambda self, x, y=None: tuple(t.detach() for t in encode(self, x, y)))
+    monkeypatch.setattr(vae.VAE, "encode", lambda self, x, y=None, dropout=0.0: tuple(t.detach() for t in encode(self, x, y)))
     with pytest.raises(RuntimeError):
         model = small_vae()
         for p in model.decoder.parameters():
@@ -214,7 +214,7 @@ def test_gradient_of_the_elbo_is_the_gradient_of_its_mean():
     many = x.repeat(n, 1, 1, 1)
     shift = torch.zeros(n, 1, dtype=torch.float64, requires_grad=True)
     encode = model.encode
-    model.encode = lambda x, y=None: (encode(x, y)[0] + shift, encode(x, y)[1])
+    model.encode = lambda x, y=None, dropout=0.0: (encode(x, y)[0] + shift, encode(x, y)[1])
     log_px_z, _ = model.elbo_terms(many, generator=torch.Generator().manual_seed(0))
     grads, = torch.autograd.grad(log_px_z.sum(), shift)
     assert abs(grads.mean().item() - expected) < 5 * grads.std().item() / math.sqrt(n)
