@@ -357,7 +357,7 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 # cost more than that in speed: at these lengths they are behind by 0.8 and 2.3 nats. Twice the width
 # cures nothing; it starts worse, and falls three times as fast. (Decay of the weights, AdamW, in the
 # short run of the first row: 86.8 at 0.05, 88.1 at 0.3; single runs while tuning, of which no file is
-# kept.)
+# kept.) A run of half an hour has not been made yet.
 # --------------------------------------------------------------------------------------------------
 
 

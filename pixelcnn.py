@@ -223,7 +223,7 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 # passes over the training set; samples/pixelcnn_long/), where the default has 81.56 in 4.7. Others have
 # published 81.50 for this model after 457 passes on a GPU. It has not begun to learn by heart: its
 # training and validation images lie 1.9 nats apart (500 of each), as those of the default run do (the
-# validation images are the harder ones). So what limits it is time.
+# validation images are the harder ones). So what limits it is time or size, and not memory.
 # --------------------------------------------------------------------------------------------------
 
 

@@ -262,7 +262,7 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 # as long as the rate is high, a run looks worse than one that ends there. So train whole runs, a short
 # one and one of three times its length for each size, and look at the slope (tests/afternoon.py; the
 # file is samples/afternoon/transformer_ar.json, with a picture beside it). Nats on 1,000 validation
-# images, and minutes on one thread:
+# images, seed 0, and minutes on one thread (two such runs at a time on the 2 cores):
 #
 #                                      short            three times as long
 #     64 channels, 3 layers            85.98 (1.7)      82.99 (4.4)
@@ -277,8 +277,8 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 #
 # reaches 79.39 nats on the test set, exact, in 30.2 minutes (2 cores, seed 0; 467,296 weights, six
 # passes over the training set; samples/transformer_ar_long/), where the default has 80.93 in 5.6.
-# Others have published 79.17 after 457 passes on a GPU. What limits it is time. It has not begun to
-# learn by heart: its training and validation images lie 1.9 nats apart (500 of each), those of the
+# Others have published 79.17 after 457 passes on a GPU. What limits it is time or size: it has not begun
+# to learn by heart, its training and validation images lie 1.9 nats apart (500 of each), those of the
 # default run 2.0 (the validation images are the harder ones).
 # --------------------------------------------------------------------------------------------------
 

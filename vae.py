@@ -217,9 +217,10 @@ NAIVE_SAMPLES = 500  # K of naive Monte Carlo (3), on 100 test images
 #     800 units                           98.56 (0.7)      93.97 (2.2)
 #     800 units, dropout 0.1              99.92 (0.8)      95.02 (2.4)
 #
-# Twice the width starts worse and falls faster. Between training and validation images lie 2.8 nats: an
-# encoder that has seen an image proposes a better z for it. Dropout (a tenth of what each hidden layer
-# adds is silenced in each step) leaves 2.4, and costs a nat.
+# Twice the width starts worse and falls faster. Between training and validation images lie 2.8 nats (in
+# part, we suppose, since an encoder that has seen an image proposes a better z for it). Dropout (a tenth
+# of what each hidden layer adds is silenced in each step) leaves 2.4, and costs a nat. A run of half an
+# hour has not been made yet.
 # --------------------------------------------------------------------------------------------------
 
 

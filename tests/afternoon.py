@@ -46,7 +46,7 @@ def draw(path, chapter, rows):
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter("{x:g}")
         ax.grid(alpha=0.3, which="both")
-    axes[0][0].legend(fontsize=8)
+    axes[0][0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.01), ncol=4)  # above: it must not hide a line
     utils.save_figure(path, figure)
 
 
