@@ -265,6 +265,26 @@ TEST_DRAWS = 5000  # draws scored at the end
 # digits; the figure does not say which.) (G never
 # sees a training image. But D does, and may have them by heart: shown one image over and over, as in a
 # test, G ends by drawing it.)
+#
+# Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of the
+# default's steps (2,800; wgan-gp: 1,000), seed 0 where the row names no other; Fréchet distance of
+# 5,000 draws to validation digits, and in brackets the smallest share of a digit among them
+# (tests/robustness.py; the files are in samples/robustness/). Each should end within twice the distance
+# of the first line:
+#
+#                             gan                           gan, wgan-gp
+#     as it is                2.61 (8.4 %)                  6.82 (6.6 %)
+#     seed 1, seed 2          2.46 (7.2 %), 2.47 (7.5 %)    6.31 (8.3 %), 6.90 (8.2 %)
+#     lr / 3, lr · 3          4.27 (8.2 %), 2.06 (8.2 %)    11.00 (5.0 %), 12.89 (5.2 %)
+#     batch / 2, batch · 2    3.75 (8.6 %), 1.76 (8.8 %)    7.50 (6.3 %), 5.18 (8.7 %)
+#     width / 2, width · 2    4.75 (7.6 %), 1.77 (8.5 %)    10.52 (8.0 %), 5.20 (7.7 %)
+#
+# All do, and none collapses: each of the ten digits has 5 % of the draws or more. Three seeds of the
+# first game lie within 0.2, of the second within 0.6. Batch and width say mostly how much was computed.
+# The learning rates differ: the first game takes three times its rate gladly, at least in a run this
+# short, and is 1.6 times as far with a third; the second is best near its own, 1.6 times as far with a
+# third and 1.9 with three times, hardly inside. Half the width means 1.8 times the distance in the
+# first game and 1.5 in the second.
 # --------------------------------------------------------------------------------------------------
 
 

@@ -23,14 +23,18 @@ CANDIDATES = {  # chapter: {name: (flags, steps of the short run)}; the long one
     "made": {
         "1024, one mask set": ([], 2400), "1024, 4 mask sets": (["--num-masks", "4"], 2400),
         "2048, one mask set": (["--width", "2048"], 800),
-        "1024, dropout 0.2": (["--dropout", "0.2"], 2400)},
+        "1024, dropout 0.2": (["--dropout", "0.2"], 2400),
+        "1024, batch 256": (["--batch-size", "256"], 1200),
+        "1024, batch 256, lr 0.005": (["--batch-size", "256", "--lr", "5e-3"], 1200),
+        "1024, batch 256, 2 mask sets": (["--batch-size", "256", "--num-masks", "2"], 1200)},
     "wavenet": {"24 channels": ([], 900), "40 channels": (["--width", "40"], 500)},
     "pixelcnn": {"16 channels": ([], 1200), "24 channels": (["--width", "24"], 800), "24 channels, 12 layers": (["--width", "24", "--depth", "12"], 550)},
     "transformer_ar": {
         "64 channels, 3 layers": ([], 1200), "96 channels, 4 layers": (["--width", "96", "--depth", "4"], 550),
         "128 channels, 4 layers": (["--width", "128", "--depth", "4"], 360)},
     "vae": {"400 units": ([], 1800), "800 units": (["--width", "800"], 650), "800 units, dropout 0.1": (["--width", "800", "--dropout", "0.1"], 650)},
-    "gan": {"16 channels": ([], 2600), "32 channels": (["--width", "32"], 1100)},
+    "gan": {"16 channels": ([], 2600), "16 channels, batch 64": (["--batch-size", "64"], 1400), "32 channels": (["--width", "32"], 1100),
+            "32 channels, batch 64": (["--width", "32", "--batch-size", "64"], 600)},
 }
 
 

@@ -8,6 +8,7 @@ run, and all of them together as robustness.json: nats on the first 1,000 valida
 smallest share of a digit), seconds of training. Rows that are there, of the same command and data, are not run again, so it can be stopped and
 gone on with; and two of these, for different models, may share a machine (with --threads 1: networks as small as these gain little by a second).
 Promised: within 3 nats of the default (gan.py: within a factor of 2, and no digit below 2 % of what is drawn); rows that are not are marked.
+At the end: the table of each chapter that is complete, as its notes have it (--list: that alone). They are committed as samples/robustness/.
 A script to run, not a test: it takes two hours. Validation only: no test figure is read here.
 """
 import argparse
@@ -145,6 +146,23 @@ def kept(row, default):
     return row["score"] <= default["score"] + 3
 
 
+def table(chapter, rows):
+    """The table of a chapter's notes as lines: a column for each of its variants, rows as written by main()."""
+    pairs = {"as it is": ["default"], "seed 1, seed 2": ["seed 1", "seed 2"], "lr / 3, lr · 3": ["lr / 3", "lr * 3"],
+             "batch / 2, batch · 2": ["batch / 2", "batch * 2"], "width / 2, width · 2": ["width / 2", "width * 2"]}
+
+    def cell(model, changes):
+        found, words = {row["change"]: row for row in rows if row["model"] == model}, []
+        for row in (found[change] for change in changes):
+            share = f" ({100 * row['least_share']:.1f} %)" if "least_share" in row else ""
+            words.append("diverged" if row["score"] is None else f"{row['score']:.2f}{share}" + (not kept(row, found["default"])) * "!")
+        return ", ".join(words)
+
+    models = [model for model, (name, *_) in MODELS.items() if name == chapter]
+    columns = [["", *pairs]] + [[model, *(cell(model, changes) for changes in pairs.values())] for model in models]
+    return [" ".join(f"{column[i]:{max(map(len, column)) + 3}}" for column in columns).rstrip() for i in range(len(pairs) + 1)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(MODELS), metavar="NAME", default=list(MODELS))
@@ -178,7 +196,11 @@ def main():
                 row = rows[change]
                 print(f"{model:20} {change:12} {'diverged' if row['score'] is None else format(row['score'], '8.2f')}"
                       f"{'' if kept(row, rows['default']) else '   OUTSIDE'}", flush=True)
-    write(folder / "robustness.json", [row for model in MODELS for row in read(model).values()])
+    rows = [row for model in MODELS for row in read(model).values()]
+    write(folder / "robustness.json", rows)
+    for chapter in dict.fromkeys(name for name, *_ in MODELS.values()):
+        if all(change in read(model) for model, (name, *_) in MODELS.items() if name == chapter for change in CHANGES):
+            print("", *table(chapter, rows), sep="\n#     ")
 
 
 if __name__ == "__main__":

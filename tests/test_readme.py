@@ -6,6 +6,7 @@ import shlex
 
 import afternoon
 import pytest
+import robustness
 import test_compare
 import test_runs
 from conftest import CHAPTERS, ROOT
@@ -136,6 +137,27 @@ def test_a_chapter_says_what_an_afternoon_brings(path):
     figure = "test_frechet" if metrics["likelihood"] == "none" else "test_nats"
     for change in ({figure: metrics[figure] + 0.02}, {"train_seconds": metrics["train_seconds"] + 6}, {"command": metrics["command"] + "0"}):
         assert not is_told_of_an_afternoon(text, rows, {**metrics, **change})  # controls
+
+
+def has_table(text, rows, chapter):
+    return "\n".join("#     " + line if line else "#" for line in robustness.table(chapter, rows)) in text
+
+
+@pytest.mark.parametrize("chapter", [c for c in CHAPTERS if "# Turning the knobs." in (ROOT / f"{c}.py").read_text(encoding="utf-8")])
+def test_a_chapter_says_how_robust_it_is(chapter):
+    text = (ROOT / f"{chapter}.py").read_text(encoding="utf-8")
+    rows = json.loads((ROOT / "samples" / "robustness" / "robustness.json").read_text())
+    mine = [row for row in rows if robustness.MODELS[row["model"]][0] == chapter]
+    for model in [model for model, (name, *_) in robustness.MODELS.items() if name == chapter]:
+        found = {row["change"]: row for row in mine if row["model"] == model}
+        for change in robustness.CHANGES:
+            assert robustness.plan(model, change)[0].items() <= found[change].items()  # of the settings as they are today
+            assert robustness.kept(found[change], found["default"])
+        worse = {**found["default"], "score": found["default"]["score"] * (2.01 if chapter == "gan" else 1) + 3.01 * (chapter != "gan")}
+        assert not robustness.kept(worse, found["default"]) and not robustness.kept({**worse, "score": None}, found["default"])  # controls
+    assert has_table(text, rows, chapter)
+    for row in mine:
+        assert not has_table(text, [{**r, "score": r["score"] + 0.02} if r is row else r for r in rows], chapter)  # control
 
 
 def test_nothing_is_left_to_fill_in():
