@@ -165,10 +165,19 @@ def find_runs(folders):
     left_out += [f"{run.folder.as_posix()} was trained on {run.metrics['data']}, and what it is compared with on {data}: nats of two data sets "
                  "cannot be compared." for run in runs if run.metrics["data"] != data]
     runs = [run for run in runs if run.metrics["data"] == data]
-    names = [run.name for run in runs]
-    for run, name in zip(runs, list(names)):
-        run.name += f" ({run.folder.as_posix()})" * (names.count(name) > 1)
+    # Two runs of one name: first by how long they trained, if it was typed, and if that tells nothing, by their folders.
+    for more in (lambda run: trained_for(run.metrics), lambda run: f" ({run.folder.as_posix()})"):
+        names, told = [run.name for run in runs], [more(run) for run in runs]
+        for run, name, word in zip(runs, names, told):
+            run.name += word * (len({other for other, its in zip(told, names) if its == name}) > 1)
     return sorted(runs, key=lambda run: (CHAPTERS.index(run.model), not run.first, not run.default, run.folder.name)), left_out
+
+
+def trained_for(metrics):
+    """What a command says of the length of its run: ", 50,000 steps", or nothing."""
+    words = {"batch_size": "batches of {:,}", "lr": "rate {:g}", "steps": "{:,} steps"}
+    typed = [key for key in words if re.search(f"--{key.replace('_', '-')}[ =]", metrics["command"])]
+    return "".join(f", {words[key].format(metrics[key])}" for key in typed if isinstance(metrics.get(key), (int, float)))
 
 
 def check(true, why):

@@ -202,28 +202,28 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 # What did not help, at equal time: 24 or 32 channels in the gated model (fewer steps, worse), torch's
 # channels_last layout (no faster).
 #
-# Given an afternoon. Which width and depth would serve a run of half an hour? Whole runs, a short one
-# and one of three times its length for each size (why not the middle of one long run:
-# transformer_ar.py), nats on 1,000 validation images, and minutes on one thread (tests/afternoon.py;
-# the file is samples/afternoon/pixelcnn.json):
+# Given an afternoon. Which width and depth would serve a longer run? Each row is two complete runs, the
+# second of three times the steps (why not the middle of one long run: transformer_ar.py): nats on 1,000
+# validation images, and minutes on one thread (tests/afternoon.py; the file is
+# samples/afternoon/pixelcnn.json).
 #
-#                                         short            three times as long
+#                                         short            three times the steps
 #     16 channels                         85.47 (1.3)      82.90 (3.8)
 #     24 channels                         85.52 (1.7)      83.03 (4.9)
 #     24 channels, 12 layers              86.02 (1.7)      83.13 (5.3)
 #
-# Three times the steps are worth 2.6, 2.5 and 2.9 nats: wider alone does not fall faster, deeper does.
-# Straight lines through these points would cross late, after more than two hours of one thread. But no
-# such line is straight for ever, and the small network's bends first: how early, short runs cannot
-# tell. We took the third for the long run.
+# Three times the steps are worth 2.6, 2.5 and 2.9 nats: of the larger networks the deeper one gains
+# most. These are single runs, and two seeds of so short a run differ by half a nat, so the table does
+# not say when it would pass the first, or whether. We took the third for the long run; no small network
+# has been run for as long.
 #
 #     python pixelcnn.py --width 24 --depth 12 --steps 13000 --out runs/pixelcnn_long
 #
 # reaches 80.69 nats on the test set, exact, in 20.3 minutes (2 cores, seed 0; 168,640 weights, four
-# passes over the training set; samples/pixelcnn_long/), where the default has 81.56 in 4.7. Others have
-# published 81.50 for this model after 457 passes on a GPU. It has not begun to learn by heart: its
-# training and validation images lie 1.9 nats apart (500 of each), as those of the default run do (the
-# validation images are the harder ones). So what limits it is time or size, and not memory.
+# passes over the training set; samples/pixelcnn_long/), where the default has 81.56 in 4.7 minutes.
+# Others have published 81.50 for a Gated PixelCNN of another size, after 457 passes on a GPU. It has
+# hardly begun to learn by heart: validation images cost 1.9 nats more than training images (500 of
+# each; they are the harder ones), as in the default run. So what limits it is time or size.
 # --------------------------------------------------------------------------------------------------
 
 

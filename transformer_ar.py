@@ -270,34 +270,33 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 #     batch / 2, batch · 2    86.81, 83.78
 #     width / 2, width · 2    87.41, 84.43
 #
-# All do, the furthest by 2.2. Seeds differ by 0.1. The other rows show mostly how much was computed:
-# half the batch or half the width costs less time and is worse, twice is dearer and better (twice the
-# steps cost as much as twice the batch, and are worth more: the next table has 83.0 after 3,600). The
-# learning rate is the one that has to be guessed: three times costs 0.5 nats, a third 1.8. In doubt,
-# the higher one.
+# All do, the furthest by 2.2. Seeds differ by 0.1. Half the batch or half the width takes less time and
+# is worse, twice of either takes two to three times as long and is better. In a run this short a
+# learning rate that is too high costs less (0.5 nats) than one that is too low (1.8).
 #
-# Given an afternoon. Which width and depth would serve a run of half an hour? Its middle does not tell:
-# as long as the rate is high, a run looks worse than one that ends there. So train whole runs, a short
-# one and one of three times its length for each size, and look at the slope (tests/afternoon.py; the
+# Given an afternoon. Which width and depth would serve a run of half an hour? One cannot read it off
+# the middle of one long run: as long as the rate is high, such a run looks worse than one that ends
+# there. So each row is two complete runs, the second of three times the steps (tests/afternoon.py; the
 # file is samples/afternoon/transformer_ar.json, with a picture beside it). Nats on 1,000 validation
 # images, seed 0, and minutes on one thread (two such runs at a time on the 2 cores):
 #
-#                                      short            three times as long
+#                                      short            three times the steps
 #     64 channels, 3 layers            85.98 (1.7)      82.99 (4.4)
 #     96 channels, 4 layers            88.07 (1.5)      84.21 (4.5)
 #     128 channels, 4 layers           89.56 (1.5)      85.77 (4.6)
 #
-# The small network wins at each length. But three times the steps are worth 3.0 nats to it and 3.9 to
-# the one of 96 channels: another factor of three to nine, and the lines cross. (The largest gains no
-# faster than that, and starts worse: its turn comes later still.)
+# The small network wins in either column. But three times the steps are worth 3.0 nats to it, 3.9 to
+# the one of 96 channels and 3.8 to the largest. If that went on, 96 channels would be ahead after four
+# or five times the time of the second column, 20 minutes. It is a bet: nobody has run the small network
+# for as long.
 #
 #     python transformer_ar.py --width 96 --depth 4 --steps 20000 --out runs/transformer_ar_long
 #
 # reaches 79.39 nats on the test set, exact, in 30.2 minutes (2 cores, seed 0; 467,296 weights, six
-# passes over the training set; samples/transformer_ar_long/), where the default has 80.93 in 5.6.
-# Others have published 79.17 after 457 passes on a GPU. What limits it is time or size: it has not begun
-# to learn by heart, its training and validation images lie 1.9 nats apart (500 of each), those of the
-# default run 2.0 (the validation images are the harder ones).
+# passes over the training set; samples/transformer_ar_long/), where the default has 80.93 in 5.6
+# minutes. Others have published 79.17 after 457 passes on a GPU. It has hardly begun to learn by heart:
+# validation images cost 1.9 nats more than training images (500 of each; they are the harder ones), 2.0
+# in the default run. So what limits it is time or size.
 # --------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ CANDIDATES = {  # chapter: {name: (flags, steps of the short run)}; the long one
         "1024, dropout 0.2": (["--dropout", "0.2"], 2400),
         "1024, batch 256": (["--batch-size", "256"], 1200),
         "1024, batch 256, lr 0.005": (["--batch-size", "256", "--lr", "5e-3"], 1200),
-        "1024, batch 256, 2 mask sets": (["--batch-size", "256", "--num-masks", "2"], 1200)},
+        "1024, batch 256, lr 0.005, 2 mask sets": (["--batch-size", "256", "--lr", "5e-3", "--num-masks", "2"], 1200)},
     "wavenet": {"24 channels": ([], 900), "40 channels": (["--width", "40"], 500)},
     "pixelcnn": {"16 channels": ([], 1200), "24 channels": (["--width", "24"], 800), "24 channels, 12 layers": (["--width", "24", "--depth", "12"], 550)},
     "transformer_ar": {

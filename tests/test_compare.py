@@ -335,7 +335,7 @@ WEIGHTS = sorted(SAMPLES.glob("*/weights.pt"))
 
 def test_every_run_whose_weights_are_small_enough_ships_them():
     runs = {path.parent for path in SAMPLES.glob("*/metrics.json")}
-    assert {folder.name for folder in runs - {path.parent for path in WEIGHTS}} == {"made", "made_agnostic_8masks", "made_conditional"}
+    assert {folder.name for folder in runs - {path.parent for path in WEIGHTS}} == {"made", "made_agnostic_8masks", "made_conditional", "made_long"}
     for path in WEIGHTS:
         kept, metrics = torch.load(path, weights_only=True), json.loads((path.parent / "metrics.json").read_text())
         assert path.stat().st_size <= 2e6 and kept["settings"] == metrics["settings"] and kept["best"]["step"] == metrics["best_step"]
@@ -377,6 +377,19 @@ def test_sizes_are_part_of_a_name_and_of_nothing_else():
     dropped = compare.describe("vae", "width800_dropout1e-05", {**vae_settings, "width": 800, "dropout": 1e-5}, "python vae.py --width 800 --dropout 0.00001")
     assert dropped[1:] == ("VAE, width 800, dropout 1e-05", True)
     assert not compare.describe("vae", "z2_width800", {**vae_settings, "z_size": 2, "width": 800}, "python vae.py --z-size 2 --width 800")[2]
+
+
+def test_runs_of_one_name_are_told_apart(runs_folder):
+    folder = runs_folder / "vae"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for name, command in {"vae": "python vae.py", "long": "python vae.py --steps=50000", "longer": "python vae.py --lr 1e-3 --steps 60000",
+                          "again": "python vae.py --steps 50000"}.items():
+        shutil.copytree(folder, runs_folder / name, dirs_exist_ok=True)
+        steps = int(command.split()[-1].split("=")[-1]) if "steps" in command else 15000
+        (runs_folder / name / "metrics.json").write_text(json.dumps({**metrics, "command": command, "steps": steps, "lr": 0.001}))
+    found, _ = compare.find_runs([runs_folder / name for name in ("vae", "long", "longer", "again")])
+    where = {run.folder.name: run.name.replace(runs_folder.as_posix(), "runs") for run in found}
+    assert where == {"vae": "VAE", "longer": "VAE, rate 0.001, 60,000 steps", "long": "VAE, 50,000 steps (runs/long)", "again": "VAE, 50,000 steps (runs/again)"}
 
 
 def test_as_often():

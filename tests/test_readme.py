@@ -129,7 +129,7 @@ def test_a_chapter_says_what_an_afternoon_brings(path):
     assert wanted == {row["command"] for row in rows} and path.with_suffix(".png").stat().st_size > 1000
     long = ROOT / "samples" / f"{path.stem}_long" / "metrics.json"
     metrics = json.loads(long.read_text()) if long.exists() else None
-    assert metrics or path.stem not in ("pixelcnn", "transformer_ar")
+    assert metrics or path.stem == "wavenet"  # it has none: among convolutions pixelcnn.py has
     assert is_told_of_an_afternoon(text, rows, metrics)
     assert not is_told_of_an_afternoon(text, [{**rows[0], "score": rows[0]["score"] + 0.02}], metrics)  # control
     if not metrics:
