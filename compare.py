@@ -174,7 +174,7 @@ def find_runs(folders):
 
 
 def trained_for(metrics):
-    """What a command says of the length of its run: ", 50,000 steps", or nothing."""
+    """What a command says of how its run trained, and for how long: ", 50,000 steps", or nothing."""
     words = {"batch_size": "batches of {:,}", "lr": "rate {:g}", "steps": "{:,} steps"}
     typed = [key for key in words if re.search(f"--{key.replace('_', '-')}[ =]", metrics["command"])]
     return "".join(f", {words[key].format(metrics[key])}" for key in typed if isinstance(metrics.get(key), (int, float)))

@@ -306,12 +306,12 @@ TEST_DRAWS = 5000  # draws scored at the end
 # reaches a Fréchet distance of 0.37 on the test set, precision 0.76, recall 0.81, in 20.9 minutes (2
 # cores, seed 0; 20 passes over the training set; samples/gan_long/), where the default has 0.51, 0.74
 # and 0.80 in 4.0 minutes. Real training digits have 0.24, so half of what was missing is gone. What
-# limits it is D, we think. From step 10,000 on D(x) and D(G(z)) are both 0.50 (losses.png): D hardly tells real
-# from drawn any more, and has little to teach. The distance to validation digits (2,000 draws) still
-# falls from 0.81 at step 11,520 to 0.56 at 25,920, whose weights are kept, and is 0.65 at the end: the
-# rest is noise for the most part. It has not learned by heart: 1,000 draws are no nearer to training
-# digits than test digits are, 4.44 and 4.40. A larger D for the same G, or less noise on what it sees
-# as time goes by, we have not tried.
+# limits it is D, we think. From step 10,000 on D(x) and D(G(z)) are both 0.50 (losses.png): D hardly
+# tells real from drawn any more, and has little to teach. The distance to validation digits (2,000
+# draws) still falls from 0.81 at step 11,520 to 0.56 at 25,920, whose weights are kept, and is 0.65 at
+# the end. It has not learned by heart: 1,000 draws are no nearer to training digits than test digits
+# are, 4.44 and 4.40. A larger D for the same G, or less noise on what it sees as time goes by, we have
+# not tried.
 # --------------------------------------------------------------------------------------------------
 
 

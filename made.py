@@ -374,9 +374,9 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 # 84.87, for one layer of 8000. Ours is the mixture (8); its two parts have 84.66 and 84.58, so half of
 # what is gained is gained by mixing. The average of logits (9) has 83.54: a likelihood as well, since
 # both sets have the same order. What is left to gain is memory for the most part: validation images
-# cost 3.9 nats more than training images (2,500 of each), and 2.7 in the default run (5,000). But both
-# were still falling when the run ended. (Whether two sets are the best number for such a run, we have
-# not tried.)
+# cost 3.9 nats more than training images (2,500 of each), and 2.7 in the default run (5,000). But the
+# nats of both were still falling when the run ended. (Whether two sets are the best number for such a
+# run, we have not tried.)
 # --------------------------------------------------------------------------------------------------
 
 

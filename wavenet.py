@@ -210,7 +210,7 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 # Three times the steps are worth 2.9 nats to the first and 3.3 to the second: the wider network is
 # hardly behind any more, and gains more from time, so a run of half an hour would begin with it.
 # Neither has learned much by heart: validation images cost 0.8 and 0.9 nats more than training images
-# after the long runs. No such run has been made: among the convolutions the one long run was given to
+# in the second column. No such run has been made: among the convolutions the one long run was given to
 # the Gated PixelCNN, which is ahead of both in equal time (pixelcnn.py).
 # --------------------------------------------------------------------------------------------------
 

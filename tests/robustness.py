@@ -4,7 +4,7 @@
 
 For each chapter and variant: learning rate a third and three times, batch half and double, width half and double, and three seeds, each
 at a fifth of the default's steps, with all else as it is; against the default at as many. Writes runs/robustness/<model>.json, a row a
-run, and all of them together as robustness.json: nats on the first 1,000 validation images (vae.py: −ELBO; gan.py: Fréchet distance of 5,000 draws to the validation digits, and the
+run: nats on the first 1,000 validation images (vae.py: −ELBO; gan.py: Fréchet distance of 5,000 draws to the validation digits, and the
 smallest share of a digit), seconds of training. Rows that are there, of the same command and data, are not run again, so it can be stopped and
 gone on with; and two of these, for different models, may share a machine (with --threads 1: networks as small as these gain little by a second).
 Promised: within 3 nats of the default (gan.py: within a factor of 2, and no digit below 2 % of what is drawn); rows that are not are marked.
@@ -181,9 +181,6 @@ def main():
         rows = {row["change"]: row for row in json.loads(path_of(model).read_text())} if path_of(model).exists() else {}
         return {change: row for change, row in rows.items() if plan(model, change)[0].items() <= row.items()}
 
-    def write(path, rows):
-        utils.write_atomically(path, (json.dumps(rows, indent=1) + "\n").encode())
-
     if not args.list and utils.load_mnist(args.data_dir).name != "mnist":
         parser.error("this takes the full MNIST: say with --data-dir where it is")
     for model in args.only:
@@ -191,16 +188,16 @@ def main():
         for change in CHANGES:
             if change not in rows and not args.list:
                 rows[change] = {**measure(model, change, args.data_dir), "threads": args.threads}
-                write(path_of(model), [rows[c] for c in CHANGES if c in rows])
+                text = json.dumps([rows[c] for c in CHANGES if c in rows], indent=1) + "\n"
+                utils.write_atomically(path_of(model), text.encode())
             if change in rows and "default" in rows:
                 row = rows[change]
                 print(f"{model:20} {change:12} {'diverged' if row['score'] is None else format(row['score'], '8.2f')}"
                       f"{'' if kept(row, rows['default']) else '   OUTSIDE'}", flush=True)
-    rows = [row for model in MODELS for row in read(model).values()]
-    write(folder / "robustness.json", rows)
     for chapter in dict.fromkeys(name for name, *_ in MODELS.values()):
-        if all(change in read(model) for model, (name, *_) in MODELS.items() if name == chapter for change in CHANGES):
-            print("", *table(chapter, rows), sep="\n#     ")
+        found = [read(model) for model, (name, *_) in MODELS.items() if name == chapter]
+        if all(len(rows) == len(CHANGES) for rows in found):
+            print("", *table(chapter, [row for rows in found for row in rows.values()]), sep="\n#     ")
 
 
 if __name__ == "__main__":
