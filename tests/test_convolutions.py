@@ -409,6 +409,16 @@ def test_a_variant_can_be_resumed_without_saying_which(small, variant):
     assert (folder / "sampling.gif").read_bytes()[:3] == b"GIF"
 
 
+def test_the_variants_have_defaults_of_their_own(small, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pixelcnn, "train", lambda model, data, run, *rest: seen.append((type(model), rest[0], rest[2])) or 1 / 0)
+    for flags in ([], ["--variant", "original"], ["--variant", "rnn"], ["--variant", "rnn", "--steps", "7", "--lr", "0.1"]):
+        with pytest.raises(ZeroDivisionError):
+            pixelcnn.main(flags)
+    assert seen == [(pixelcnn.GatedPixelCNN, pixelcnn.STEPS, pixelcnn.LR), (pixelcnn.PixelCNN, pixelcnn.ORIGINAL_STEPS, pixelcnn.ORIGINAL_LR),
+                    (pixelcnn.RowLSTM, pixelcnn.RNN_STEPS, pixelcnn.LR), (pixelcnn.RowLSTM, 7, 0.1)]
+
+
 def test_flags_that_do_not_exist(small, fails):
     fails(lambda: pixelcnn.main(["--variant", "masks"]), "--variant")
     fails(lambda: wavenet.main(["--dilations", "3"]), "--dilations")

@@ -483,12 +483,15 @@ def test_an_rnn_run_can_be_resumed_without_saying_what_it_is(small):
 
 
 def test_the_variants_have_defaults_of_their_own(small, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(made, "train", lambda model, data, run, *rest: seen.update({type(model).__name__: rest[:3]}) or 1 / 0)
-    for flags in ([], ["--variant", "rnn"]):
+    seen = []
+    monkeypatch.setattr(made, "train", lambda model, data, run, *rest: seen.append((type(model), *rest[:3], rest[4])) or 1 / 0)
+    for flags in ([], ["--order", "agnostic"], ["--order", "agnostic", "--lr", "0.1"], ["--variant", "rnn"]):
         with pytest.raises(ZeroDivisionError):
             made.main(flags)
-    assert seen == {"MADE": (made.STEPS, made.BATCH_SIZE, made.LR), "RNN": (made.RNN_STEPS, made.RNN_BATCH_SIZE, made.RNN_LR)}
+    assert seen == [(made.MADE, made.STEPS, made.BATCH_SIZE, made.LR, made.CLIP),
+                    (made.MADE, made.STEPS, made.BATCH_SIZE, made.AGNOSTIC_LR, made.AGNOSTIC_CLIP),
+                    (made.MADE, made.STEPS, made.BATCH_SIZE, 0.1, made.AGNOSTIC_CLIP),
+                    (made.RNN, made.RNN_STEPS, made.RNN_BATCH_SIZE, made.RNN_LR, made.RNN_CLIP)]
 
 
 @pytest.mark.parametrize("order", ["natural", "random", "agnostic"])
