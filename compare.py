@@ -46,6 +46,7 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 import utils
@@ -613,15 +614,14 @@ def draw_plane(path, runs, scores, floors):
     known = [run for run in plain if run.metrics["test_nats"] is not None]
     figure, ax = plt.subplots(figsize=(9, 5.5))
     best, far = min((run.metrics["test_nats"] for run in known), default=0), []
-    dots = [(run.metrics["test_nats"], scores[run.folder]["binarized"]["frechet"]) for run in known]
-    for run, (x, y) in zip(known, dots):
+    dots = []
+    for run in known:
+        x, y = run.metrics["test_nats"], scores[run.folder]["binarized"]["frechet"]
         if x > best + 8:
             far.append(f"{run.name}: {x:.1f} nats, {y:.1f}")
             continue
         ax.plot(x, y, "o", color=f"C{CHAPTERS.index(run.model)}")
-        # Above its dot, or below if another dot would be in the way: a little to the right, and higher.
-        below = any(x < other <= x + 1.5 and height > y for other, height in dots)
-        ax.annotate(run.name, (x, y), xytext=(5, -11 if below else 3), textcoords="offset points", fontsize=8)
+        dots.append((run.name, x, y))
     lines = [(run.name, scores[run.folder]["binarized"]["frechet"]) for run in plain if run.metrics["test_nats"] is None]
     lines += [(name, floor["binarized"]["frechet"]) for name, floor in floors.items() if floor["nats"] is None]
     for name, y in lines:
@@ -633,6 +633,17 @@ def draw_plane(path, runs, scores, floors):
     ax.set_yticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
     ax.minorticks_off()
     ax.grid(alpha=0.3)
+    boxes = [Bbox([dot, dot]).padded(6) for dot in ax.transData.transform([dot[1:] for dot in dots])] if dots else []
+    boxes += [word.get_window_extent() for word in ax.texts]
+    for name, x, y in dots:  # its name where it covers no dot and no other name, and stays inside; the last place if there is none
+        for dx, dy in ((5, 3), (5, -11), (-5, 3), (-5, -11)):
+            word = ax.annotate(name, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=8, ha="left" if dx > 0 else "right")
+            box = word.get_window_extent()
+            if box.x0 > ax.bbox.x0 and box.x1 < ax.bbox.x1 and not box.padded(-1).count_overlaps(boxes):
+                break
+            if dx > 0 or dy > 0:
+                word.remove()
+        boxes.append(box)
     utils.save_figure(path, figure)
 
 

@@ -197,8 +197,8 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 #       no state from row to row                        94.6      11 s
 #
 # As for WaveNet (its notes), the rate that is best in 200 steps is not best in 5,000: there 1e-2 ends
-# at 83.7 nats on 500 validation images (samples/pixelcnn/twice_the_lr.json), and half of it, the
-# default, at 82.9 (samples/pixelcnn/5000_steps.json).
+# at 83.7 nats on 500 validation images (samples/pixelcnn/twice_the_lr.json), and half of it at 82.9
+# (samples/pixelcnn/5000_steps.json). (Why the default is a little above that half: see below.)
 #
 # What did not help, at equal time: 24 or 32 channels in the gated model (fewer steps, worse), torch's
 # channels_last layout (no faster).
