@@ -143,7 +143,7 @@ def has_table(text, rows, chapter):
     return "\n".join("#     " + line if line else "#" for line in robustness.table(chapter, rows)) in text
 
 
-@pytest.mark.parametrize("chapter", [c for c in CHAPTERS if "# Turning the knobs." in (ROOT / f"{c}.py").read_text(encoding="utf-8")])
+@pytest.mark.parametrize("chapter", CHAPTERS)
 def test_a_chapter_says_how_robust_it_is(chapter):
     text = (ROOT / f"{chapter}.py").read_text(encoding="utf-8")
     rows = [row for path in (ROOT / "samples" / "robustness").glob("*.json") for row in json.loads(path.read_text())]
@@ -158,6 +158,18 @@ def test_a_chapter_says_how_robust_it_is(chapter):
     assert has_table(text, rows, chapter)
     for row in mine:
         assert not has_table(text, [{**r, "score": r["score"] + 0.02} if r is row else r for r in rows], chapter)  # control
+
+
+def test_readme_says_how_robust_the_chapters_are():
+    files = [json.loads(path.read_text()) for path in (ROOT / "samples" / "robustness").glob("*.json")]
+    rows = [(row, found[0]) for found in files for row in found]
+    assert all(found[0]["change"] == "default" for found in files) and {row["model"] for row, _ in rows} == set(robustness.MODELS)
+    gans = [(row["score"] / default["score"], row["least_share"]) for row, default in rows if "least_share" in row]
+    nats = max(row["score"] - default["score"] for row, default in rows if "least_share" not in row)
+    text = " ".join(README.split())
+    assert f"For each of {len(files)} models" in text and f"of the default's length: {len(rows)} runs." in text
+    assert f"Of those with nats the worst ends {nats:.1f} above the untouched one" in text
+    assert f"the worst has {max(ratio for ratio, _ in gans):.1f} times its distance, and the rarest digit {100 * min(share for _, share in gans):.1f} %" in text
 
 
 def test_nothing_is_left_to_fill_in():
