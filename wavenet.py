@@ -215,11 +215,11 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 # the width is 2.8 behind; seeds differ by 0.3. Half the batch or half the width takes less time and is
 # worse, twice of either takes two to three times as long and is better.
 #
-# It was not always so. With 5,000 steps for a default, a fifth had 87.2 nats, and a third of the rate
-# 90.4: 3.2 behind. A higher rate moves the fault to the other side: at 8e-3 a third has 88.8 and three
-# times 90.0, where 8e-3 itself has 86.6. In between, 6e-3 would have served (86.9, 89.6, 88.5), and a
-# longer run serves, too: we took that, since it lowers the nats as well. (Single runs while tuning, of
-# which no file is kept.)
+# It was not always so. With a default of 5,000 steps, a fifth (1,000) had 87.2 nats, and a third of the
+# rate 90.4: 3.2 behind. A higher rate moves the fault to the other side: in 1,000 steps 8e-3 has 86.6,
+# a third of it 88.8, three times 90.0. 6e-3 would have served (86.9; a third 89.6, three times 88.5),
+# and so does a longer run: we took that, since it lowers the nats as well. (Single runs while tuning,
+# of which no file is kept.)
 #
 # Given an afternoon. What would a longer run want? Each row is two complete runs, the second of three
 # times the steps (why not the middle of one long run: transformer_ar.py): nats on 1,000 validation

@@ -75,7 +75,7 @@ def rates(module, name, lr):
 
 
 ORIGINAL, RNN = ["--variant", "original"], ["--variant", "rnn"]
-SHORT = ["--lr", "0.01"]  # best in 200 steps; in a whole run, half of it is (notes of wavenet.py)
+SHORT = ["--lr", "0.01"]  # best in 200 steps; a whole run wants about half of it (notes of wavenet.py)
 VARIANTS = {  # name: (chapter, flags, patches: (object, attribute, value))
     "wavenet": (wavenet, SHORT, []),
     "wavenet, seed 1": (wavenet, SHORT + ["--seed", "1"], []),

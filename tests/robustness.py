@@ -9,7 +9,7 @@ smallest share of a digit), seconds of training. Rows that are there, of the sam
 gone on with; and two of these, for different models, may share a machine (with --threads 1: networks as small as these gain little by a second).
 Promised: within 3 nats of the default (gan.py: within a factor of 2, and no digit below 2 % of what is drawn); rows that are not are marked.
 At the end: the table of each chapter that is complete, as its notes have it (--list: that alone). They are committed as samples/robustness/.
-A script to run, not a test: it takes two hours. Validation only: no test figure is read here.
+A script to run, not a test: it takes three hours, on one thread. Validation only: no test figure is read here.
 """
 import argparse
 import contextlib

@@ -167,9 +167,9 @@ def test_readme_says_how_robust_the_chapters_are():
     gans = [(row["score"] / default["score"], row["least_share"]) for row, default in rows if "least_share" in row]
     nats = max(row["score"] - default["score"] for row, default in rows if "least_share" not in row)
     text = " ".join(README.split())
-    assert f"For each of {len(files)} models" in text and f"of the default's length: {len(rows)} runs." in text
-    assert f"Of those with nats the worst ends {nats:.1f} above the untouched one" in text
-    assert f"the worst has {max(ratio for ratio, _ in gans):.1f} times its distance, and the rarest digit {100 * min(share for _, share in gans):.1f} %" in text
+    assert f"For each of {len(files)} models" in text and f"of the usual length: {len(rows)} runs with the untouched ones." in text
+    assert f"Of those with nats the worst ends {nats:.1f} nats above the untouched one of its model" in text
+    assert f"the worst has {max(ratio for ratio, _ in gans):.1f} times the untouched one's distance, and the rarest digit {100 * min(share for _, share in gans):.1f} %" in text
 
 
 def test_nothing_is_left_to_fill_in():
