@@ -239,7 +239,7 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 #     nats                           one set       (8)       (9)
 #     one order, 4 mask sets           95.6      94.4      94.1    both are likelihoods
 #     4 random orders                  97.2      95.0      80.0    (9) is none
-#     --order agnostic, 8 of them     99.2      94.7      75.7    (9) is none
+#     --order agnostic, 8 of them     98.4      93.9      75.1    (9) is none
 #
 # (the first two: short runs, validation; the third: all its steps, test). In short runs several sets
 # cost more than they bring, since each gets its share of the steps only.
@@ -258,10 +258,10 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 # comes out is not p(others | given), and in completion_left.png strokes of one half meet nothing in the
 # other. An order-agnostic MADE can draw exactly: it takes, for each question, an order that begins with
 # what is given (known_first()), and draws from the p of that order. Compare completion_left.png in
-# samples/made/ and in samples/made_agnostic_8masks/. The price: 99.2 nats an order (after 12,000
+# samples/made/ and in samples/made_agnostic_8masks/. The price: 98.4 nats an order (after 12,000
 # steps), where the default has 85.3 (after 9,000), since one set of weights has to do for all orders.
 # And random orders are much alike: reading order is one of the 784!, but none like it is ever drawn in
-# training, and in it the same network has 1078 nats. So known_first() shuffles inside both parts: 111
+# training, and in it the same network has 341 nats. So known_first() shuffles inside both parts: 119
 # nats, left half first.
 #
 # PART THREE: RECURRENCE
