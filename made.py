@@ -262,8 +262,9 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 # steps), where the default has 85.3 (after 9,000), since one set of weights has to do for all orders.
 # And random orders are much alike: reading order is one of the 784!, but none like it is ever drawn in
 # training, and in it the same network has 341 nats. So known_first() shuffles inside both parts: 119
-# nats, left half first. That is still unlike the orders of training, 20 nats from them, and it shows:
-# of the eight upper halves in its completion_top.png one is continued with noise.
+# nats, left half first. That is still unlike the orders of training, and 20 nats from them. It shows:
+# of the eight upper halves in its completion_top.png one is continued with noise, and others with
+# specks.
 #
 # PART THREE: RECURRENCE
 #
