@@ -338,10 +338,10 @@ RNN_EVAL_IMAGES = 2000  # the RNN is slower: it gets fewer, too
 #       learning rate a third                           96.8      28 s
 #       learning rate three times                       93.2      25 s
 #
-# What did not help. In MADE: larger batches and fewer steps; Adam's β₂ at 0.99; LayerNorm (a leak:
-# 82.5 nats, which are none); telling an order-agnostic MADE which pixels are known, by weights from
-# the masks to the units (section 4 of the paper; far worse at 1e-2). In the RNN: at
-# equal time, a window of 6 rows, 128 units, or two layers.
+# What did not help. In MADE: larger batches and fewer steps; Adam's β₂ at 0.99; LayerNorm (a leak: 82.5
+# nats, which are none); telling an order-agnostic MADE which pixels are known, by weights from the
+# masks to the units (section 4 of the paper; far worse, at a rate of 1e-2). In the RNN: at equal time,
+# a window of 6 rows, 128 units, or two layers.
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of the
 # default's steps (1,800; 8 orders, which is --order agnostic --num-masks 8 with 12,000: 2,400; rnn:

@@ -247,11 +247,12 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 #
 # reaches 80.69 nats on the test set, exact, in 20.3 minutes (2 cores, seed 0; 168,640 weights, four
 # passes over the training set; samples/pixelcnn_long/), where the default has 81.50 in 5.6 minutes.
-# Others have published 81.50 for a Gated PixelCNN of another size, after 457 passes on a GPU. At the
-# default's rate, 6e-3, the same run ends at 81.38 (samples/pixelcnn_long/default_rate.json): a larger
-# network may want smaller steps. (Single runs, and no other rate was tried.) The run at 5e-3 has hardly
-# begun to learn by heart: validation images cost 1.9 nats more than training images (500 of each; they
-# are the harder ones), and 1.7 in the default run. So what limits it is time or size.
+# Others have published 81.50 for a Gated PixelCNN of another size, after 457 passes on a GPU. The
+# table's runs are at the default's rate, 6e-3. At that rate this one ends at 81.38
+# (samples/pixelcnn_long/default_rate.json), and is worse on validation as well, 82.4 instead of 81.8: a
+# larger network may want smaller steps. (Single runs, and no other rate was tried.) The run at 5e-3 has
+# hardly begun to learn by heart: validation images cost 1.9 nats more than training images (500 of
+# each; they are the harder ones), and 1.7 in the default run. So what limits it is time or size.
 # --------------------------------------------------------------------------------------------------
 
 
