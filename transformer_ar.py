@@ -2,12 +2,12 @@
 Autoregression by attention: an image as a language
 ===================================================
 Cut the image into words of 2×2 pixels and read it, word by word, as one reads a sentence. At each
-step a transformer says how probable each of the 16 words is as the next one. Where a convolution has
-fixed places to look at and an RNN has only its memory, attention asks: each step says what it is
-looking for, each earlier step says what it has, and what fits is taken, wherever it stands. All
+step a transformer says how probable each of the 16 words is as the next one. Where a convolution
+has fixed places to look at and an RNN has only its memory, attention asks: each step says what it
+is looking for, each earlier step says what it has, and what fits is taken, wherever it stands. All
 steps are trained at once, as in WaveNet, and each sees all of the past in a single layer.
 
-    log p(x)  =  Σ_t log p( w_t | w_1, ..., w_{t−1} )               nats per image, exact         (1)
+    log p(x)  =  Σ_t log p( w_t | w_1, ..., w_{t−1} )               nats per image, exact        (1)
 
     code       symbol        shape            meaning
     x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
@@ -16,26 +16,28 @@ steps are trained at once, as in WaveNet, and each sees all of the past in a sin
     q, k, v    q_t, k_t, v_t (B, heads, T, d) queries, keys, values of each head; d = C / heads
     attention_weights  A_ts  (B, heads, T, T) how much step t takes from step s; 0 for s > t
     logits     ℓ             (B, T, V)        p(w_t = · | before) = softmax(ℓ_t)
-    u          u             (n, D)           uniform noise, as in the other chapters; one number a word is used
+    u          u             (n, D)           uniform noise, as elsewhere; one number a word is used
     y          y             (B,)             class label 0..9, only with --conditional
     B batch size, C channels, L layers, T words in an image, V = 16 words in the language
 
-Papers    Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser & Polosukhin, Attention Is All You
-          Need, 2017 (arXiv 1706.03762): (2) and (3) are its equation 1
+Papers    Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser & Polosukhin, Attention Is All
+          You Need, 2017 (arXiv 1706.03762): (2) and (3) are its equation 1
           Parmar et al., Image Transformer, 2018 (1802.05751): pixels as words
           Chen et al., Generative Pretraining from Pixels, 2020 (ImageGPT)
-          Radford et al., Language Models are Unsupervised Multitask Learners, 2019 (GPT-2): pre-norm
+          Radford et al., Language Models are Unsupervised Multitask Learners, 2019: GPT-2, pre-norm
 Lecture   Berkeley CS294-158, lecture 2: autoregressive models
-Run       python transformer_ar.py                  train, draw, measure; writes runs/transformer_ar/
-          python transformer_ar.py --conditional    the same with the class given: p(x|y)
-          python transformer_ar.py --patch 1        a word is one pixel; writes runs/transformer_ar_patch1/
-          python transformer_ar.py --sample-only --temperature 0.8     draw, a little safer
+Run       python transformer_ar.py                 train, draw, measure; writes runs/transformer_ar/
+          python transformer_ar.py --conditional   the same with the class given: p(x|y)
+          python transformer_ar.py --patch 1       a word is one pixel: runs/transformer_ar_patch1/
+          python transformer_ar.py --sample-only --temperature 0.8   draw, a little safer
 Reached   −log p(x) = 80.93 nats, 0.1489 bits/dim on all 10,000 test images, exact:
           5.6 minutes of training on 2 cores of a shared server (AMD EPYC), seed 0:
-          samples/transformer_ar/metrics.json. Published: ImageGPT 79.17 after 457 epochs on a GPU, where
-          this is 2.6 (README of EugenHotaj/pytorch-generative, dynamic binarization).
-Left out  on purpose: dropout (a run sees each training image fewer than three times: too few to learn it by
-          heart); rotary and relative positions; sparse and linear attention, which a line of 196 words does not need.
+          samples/transformer_ar/metrics.json. Published: ImageGPT 79.17 after 457 epochs on a GPU,
+          where this is 2.6 (README of EugenHotaj/pytorch-generative, dynamic binarization).
+Gallery   samples/transformer_ar/README.md shows what this chapter's runs look like
+Left out  on purpose: dropout (a run sees each training image fewer than three times: too few to
+          learn it by heart); rotary and relative positions; sparse and linear attention, which a
+          line of 196 words does not need.
 """
 import math
 
@@ -44,20 +46,33 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+import pictures
 import utils
+from runner import Run
+from settings import Setting
 
-# Settings to turn. Each is read in main() and nowhere else.
-STEPS = 8000
-PATCH_1_STEPS = 2000  # --patch 1: a step takes several times as long
-BATCH_SIZE = 16  # small: at equal time, more steps are worth more than larger batches
-LR = 4e-3
-WARM_UP = 0.05  # part of the run in which the learning rate rises
-CLIP = 1.0  # below nearly every gradient: longer ones are scaled down to it (wavenet.py)
-CHANNELS = 64  # C: width of the residual stream
-LAYERS = 3
-HEADS = 4  # of C / 4 = 16 numbers each
-REACH = 3  # words up and to both sides that the entrance sees; for single pixels twice as many
-EVAL_IMAGES = 500  # training and validation images scored at each evaluation
+# Settings to turn, here or as flags (--reach 1).
+SETTINGS = {
+    "patch": Setting(2, "pixels along each side of a word: 2, or 1 for single pixels",
+                     word="patch{}"),
+    "reach": Setting(3, "words up and to both sides that the entrance sees; 0: only the last one",
+                     0, 13, word="reach{}"),
+    "steps": Setting(8000, "length of training"),
+    # Small: at equal time, more steps are worth more than larger batches.
+    "batch_size": Setting(16, "images a step"),
+    "lr": Setting(4e-3, "highest learning rate"),
+    "warm_up": Setting(0.05, "part of the run in which the learning rate rises", 0, 1),
+    # Below nearly every gradient, so that all batches count alike (wavenet.py).
+    "clip": Setting(1.0, "longer gradients are scaled down to this length"),
+    "width": Setting(64, "C, channels of the residual stream", 1, 10000, word="width{}"),
+    "depth": Setting(3, "L, layers", 1, 100, word="depth{}"),
+    "heads": Setting(4, "heads of a layer, of C / heads numbers each"),
+    "eval_images": Setting(500, "training and validation images scored at each evaluation"),
+    "temperature": Setting(1.0, "divide logits by this; below 1 digits get safer", most=100,
+                           drawing=True),
+}
+# Single pixels: a step takes several times as long, and twice the words reach as many pixels.
+VARIANTS = {("patch", 1): {"steps": 2000, "reach": 6}}
 
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
@@ -65,43 +80,45 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 # The chain rule (1), why any order is right, what a nat costs in a file, and why nothing here is a
 # bound: made.py. Causal shifts: wavenet.py. Here the factors are not coins but dice, with 16 sides.
 #
-# An image as a sentence. A word is a patch of 2×2 pixels, so there are 2⁴ = 16 words, and an image is a
-# sentence of 14·14 = 196 words, read in rows. To spell: the pixels of a word are the binary digits of
-# its number (top left counts 1, top right 2, bottom left 4, bottom right 8). Every image is exactly one
-# sentence and every sentence one image, so p(image) = p(sentence): the nats are the same quantity as in
-# the other chapters, the exact −log p of the same 784 bits. What differs is only how the chain rule is
-# cut:
+# An image as a sentence. A word is a patch of 2×2 pixels, so there are 2⁴ = 16 words, and an image
+# is a sentence of 14·14 = 196 words, read in rows. To spell: the pixels of a word are the binary
+# digits of its number (top left counts 1, top right 2, bottom left 4, bottom right 8). Every image
+# is exactly one sentence and every sentence one image, so p(image) = p(sentence): the nats are the
+# same quantity as in the other chapters, the exact −log p of the same 784 bits. What differs is
+# only how the chain rule is cut:
 #
 #     log p(w_t | before) = log softmax(ℓ_t)[w_t]          one factor for four pixels
-#                         = Σ log p(pixel | before, pixels of its word so far)         (chain rule again)
+#                         = Σ log p(pixel | before, pixels of its word so far)  (chain rule again)
 #
-# The four pixels of a word do not wait for each other, and are not independent either: a die with 16
-# sides can say "all on or all off". That is why a word is worth having; and words must not get large:
-# patches of 3×3 would have 512 (and do not tile 28), of 4×4, 65,536, most of which never occur in
-# training.
+# The four pixels of a word do not wait for each other, and are not independent either: a die with
+# 16 sides can say "all on or all off". That is why a word is worth having; and words must not get
+# large: patches of 3×3 would have 512 (and do not tile 28), of 4×4, 65,536, most of which never
+# occur in training.
 #
 # Is this loss normal? A uniform guess costs 196 · log 16 = 784 · log 2 = 543 nats, as with pixels.
-# Independent pixels cost 206, and that is about where training begins, since each place has a bias for
-# each word, and it starts there (start_from_mean()): log p(w) is, up to a constant, the sum of the
-# log-odds of the pixels that are on.
+# Independent pixels cost 206, and that is about where training begins, since each place has a bias
+# for each word, and it starts there (start_from_mean()): log p(w) is, up to a constant, the sum of
+# the log-odds of the pixels that are on.
 #
 # A word enters as a learned vector of C numbers, its row in a table (an embedding).
 #
-# Attention. Each step t makes three vectors of its h_t: a query q_t (what am I looking for?), a key k_t
-# (what do I have?), a value v_t (what do I say to those who look for it?). Each is a matrix times h_t
-# (behind a norm, see (5); one linear layer, `qkv`, makes all three and is cut in three). Step t takes
+# Attention. Each step t makes three vectors of its h_t: a query q_t (what am I looking for?), a key
+# k_t (what do I have?), a value v_t (what do I say to those who look for it?). Each is a matrix
+# times h_t (behind a norm, see (5); one linear layer, `qkv`, makes all three and is cut in three).
+# Step t takes
 #
-#     a_t  =  Σ_s A_ts v_s                                                                        (2)
-#     A_ts =  softmax over s ≤ t of   q_t · k_s / √d                                              (3)
+#     a_t  =  Σ_s A_ts v_s                                                                       (2)
+#     A_ts =  softmax over s ≤ t of   q_t · k_s / √d                                             (3)
 #
 # an average of values, weighted by how well key and query fit. A convolution's weights belong to
-# places; these are made anew for each image. Apart from s ≤ t, nothing in (2) and (3) knows where s and
-# t are: let two past words change places, and a_t is the same. So places have to be told (below).
+# places; these are made anew for each image. Apart from s ≤ t, nothing in (2) and (3) knows where s
+# and t are: let two past words change places, and a_t is the same. So places have to be told.
 #
-# Why √d. If the entries of q and k have mean 0 and variance 1, q · k has a standard deviation of √d: 4
-# for our d = 16, 32 for d = 1,024. Without the root the softmax gets logits that are √d times as far
-# apart, puts nearly all weight on one step, and a softmax that is sure passes hardly any gradient back
-# to q and k. Measured in the first layer (attention_spread(), 100 validation images, the default run):
+# Why √d. If the entries of q and k have mean 0 and variance 1, q · k has a standard deviation of
+# √d: 4 for our d = 16, 32 for d = 1,024. Without the root the softmax gets logits that are √d times
+# as far apart, puts nearly all weight on one step, and a softmax that is sure passes hardly any
+# gradient back to q and k. Measured in the first layer (attention_spread(), 100 validation images,
+# the default run):
 #
 #                                       at the start       after training
 #     standard deviation of q · k        1.56              9.73
@@ -119,107 +136,589 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 #     is told         ·   w₁  w₂  w₃              step t = 1      █   ·   ·   ·
 #     guesses         w₁  w₂  w₃  w₄                       2      █   █   ·   ·
 #                                                          3      █   █   █   ·
-#                                                          4      █   █   █   █                   (4)
+#                                                          4      █   █   █   █                  (4)
 #
 # (Formulas count steps from 1, code and attention.png from 0.) Off by one to the right (s ≤ t + 1),
-# step t may look at the step that was told w_t, the very word it has to guess. *The classic mistake*:
-# the loss falls to 1.3 "nats" within 200 steps, better than any model there is; but when it draws, the
-# word that it has learned to copy is not there yet. Off by one to the left (s < t), nothing leaks, but
-# step 1 has nothing to look at: a softmax over nothing is 0/0, and the first loss is nan. Some
-# libraries give 0 for 0/0, and then nobody notices. Nor does a test of what depends on what: word t − 1
-# still arrives, along the residual stream. So one test looks at the weights themselves: 0 for s > t,
-# *and above 0 for all s ≤ t*.
+# step t may look at the step that was told w_t, the very word it has to guess. *The classic
+# mistake*: the loss falls to 1.3 "nats" within 200 steps, better than any model there is; but when
+# it draws, the word that it has learned to copy is not there yet. Off by one to the left (s < t),
+# nothing leaks, but step 1 has nothing to look at: a softmax over nothing is 0/0, and the first
+# loss is nan. Some libraries give 0 for 0/0, and then nobody notices. Nor does a test of what
+# depends on what: word t − 1 still arrives, along the residual stream. So one test looks at the
+# weights themselves: 0 for s > t, *and above 0 for all s ≤ t*.
 #
-# Heads. One softmax makes one average. With several heads, each of them smaller (d = C / heads), step t
-# can look at several things for different reasons. The number of multiplications is the same. One head:
-# 93.9 nats; eight: 93.9; the default, four: 93.8. attention.png shows single heads on a digit: most of
-# the first layer follow the last pixels of the stroke; the third of the second layer, at the last two
-# steps, looks at the row in which the digit began.
+# Heads. One softmax makes one average. With several heads, each of them smaller (d = C / heads),
+# step t can look at several things for different reasons. The number of multiplications is the
+# same. One head: 93.9 nats; eight: 93.9; the default, four: 93.8. attention.png shows single heads
+# on a digit: most of the first layer follow the last pixels of the stroke; the third of the second
+# layer, at the last two steps, looks at the row in which the digit began.
 #
 # Residual stream. As in WaveNet each layer adds to h, never replaces it:
 #
-#     h ← h + out(attention(norm(h))),      h ← h + down(ReLU(up(norm(h))))                       (5)
+#     h ← h + out(attention(norm(h))),      h ← h + down(ReLU(up(norm(h))))                      (5)
 #
 # Attention moves things between steps. The second branch, the MLP, works on each step by itself: it
-# widens its C numbers to 4C and back, and holds two thirds of a block's weights. Without attention 95.6
-# nats (the entrance still sees the neighbours, below); without the MLP 96.7.
+# widens its C numbers to 4C and back, and holds two thirds of a block's weights. Without attention
+# 95.6 nats (the entrance still sees the neighbours, below); without the MLP 96.7.
 #
-# Norm, and where. LayerNorm subtracts the mean of the C numbers of a step and divides by their standard
-# deviation (then a learned scale and shift for each). In (5) it stands in front of each branch
-# (pre-norm, GPT-2), so from the embedding to the last norm the stream is only added to, and the
-# gradient has a free way back. In the first paper it stood behind the sum (post-norm), across the
-# stream: 93.1 nats here instead of 93.8. Without any norm: 92.1! Three layers do not need one, not for
-# 200 steps; norms are for depth. (In MADE a norm over the units leaks, since they have different pasts.
-# Here it runs over the C numbers of one step, which all have the same past. Across steps it would leak,
-# too.)
+# Norm, and where. LayerNorm subtracts the mean of the C numbers of a step and divides by their
+# standard deviation (then a learned scale and shift for each). In (5) it stands in front of each
+# branch (pre-norm, GPT-2), so from the embedding to the last norm the stream is only added to, and
+# the gradient has a free way back. In the first paper it stood behind the sum (post-norm), across
+# the stream: 93.1 nats here instead of 93.8. Without any norm: 92.1! Three layers do not need one,
+# not for 200 steps; norms are for depth. (In MADE a norm over the units leaks, since they have
+# different pasts. Here it runs over the C numbers of one step, which all have the same past. Across
+# steps it would leak, too.)
 #
-# Where am I? Each place has a row and a column, and a learned vector for each of the two is added at
-# the entrance: 28 vectors instead of 196. Without them 97.9, with --reach 0 127.5 instead of 114.6, and
-# without the biases of places as well 136.8. With neighbours the zeros outside of the image give its
-# edges away; without them, and without biases, a line of words has hardly any marks.
+# Here a reader may rest: with (1) to (5) one can read all of Block, below. What follows is what an
+# image adds to a sentence, places and neighbours; then what it all costs, and how to sample.
+#
+# Where am I? Each place has a row and a column, and a learned vector for each of the two is added
+# at the entrance: 28 vectors instead of 196. Without them 97.9, with --reach 0 127.5 instead of
+# 114.6, and without the biases of places as well 136.8. With neighbours the zeros outside of the
+# image give its edges away; without them, and without biases, a line of words has hardly any marks.
 #
 # A look at the neighbours. A language model starts step t from word t − 1 alone, and lets attention
 # find the rest. In an image we know where one should look first: at the words around. So a masked
-# convolution (mask A of pixelcnn.py, on words) shows each step the pixels of the words up to three rows
-# above and three columns away, at the cost of 3 % more products:
+# convolution (mask A of pixelcnn.py, on words) shows each step the pixels of the words up to three
+# rows above and three columns away, at the cost of 3 % more products:
 #
 #           n n n n n n n
 #           n n n n n n n         n: seen at the entrance
 #           n n n n n n n
 #           n n n ?               ?: the word to guess
 #
-# Pixels enter as ±1, so that 0 can mean: outside of the image. Without it (--reach 0) 114.6 nats, with
-# one word up and one to each side (--reach 1) 95.2, with three 93.8. Attention can learn to look there,
-# but first it has to find out that there is a plane: in a sentence the word above is fourteen words
-# ago.
+# Pixels enter as ±1, so that 0 can mean: outside of the image. Without it (--reach 0) 114.6 nats,
+# with one word up and one to each side (--reach 1) 95.2, with three 93.8. Attention can learn to
+# look there, but first it has to find out that there is a plane: in a sentence the word above is
+# fourteen words ago.
 #
-# Initialisation and warm-up. Linear layers as torch starts them; words with a standard deviation of 1;
-# rows and columns with 0.5, so that they are heard beside the words (with 0.02: 95.1). All of them at
-# 0.02, as GPT-2 has it: 94.8. Blocks that do nothing at first (`out` and `down` at zero): 93.8. Without
-# warm-up (made.py) 93.6: no loss in so short a run.
+# Initialisation and warm-up. Linear layers as torch starts them; words with a standard deviation of
+# 1; rows and columns with 0.5, so that they are heard beside the words (with 0.02: 95.1). All of
+# them at 0.02, as GPT-2 has it: 94.8. Blocks that do nothing at first (`out` and `down` at zero):
+# 93.8. Without warm-up (made.py) 93.6: no loss in so short a run.
 #
-# Labels. With --conditional a learned vector for each label is added at the entrance of every step, and
-# the residual stream carries it to all layers. To stand beside models of p(x), evaluate_without_label()
-# takes the label away again, as in made.py: at most log 10 = 2.3 nats more.
+# Labels. With --conditional a learned vector for each label is added at the entrance of every step,
+# and the residual stream carries it to all layers. To stand beside models of p(x),
+# evaluate_without_label() takes it away again, as in made.py: at most log 10 = 2.3 nats more.
 #
-# The cost. A block has 12 C² weights (4 C² in q, k, v and out, 8 C² in up and down), each used once a
-# step; (2) and (3) have 2 C products for each step that is looked at. With multiplications and
+# The cost. A block has 12 C² weights (4 C² in q, k, v and out, 8 C² in up and down), each used once
+# a step; (2) and (3) have 2 C products for each step that is looked at. With multiplications and
 # additions, for one image forwards,
 #
-#     L · ( 24 C² T  +  4 C T² )      =  87 million for T = 196, 703 million for T = 784          (6)
+#     L · ( 24 C² T  +  4 C T² )      =  87 million for T = 196, 703 million for T = 784         (6)
 #
 # (entrance and last layer not counted; a library that skips the future halves the second term.)
 # Backwards takes twice as much again. So pixels as words (--patch 1) cost four times as much in the
-# first term and 16 times in the second: measured, 15.1 ms of training an image instead of 2.8. Step by
-# step they are the better model, 92.2 nats after 200 steps instead of 93.8; but those take 48 s instead
-# of 9, and after 48 s the default run stands at 88, its rate still high.
+# first term and 16 times in the second: measured, 15.1 ms of training an image instead of 2.8. Step
+# by step they are the better model, 92.2 nats after 200 steps instead of 93.8; but those take 48 s
+# instead of 9, and after 48 s the default run stands at 88, its rate still high.
 #
-# Sampling fast. The obvious loop runs all steps for each word: T passes. But a new word changes nothing
-# before it (that is what causal means): keys and values of earlier steps stay, so keep them; old
-# queries nobody asks again. Step t then costs its own matrices, and t products of (2) and (3). This is
-# the KV cache; all steps together cost one forward pass. That it takes longer than one all the same is
-# the price of 196 small calls, one after the other. It is also where a large language model's memory
-# goes: 2 · L · T · C numbers a sentence; 75,264 for us.
+# Sampling fast. The obvious loop runs all steps for each word: T passes. But a new word changes
+# nothing before it (that is what causal means): keys and values of earlier steps stay, so keep
+# them; old queries nobody asks again. Step t then costs its own matrices, and t products of (2) and
+# (3). This is the KV cache; all steps together cost one forward pass. That it takes longer than one
+# all the same is the price of 196 small calls, one after the other. It is also where a large
+# language model's memory goes: 2 · L · T · C numbers a sentence; 75,264 for us.
 #
-# Completion. If some pixels are given, words that disagree with them get −∞, and the softmax shares out
-# the rest: that is p(word | before, its own given pixels). With the upper half given this is exact,
-# since all that is given comes first. With the left half given it is not: a word is drawn before what
-# is given below it has been seen (made.py says what it takes).
+# Completion. If some pixels are given, words that disagree with them get −∞, and the softmax shares
+# out the rest: that is p(word | before, its own given pixels). With the upper half given this is
+# exact, since all that is given comes first. With the left half given it is not: a word is drawn
+# before what is given below it has been seen (made.py says what it takes).
 #
-# Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway: strokes
-# get smoother, and at 0.5 some stop short, since the likeliest next word is nearly always an empty one;
-# τ > 1 gives crumbs. The samples that stand beside the nats have τ = 1: only those are draws from p.
-# (Word by word: this is not p(x)^(1/τ), and the best word each time need not make the best image.)
-# temperatures.png has a row for each of five.
+# Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway:
+# strokes get smoother, and at 0.5 some stop short, since the likeliest next word is nearly always
+# an empty one; τ > 1 gives crumbs. The samples that stand beside the nats have τ = 1: only those
+# are draws from p. (Word by word: this is not p(x)^(1/τ), and the best word each time need not make
+# the best image.) temperatures.png has a row for each of five.
 #
 # From here to ImageGPT and to language models. ImageGPT is this chapter with 512 colours as words,
-# 1,024 to 4,096 of them an image, and up to 6.8 billion weights. A language model is this chapter with
-# some 100,000 words (pieces of text) and no second dimension: put one table of positions in the place
-# of row, column and neighbours, drop the biases of places, and put a tokenizer in the place of words().
-# The blocks are the same.
+# 1,024 to 4,096 of them an image, and up to 6.8 billion weights. A language model is this chapter
+# with some 100,000 words (pieces of text) and no second dimension: put one table of positions in
+# the place of row, column and neighbours, drop the biases of places, and put a tokenizer in the
+# place of words(). The blocks are the same.
+# --------------------------------------------------------------------------------------------------
+
+
+# --------------------------------------------------------------------------------------------------
+# Building blocks
+# --------------------------------------------------------------------------------------------------
+
+
+def attention_weights(q, k):
+    """How much of v_s step t takes, for all t and s: softmax over s ≤ t of q_t · k_s / √d (3).
+    q, k: (…, T, d) -> (…, T, T)."""
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)  # s > t (4)
+    # −∞ in front of the softmax, not 0 behind it: with 0 behind it rows would not sum to 1, and the
+    # softmax's denominator would have seen the future.
+    return scores.masked_fill(future, -math.inf).softmax(dim=-1)
+
+
+def attention(q, k, v):
+    """Causal attention as it is written (2). q, k, v: (B, heads, T, d) -> the same shape."""
+    return attention_weights(q, k) @ v
+
+
+def fast_attention(q, k, v):
+    """The same from the library, which need not write the T × T weights into memory. Training uses
+    this one."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+class Block(nn.Module):
+    """One layer (5): look at other steps (attention), then think about what was seen (MLP).
+    (B, T, C) -> (B, T, C).
+
+        h ──┬────────────────────────────(+)──┬──────────────────────────────(+)──►
+            └─► norm ─► attention ─► out ─┘   └─► norm ─► up ─► ReLU ─► down ─┘
+    """
+
+    def __init__(self, channels, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm_1, self.norm_2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        self.up, self.down = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+
+    def split(self, h):
+        """Queries, keys and values of all heads: (B, T, C) -> three of (B, heads, T, d),
+        d = C / heads."""
+        q, k, v = self.qkv(self.norm_1(h)).chunk(3, dim=2)
+        return [part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v)]
+
+    def join(self, h, taken):
+        """The rest of the layer, from what each head has taken, a_t of (2): (B, heads, T, d)."""
+        h = h + self.out(taken.transpose(1, 2).flatten(2))
+        return h + self.down(F.relu(self.up(self.norm_2(h))))
+
+    def forward(self, h):
+        return self.join(h, fast_attention(*self.split(h)))
+
+
+def word_log_probs(logits, words):
+    """log p(w_t | before) of (1). logits (B, T, V), words (B, T) -> (B, T) nats."""
+    nats = F.cross_entropy(logits.flatten(0, 1), words.flatten(), reduction="none")
+    return -nats.view(words.shape)
+
+
+def toss_word(u, logits, allowed):
+    """A word for each row, by inverting the distribution function: the first w with
+    u < p(0) + … + p(w).
+
+    u (n,) in [0, 1), logits (n, V); allowed: bool (n, V), words that agree with the pixels that are
+    given, or None.
+    """
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, -math.inf)
+    sums = logits.softmax(dim=1).cumsum(dim=1)  # (n, V)
+    # Rounding leaves the last sum a little off 1, and u times it may round up to it: then the last
+    # word that is possible.
+    words = torch.searchsorted(sums, (u * sums[:, -1])[:, None], right=True)[:, 0]
+    return words.minimum((sums < sums[:, -1:]).sum(dim=1))
+
+
+def start_of_sample(model, n, y, generator, x, known):
+    """Noise u (n, D), the given pixels (n, D) and which they are (D bools), labels y, and room for
+    what is drawn (n, 1, H, W), all on the model's device.
+
+    One number of noise for each pixel of each image, drawn before the loop: so two samplers, or two
+    devices, can be compared pixel by pixel.
+    """
+    utils.check_label(model, y)
+    weight = model.last.weight  # for its device and dtype
+    u = torch.rand(n, math.prod(model.image_size), generator=generator, dtype=weight.dtype)
+    room = torch.zeros(n, 1, *model.image_size).to(weight)
+    known = [False] * u.shape[1] if known is None else known.flatten().tolist()
+    x = room if x is None else x.to(weight)
+    return u.to(weight), x.flatten(1), known, None if y is None else y.to(weight.device), room
+
+
+# --------------------------------------------------------------------------------------------------
+# Model
+# --------------------------------------------------------------------------------------------------
+
+
+class Transformer(nn.Module):
+    """A transformer with a causal mask (papers say: decoder-only) over words of patch × patch
+    pixels, in reading order.
+
+    image_size: height and width, or (height, width). reach: how many words up and to both sides the
+    entrance sees (0: the last word only). conditional: a learned vector for each label is added to
+    every step. Raises ValueError if patch does not divide the image, or heads the channels.
+    """
+
+    def __init__(self, image_size=28, channels=64, layers=3, heads=4, patch=2, reach=3,
+                 conditional=False):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        height, width = self.image_size
+        if height % patch or width % patch:
+            raise ValueError(f"patches of {patch}×{patch} pixels do not tile an image of "
+                             f"{height}×{width}: choose a patch size that divides both")
+        if channels % heads:
+            raise ValueError(
+                f"{channels} channels cannot be split among {heads} heads: choose a divisor")
+        self.patch, self.reach, self.conditional, self.temperature = patch, reach, conditional, 1.0
+        self.rows, self.columns, bits = height // patch, width // patch, patch**2  # rows of words
+        # One more than there are: nothing before, the start of the sentence.
+        self.word = nn.Embedding(2**bits + 1, channels)
+        self.row = nn.Parameter(0.5 * torch.randn(self.rows, 1, channels))
+        self.column = nn.Parameter(0.5 * torch.randn(1, self.columns, channels))
+        self.label = nn.Embedding(10, channels) if conditional else None
+        window = reach + 1, 2 * reach + 1
+        self.neighbours = nn.Conv2d(bits, channels, window, bias=False) if reach else None
+        self.blocks = nn.ModuleList(Block(channels, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(channels)
+        self.last = nn.Linear(channels, 2**bits, bias=False)
+        # Of each word at each place.
+        self.bias = nn.Parameter(torch.zeros(self.rows * self.columns, 2**bits))
+        # Which pixels are on in word w: the binary digits of w. (V, bits)
+        self.register_buffer("spelling", (torch.arange(2**bits)[:, None] >> torch.arange(bits)) & 1)
+        mask = torch.ones(window)  # mask A of pixelcnn.py: rows above, and left of here
+        mask[-1, reach:] = 0
+        self.register_buffer("mask", mask)
+
+    @torch.no_grad()
+    def start_from_mean(self, images):
+        """Start the bias of each word at its log-odds, if pixels were independent. images:
+        (N, 1, H, W) uint8, grey."""
+        mean = self.patches(images.float().mean(dim=0) / 255).flatten(1).T  # (T, bits)
+        self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)) @ self.spelling.T.float())
+
+    def patches(self, x):
+        """(…, 1, H, W) -> (…, bits, rows, columns): the pixels of a word become channels at its
+        place."""
+        return F.pixel_unshuffle(x, self.patch)
+
+    def words(self, x):
+        """Spell an image as a sentence: (B, 1, H, W) in {0, 1} -> (B, T) numbers of words."""
+        bits = (self.patches(x) > 0.5).long()
+        places = torch.arange(bits.shape[1], device=x.device)[:, None, None]
+        return (bits << places).sum(dim=1).flatten(1)
+
+    def images(self, words):
+        """The reverse of words()."""
+        bits = self.spelling[words].transpose(1, 2).unflatten(2, (self.rows, self.columns))
+        return F.pixel_shuffle(bits.to(self.bias), self.patch)
+
+    def embed(self, x, y=None):
+        """What step t starts with: the word before it, its place, the words around it that are
+        past, the label. -> (B, T, C)."""
+        # Shifted: step t is told word t − 1.
+        before = F.pad(self.words(x)[:, :-1], (1, 0), value=len(self.spelling))
+        h = self.word(before) + (self.row + self.column).flatten(0, 1)
+        if self.reach:
+            signs = F.pad(self.patches(2 * x - 1), (self.reach, self.reach, self.reach, 0))
+            seen = F.conv2d(signs, self.neighbours.weight * self.mask)
+            h = h + seen.flatten(2).transpose(1, 2)
+        return h if y is None else h + self.label(y)[:, None]
+
+    def logits(self, x, y=None):
+        """All logits of (1) in one pass. x: (B, 1, H, W) in {0, 1} -> (B, T, V)."""
+        utils.check_label(self, y)
+        h = self.embed(x, y)
+        for block in self.blocks:
+            h = block(h)
+        return self.last(self.norm(h)) + self.bias
+
+    def log_prob(self, x, y=None):
+        """log p(x), exact. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
+        return word_log_probs(self.logits(x, y), self.words(x)).sum(dim=1)
+
+    def loss(self, x, y=None, step=0):
+        """What training minimises: −log p(x), as a mean over the batch. -> () nats."""
+        return -self.log_prob(x, y).mean()
+
+    @torch.no_grad()
+    def attention_maps(self, x, y=None):
+        """What each head looks at. x: (B, 1, H, W) -> a list, for each layer (B, heads, T, T)."""
+        h, maps = self.embed(x.to(self.bias), y), []
+        for block in self.blocks:
+            q, k, _ = block.split(h)
+            maps.append(attention_weights(q, k))
+            h = block(h)
+        return maps
+
+    # ------------------------------------------------------------------------------------ sampling
+
+    def allowed(self, pixels, known):
+        """Which words agree with the pixels (n, D) that are given, known: D bools -> for each step
+        (n, V) bool; T times None if none is given."""
+        if not any(known):
+            return [None] * (self.rows * self.columns)
+        given, bits = (
+            self.patches(part.view(-1, 1, *self.image_size)).flatten(2).transpose(1, 2)[:, :, None]
+            for part in (torch.tensor(known).to(pixels), pixels))  # (1 or n, T, 1, bits)
+        return ((bits == self.spelling) | (given == 0)).all(dim=3).unbind(1)
+
+    @torch.no_grad()
+    def sample_obvious(self, n, y=None, generator=None, x=None, known=None, temperature=None):
+        """n draws from p(x), or p(x|y), as anybody would write it: T forward passes, each used for
+        a single word. x (n, 1, H, W) and known (H, W) bool: pixels that are given.
+        -> (n, 1, H, W)."""
+        u, pixels, known, y, room = start_of_sample(self, n, y, generator, x, known)
+        allowed, words = self.allowed(pixels, known), self.words(room)
+        temperature = self.temperature if temperature is None else temperature
+        for t in range(words.shape[1]):
+            logits = self.logits(self.images(words), y)[:, t]
+            words[:, t] = toss_word(u[:, t], logits / temperature, allowed[t])
+        return self.images(words)
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None, temperature=None):
+        """The pixels of sample_obvious, for the arithmetic of one forward pass: keys and values of
+        earlier steps do not change when a word is added, so they are kept (the KV cache), and only
+        step t itself is computed."""
+        u, pixels, known, y, room = start_of_sample(self, n, y, generator, x, known)
+        allowed, words = self.allowed(pixels, known), self.words(room)
+        temperature = self.temperature if temperature is None else temperature
+        position = self.row + self.column  # (rows, columns, C)
+        if y is not None:
+            label = self.label(y)
+        if reach := self.reach:
+            kernel = (self.neighbours.weight * self.mask).flatten(1).T
+            bits = self.spelling.shape[1]
+            signs = torch.zeros(n, bits, self.rows + reach, self.columns + 2 * reach).to(u)
+        heads, d = self.blocks[0].heads, self.row.shape[2] // self.blocks[0].heads
+        cache = torch.zeros(len(self.blocks), 2, n, heads, words.shape[1], d).to(u)
+        before = torch.full((n,), len(self.spelling), device=u.device)
+        for t in range(words.shape[1]):
+            i, j = divmod(t, self.columns)
+            h = self.word(before) + position[i, j]  # (n, C)
+            if reach:
+                h = h + signs[:, :, i:i + reach + 1, j:j + 2 * reach + 1].flatten(1) @ kernel
+            h = (h if y is None else h + label)[:, None]  # (n, 1, C): a sentence of one step
+            for block, (keys, values) in zip(self.blocks, cache):
+                # keys and values are views: this writes into the cache.
+                q, keys[:, :, t:t + 1], values[:, :, t:t + 1] = block.split(h)
+                # All that is kept is past, so there is nothing to mask.
+                scores = q @ keys[:, :, :t + 1].transpose(2, 3) / math.sqrt(d)
+                weights = scores.softmax(dim=3)  # (n, heads, 1, t + 1)
+                h = block.join(h, weights @ values[:, :, :t + 1])
+            logits = self.last(self.norm(h))[:, 0] + self.bias[t]
+            words[:, t] = before = toss_word(u[:, t], logits / temperature, allowed[t])
+            if reach:
+                signs[:, :, i + reach, j + reach] = 2 * self.spelling[before].to(u) - 1
+        return self.images(words)
+
+
+# --------------------------------------------------------------------------------------------------
+# Measuring
+# --------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def evaluate(model, x, y):
+    """Mean of −log p over a set of bits x (N, 1, H, W): nats per image, exact."""
+    return sum(-model.log_prob(*batch).sum().item() for batch in utils.batches(x, y)) / len(x)
+
+
+@torch.no_grad()
+def evaluate_without_label(model, x, y):
+    """Scores of a conditional model that is not told the label: p(x) = ⅒ Σ_k p(x|k), all ten digits
+    equally probable. x: bits (N, 1, H, W), y: labels (N,) -> two numbers:
+
+    the mean of −log p(x), nats per image, exact, which may stand beside an unconditional model's;
+    and the part of images for which the most probable k is y (Bayes' rule: the largest p(x|k)).
+    """
+    total, right = 0.0, 0
+    for xb, yb in utils.batches(x, y):
+        by_label = torch.stack([model.log_prob(xb, torch.full_like(yb, k)) for k in range(10)])
+        total -= (by_label.logsumexp(dim=0) - math.log(10)).sum().item()  # by_label: (10, B)
+        right += (by_label.argmax(dim=0) == yb).sum().item()
+    return total / len(x), right / len(x)
+
+
+@torch.no_grad()
+def surprise(model, x, y):
+    """Where the nats are: −log₂ of each factor of (1). x: binary (N, 1, H, W) ->
+    (N, 1, rows, columns), bits a word."""
+    parts = []
+    for xb, yb in utils.batches(x, y):
+        parts.append(-word_log_probs(model.logits(xb, yb), model.words(xb)) / math.log(2))
+    return torch.cat(parts).unflatten(1, (1, model.rows, model.columns))
+
+
+@torch.no_grad()
+def attention_spread(model, x, y=None):
+    """What √d does in the first layer: standard deviation of the logits of (3), and the mean over
+    steps of the largest weight, without the root ("plain_…") and with it ("scaled_…").
+    x: (B, 1, H, W)."""
+    q, k, _ = model.blocks[0].split(model.embed(x, y))
+    root = math.sqrt(q.shape[-1])
+    past = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+    plain = (q @ k.transpose(2, 3))[..., past]
+    spread = {"plain_std": plain.std().item(), "scaled_std": (plain / root).std().item()}
+    for name, scale in (("plain_max", root), ("scaled_max", 1.0)):
+        weights = attention_weights(q * scale, k)[:, :, 1:]  # not step 1: it has no choice
+        spread[name] = weights.max(dim=3).values.mean().item()
+    return spread
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures: how this model behaves
+# --------------------------------------------------------------------------------------------------
+
+
+def plot_attention(path, model, x, y, steps):
+    """What each head of each layer takes from where, at some steps of one digit x (1, 1, H, W). A
+    row a step.
+
+    First the digit as far as step t knows it (grey: the future; red: the word to be guessed), then
+    a map a head: each word in the brightness of its weight, as a part of the largest. Above: the
+    layer, and that largest weight.
+    """
+    maps = torch.stack([layer[0] for layer in model.attention_maps(x, y)]).cpu()  # (L, heads, T, T)
+    layers, heads = maps.shape[:2]
+    columns = 1 + layers * heads
+    figure, axes = plt.subplots(len(steps), columns, squeeze=False,
+                                figsize=(1.1 * columns, 1.35 * len(steps)))
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+    for t, line in zip(steps, axes):
+        past = (torch.arange(model.rows * model.columns) < t).view(model.rows, model.columns)
+        past = past.repeat_interleave(model.patch, 0).repeat_interleave(model.patch, 1)
+        seen = torch.where(past, x[0, 0].float().cpu(), 0.5)
+        line[0].imshow(seen.numpy(), cmap="gray", vmin=0, vmax=1)
+        i, j = divmod(t, model.columns)
+        corner = 0.5 * model.patch - 0.5  # from a word's first pixel to its middle
+        line[0].plot(j * model.patch + corner, i * model.patch + corner, "rs", markersize=3)
+        line[0].set_title(f"step {t}", fontsize=7)
+        for k, ax in enumerate(line[1:]):
+            weights = maps[k // heads, k % heads, t]
+            ax.imshow(weights.view(model.rows, model.columns).numpy(), cmap="magma", vmin=0)
+            # A word takes from steps s ≤ t, and step s was told word s − 1: the red square marks
+            # step t.
+            ax.plot(j, i, "rs", markersize=2)
+            ax.set_title(f"{k // heads + 1}: {weights.max():.2f}", fontsize=7)
+    pictures.save_figure(path, figure)
+
+
+def plot_temperatures(path, model):
+    """Ten digits from the same noise, at several temperatures."""
+    y, rows = utils.row_labels(model, 10), []
+    for t in (0.5, 0.7, 0.85, 1.0, 1.2):
+        same_noise = torch.Generator().manual_seed(1)
+        rows.append((f"temperature {t}", model.sample(10, y, same_noise, temperature=t)))
+    pictures.labelled_rows(path, rows)
+
+
+def plot_pictures(model, folder, x, y):
+    """All of the chapter's own pictures. x: bits (N, 1, H, W) of the test set; y: labels, or
+    None."""
+    rows, columns, patch = model.rows, model.columns, model.patch
+    places = ((8, 14), (12, 18), (16, 14), (20, 10))  # in an image of 28×28
+    steps = [(rows * i // 28) * columns + columns * j // 28 for i, j in places]
+    plot_attention(folder / "attention.png", model, *utils.first(1, x, y), steps)
+    plot_temperatures(folder / "temperatures.png", model)
+    # The pixels of a word appear together: at the step of the last of them, if steps were pixels.
+    last = (torch.arange(rows * columns) + 1).view(rows, columns) * patch**2
+    place = last.repeat_interleave(patch, 0).repeat_interleave(patch, 1).flatten()
+    pictures.plot_autoregressive(folder, model, x, y, surprise(model, x, y), place)
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------
+
+
+def build(s, image_size=28):
+    """The model that settings ask for. ValueError, in words for whoever typed them, if there is
+    none."""
+    if s.patch > 2:
+        words = "65,536" if s.patch == 4 else f"2^{s.patch**2}"
+        why = (f"patches of {s.patch}×{s.patch} pixels do not tile an image of 28×28"
+               if 28 % s.patch else
+               f"there are {words} such words, most of which never occur in training")
+        raise ValueError(f"--patch {s.patch}: {why}; use 1 or 2.")
+    if s.width % s.heads:
+        raise ValueError(f"--width {s.width} cannot be split among {s.heads} heads; choose a "
+                         f"multiple of {s.heads}.")
+    return Transformer(image_size, s.width, s.depth, s.heads, s.patch, s.reach, s.conditional)
+
+
+def train(model, data, run):
+    """Maximum likelihood by Adam. All that a resumed run needs is in model, optimizer and run."""
+    s = run.settings
+    optimizer = torch.optim.Adam(model.parameters(), lr=s.lr, fused=True)  # one pass: faster
+    with run.training(model=model, optimizer=optimizer):
+        while run.step < s.steps:
+            # The rate falls linearly to 0: at a constant rate the weights would jitter around the
+            # optimum to the end. Before that it rises over the first part of the run: Adam's first
+            # steps are taken before it knows the scale of the gradients.
+            warm, left = (run.step + 1) / (s.steps * s.warm_up + 1), 1 - run.step / s.steps
+            optimizer.param_groups[0]["lr"] = s.lr * min(warm, left)
+            x, y = utils.random_batch(data, s.batch_size)
+            loss = model.loss(x, y, run.step)
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = nn.utils.clip_grad_norm_(model.parameters(), s.clip)
+            run.check_finite(loss=loss.item(), gradient=grad_norm.item())
+            optimizer.step()
+            if run.tick(loss.item()):
+                sets = (data.x_train, data.y_train), (data.x_val, data.y_val)
+                nats = [evaluate(model, *utils.first(s.eval_images, x, y)) for x, y in sets]
+                same_noise = torch.Generator().manual_seed(1)
+                digits = model.sample(10, utils.row_labels(model, 10), same_noise)
+                run.record(*nats, model, digits)
+
+
+def main(argv=None):
+    run = Run(__file__, "Train an autoregressive transformer on binarized MNIST, sample from it, "
+              "measure it.", SETTINGS, VARIANTS, argv)
+    model = run.build(build)
+    if run.sample_only:  # no data, no training
+        model.temperature = run.settings.temperature
+        return run.write_samples(run.load_best(model))
+    if run.finished:
+        return
+    data = run.load_data()
+    model.start_from_mean(data.train)
+    train(model, data, run)
+
+    # From here on only the weights that were best on validation, and, once, the test set.
+    run.load_best(model)
+    print("scoring the test set ...")
+    figures = {"test_nats": evaluate(model, data.x_test, data.y_test)}
+    if model.conditional:  # and if nobody tells it the digit ("Labels" in the notes)
+        figures["marginal_nats"], figures["bayes_accuracy"] = evaluate_without_label(
+            model, data.x_test, data.y_test)
+    plot_pictures(model, run.folder, data.x_test, data.y_test)
+    run.write_samples(model)
+    run.finish(model, likelihood="exact", test_images=len(data.x_test), **figures)
+
+
+# What tables and tests know of this chapter (CONTRIBUTING.md).
+ABOUT = {
+    "order": 4,
+    "title": lambda s: ("transformer, "
+                        + ("single pixels" if s.patch == 1 else "words of 2×2 pixels")
+                        + f", reach {s.reach}" * (s.reach != (6 if s.patch == 1 else 3))),
+    "published": {"": ("79.17", "ImageGPT, README of EugenHotaj/pytorch-generative, dynamic "
+                                "binarization, 457 epochs on a GPU")},
+    "abilities": {"likelihood": "exact", "latent space": "no", "interpolation": "no",
+                  "completion": "what comes later (below)",
+                  "steps a draw takes": "196, one a word; --patch 1: 784"},
+    "variants": {"transformer_ar": "", "transformer_ar, patch 1": "--patch 1"},
+    "robust": ["transformer_ar"],  # single pixels take several times as long
+    "small": "--width 8 --depth 1 --heads 2 --eval-images 10",
+    "cases": ["--depth 2", "--reach 0", "--patch 1 --reach 0", "--heads 1"],
+    "pictures": {
+        "attention.png": "Where each head looks at four steps of one digit (red: the word to be "
+                         "guessed): most of the first layer follow the last pixels of the stroke.",
+        "temperatures.png": "The same noise at five temperatures: smoother strokes below 1, some "
+                            "of which stop short, and crumbs above it.",
+    },
+}
+
+# --------------------------------------------------------------------------------------------------
+# What was measured
 #
-# What each detail is worth. One thing changed, 200 steps, seed 0, nats on 1,000 validation images, and
-# seconds of training (tests/ablate_transformer.py; the file is samples/transformer_ar/ablations.json):
+# What each detail is worth. One thing changed, 200 steps, seed 0, nats on 1,000 validation images,
+# and seconds of training (experiments/ablate_transformer.py; the file is
+# results/ablations/transformer_ar.json):
 #
 #     default                                             93.8      9 s
 #       seed 1                                            94.0      8 s
@@ -258,10 +757,10 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 # instead of 86.5 after 45 s, in runs that end there), a reach of 5 (86.9). As good: two layers at a
 # rate of 6e-3 (82.8 after 130 s).
 #
-# Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of the
-# default's steps (1,600), seed 0 where the row names no other; nats on 1,000 validation images
-# (tests/robustness.py; the files are in samples/robustness/). Each should end within 3 nats of the
-# first line:
+# Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
+# the default's steps (1,600), seed 0 where the row names no other; nats on 1,000 validation images
+# (experiments/robustness.py; the files are in results/robustness/). Each should end within 3 nats
+# of the first line:
 #
 #                             transformer_ar
 #     as it is                85.19
@@ -270,543 +769,55 @@ EVAL_IMAGES = 500  # training and validation images scored at each evaluation
 #     batch / 2, batch · 2    86.81, 83.78
 #     width / 2, width · 2    87.41, 84.43
 #
-# All do, the furthest by 2.2. Seeds differ by 0.1. Half the batch or half the width takes less time and
-# is worse, twice of either takes two to three times as long and is better. In a run this short a
-# learning rate that is too high costs less (0.5 nats) than one that is too low (1.8).
+# All do, the furthest by 2.2. Seeds differ by 0.1. Half the batch or half the width takes less time
+# and is worse, twice of either takes two to three times as long and is better. In a run this short
+# a learning rate that is too high costs less (0.5 nats) than one that is too low (1.8).
 #
-# Given an afternoon. Which width and depth would serve a run of half an hour? One cannot read it off
-# the middle of one long run: as long as the rate is high, such a run looks worse than one that ends
-# there. So each row is two complete runs, the second of three times the steps (tests/afternoon.py; the
-# file is samples/afternoon/transformer_ar.json, with a picture beside it). Nats on 1,000 validation
-# images, seed 0, and minutes on one thread (two such runs at a time on the 2 cores):
+# Given an afternoon. Which width and depth would serve a run of half an hour? One cannot read it
+# off the middle of one long run: as long as the rate is high, such a run looks worse than one that
+# ends there. So each row is two complete runs, the second of three times the steps
+# (experiments/afternoon.py; the file is results/afternoon/transformer_ar.json, with a picture
+# beside it). Nats on 1,000 validation images, seed 0, and minutes on one thread (two such runs at a
+# time on the 2 cores):
 #
 #                                      short            three times the steps
 #     64 channels, 3 layers            85.98 (1.7)      82.99 (4.4)
 #     96 channels, 4 layers            88.07 (1.5)      84.21 (4.5)
 #     128 channels, 4 layers           89.56 (1.5)      85.77 (4.6)
 #
-# The small network wins in either column. But three times the steps are worth 3.0 nats to it, 3.9 to
-# the one of 96 channels and 3.8 to the largest. If that went on, 96 channels would be ahead after four
-# or five times the time of the second column, 20 minutes. It is a bet: nobody has run the small network
-# for as long.
+# The small network wins in either column. But three times the steps are worth 3.0 nats to it, 3.9
+# to the one of 96 channels and 3.8 to the largest. If that went on, 96 channels would be ahead
+# after four or five times the time of the second column, 20 minutes. It is a bet: nobody has run
+# the small network for as long.
 #
 #     python transformer_ar.py --width 96 --depth 4 --steps 20000 --out runs/transformer_ar_long
 #
 # reaches 79.39 nats on the test set, exact, in 30.2 minutes (2 cores, seed 0; 467,296 weights, six
 # passes over the training set; samples/transformer_ar_long/), where the default has 80.93 in 5.6
-# minutes. Others have published 79.17 after 457 passes on a GPU. It has hardly begun to learn by heart:
-# validation images cost 1.9 nats more than training images (500 of each; they are the harder ones), 2.0
-# in the default run. So what limits it is time or size.
+# minutes. Others have published 79.17 after 457 passes on a GPU. It has hardly begun to learn by
+# heart: validation images cost 1.9 nats more than training images (500 of each; they are the harder
+# ones), 2.0 in the default run. So what limits it is time or size.
 # --------------------------------------------------------------------------------------------------
-
-
-# --------------------------------------------------------------------------------------------------
-# Building blocks
-# --------------------------------------------------------------------------------------------------
-
-
-def attention_weights(q, k):
-    """How much of v_s step t takes, for all t and s: softmax over s ≤ t of q_t · k_s / √d (3). q, k: (…, T, d) -> (…, T, T)."""
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)  # s > t (4)
-    # −∞ in front of the softmax, not 0 behind it: with 0 behind it rows would not sum to 1, and the softmax's denominator would
-    # have seen the future.
-    return scores.masked_fill(future, -math.inf).softmax(dim=-1)
-
-
-def attention(q, k, v):
-    """Causal attention as it is written (2). q, k, v: (B, heads, T, d) -> the same shape."""
-    return attention_weights(q, k) @ v
-
-
-def fast_attention(q, k, v):
-    """The same from the library, which need not write the T × T weights into memory. Training uses this one."""
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-
-def word_log_probs(logits, words):
-    """log p(w_t | before) of (1). logits (B, T, V), words (B, T) -> (B, T) nats."""
-    return -F.cross_entropy(logits.flatten(0, 1), words.flatten(), reduction="none").view(words.shape)
-
-
-def draw_word(u, logits, allowed):
-    """A word for each row, by inverting the distribution function: the first w with u < p(0) + … + p(w).
-
-    u (n,) in [0, 1), logits (n, V); allowed: bool (n, V), words that agree with the pixels that are given, or None.
-    """
-    if allowed is not None:
-        logits = logits.masked_fill(~allowed, -math.inf)
-    sums = logits.softmax(dim=1).cumsum(dim=1)  # (n, V)
-    # Rounding leaves the last sum a little off 1, and u times it may round up to it: then the last word that is possible.
-    words = torch.searchsorted(sums, (u * sums[:, -1])[:, None], right=True)[:, 0]
-    return words.minimum((sums < sums[:, -1:]).sum(dim=1))
-
-
-def check_label(model, y):
-    """ValueError if a conditional model gets no label, or an unconditional one gets some."""
-    if model.conditional and y is None:
-        raise ValueError("this model is conditional: it needs y, a label 0..9 for each image")
-    if not model.conditional and y is not None:
-        raise ValueError("this model is not conditional: it takes no y")
-
-
-def start_of_sample(model, n, y, generator, x):
-    """Noise u (n, D), given pixels x (n, 1, H, W), labels y, and room for what is drawn, on the model's device.
-
-    One number of noise for each pixel of each image, drawn before the loop: so two samplers, or two
-    devices, can be compared pixel by pixel.
-    """
-    check_label(model, y)
-    weight = model.last.weight  # for its device and dtype
-    u = torch.rand(n, math.prod(model.image_size), generator=generator, dtype=weight.dtype).to(weight)
-    drawn = torch.zeros(n, 1, *model.image_size).to(weight)
-    return u, drawn if x is None else x.to(weight), None if y is None else y.to(weight.device), drawn
-
-
-# --------------------------------------------------------------------------------------------------
-# Model
-# --------------------------------------------------------------------------------------------------
-
-
-class Block(nn.Module):
-    """One layer (5): look at other steps (attention), then think about what was seen (MLP). (B, T, C) -> (B, T, C).
-
-        h ──┬────────────────────────────(+)──┬──────────────────────────────(+)──►
-            └─► norm ─► attention ─► out ─┘   └─► norm ─► up ─► ReLU ─► down ─┘
-    """
-
-    def __init__(self, channels, heads):
-        super().__init__()
-        self.heads = heads
-        self.norm_1, self.norm_2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = nn.Linear(channels, channels)
-        self.up, self.down = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
-
-    def split(self, h):
-        """Queries, keys and values of all heads: (B, T, C) -> three of (B, heads, T, d), d = C / heads."""
-        q, k, v = self.qkv(self.norm_1(h)).chunk(3, dim=2)
-        return [part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v)]
-
-    def join(self, h, taken):
-        """The rest of the layer, from what each head has taken, a_t of (2): (B, heads, T, d)."""
-        h = h + self.out(taken.transpose(1, 2).flatten(2))
-        return h + self.down(F.relu(self.up(self.norm_2(h))))
-
-    def forward(self, h):
-        return self.join(h, fast_attention(*self.split(h)))
-
-
-class Transformer(nn.Module):
-    """A transformer with a causal mask (papers say: decoder-only) over words of patch × patch pixels, in reading order.
-
-    image_size: height and width, or (height, width). reach: how many words up and to both sides the entrance sees
-    (0: the last word only). conditional: a learned vector for each label is added to every step.
-    Raises ValueError if patch does not divide the image, or heads the channels.
-    """
-
-    def __init__(self, image_size=28, channels=64, layers=3, heads=4, patch=2, reach=3, conditional=False):
-        super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        if self.image_size[0] % patch or self.image_size[1] % patch:
-            raise ValueError(f"patches of {patch}×{patch} pixels do not tile an image of {self.image_size[0]}×{self.image_size[1]}: "
-                             "choose a patch size that divides both")
-        if channels % heads:
-            raise ValueError(f"{channels} channels cannot be split among {heads} heads: choose a divisor")
-        self.patch, self.reach, self.conditional, self.temperature = patch, reach, conditional, 1.0
-        self.rows, self.columns = self.image_size[0] // patch, self.image_size[1] // patch  # in words
-        bits = patch * patch
-        self.word = nn.Embedding(2**bits + 1, channels)  # the last one: nothing before, the start of the sentence
-        self.row = nn.Parameter(0.5 * torch.randn(self.rows, 1, channels))
-        self.column = nn.Parameter(0.5 * torch.randn(1, self.columns, channels))
-        self.label = nn.Embedding(10, channels) if conditional else None
-        self.neighbours = nn.Conv2d(bits, channels, (reach + 1, 2 * reach + 1), bias=False) if reach else None
-        self.blocks = nn.ModuleList(Block(channels, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(channels)
-        self.last = nn.Linear(channels, 2**bits, bias=False)
-        self.bias = nn.Parameter(torch.zeros(self.rows * self.columns, 2**bits))  # of each word at each place
-        # Which pixels are on in word w: the binary digits of w.
-        self.register_buffer("spelling", (torch.arange(2**bits)[:, None] >> torch.arange(bits)) & 1)  # (V, bits)
-        mask = torch.ones(reach + 1, 2 * reach + 1)  # mask A of pixelcnn.py: rows above, and left of here
-        mask[-1, reach:] = 0
-        self.register_buffer("mask", mask)
-
-    @torch.no_grad()
-    def start_from_mean(self, images):
-        """Start the bias of each word at its log-odds, if pixels were independent. images: (N, 1, H, W) uint8, grey."""
-        mean = F.pixel_unshuffle(images.float().mean(dim=0) / 255, self.patch).flatten(1).T  # (T, bits)
-        self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)) @ self.spelling.T.float())
-
-    def patches(self, x):
-        """(B, 1, H, W) -> (B, bits, rows, columns): the pixels of a word become channels at its place."""
-        return F.pixel_unshuffle(x, self.patch)
-
-    def words(self, x):
-        """Spell an image as a sentence: (B, 1, H, W) in {0, 1} -> (B, T) numbers of words."""
-        bits = (self.patches(x) > 0.5).long()
-        return (bits << torch.arange(bits.shape[1], device=x.device)[:, None, None]).sum(dim=1).flatten(1)
-
-    def images(self, words):
-        """The reverse of words()."""
-        bits = self.spelling[words].transpose(1, 2).unflatten(2, (self.rows, self.columns))
-        return F.pixel_shuffle(bits.to(self.bias), self.patch)
-
-    def embed(self, x, y=None):
-        """What step t starts with: the word before it, its place, the words around it that are past, the label. -> (B, T, C)."""
-        before = F.pad(self.words(x)[:, :-1], (1, 0), value=len(self.spelling))  # shifted: step t is told word t − 1
-        h = self.word(before) + (self.row + self.column).flatten(0, 1)
-        if self.reach:
-            signs = F.pad(self.patches(2 * x - 1), (self.reach, self.reach, self.reach, 0))
-            h = h + F.conv2d(signs, self.neighbours.weight * self.mask).flatten(2).transpose(1, 2)
-        return h if y is None else h + self.label(y)[:, None]
-
-    def logits(self, x, y=None):
-        """All logits of (1) in one pass. x: (B, 1, H, W) in {0, 1} -> (B, T, V)."""
-        check_label(self, y)
-        h = self.embed(x, y)
-        for block in self.blocks:
-            h = block(h)
-        return self.last(self.norm(h)) + self.bias
-
-    def log_prob(self, x, y=None):
-        """log p(x), exact. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
-        return word_log_probs(self.logits(x, y), self.words(x)).sum(dim=1)
-
-    def loss(self, x, y=None, step=0):
-        """What training minimises: −log p(x), as a mean over the batch. -> () nats."""
-        return -self.log_prob(x, y).mean()
-
-    @torch.no_grad()
-    def attention_maps(self, x, y=None):
-        """What each head looks at. x: (B, 1, H, W) -> a list, for each layer (B, heads, T, T)."""
-        h, maps = self.embed(x.to(self.bias), y), []
-        for block in self.blocks:
-            q, k, _ = block.split(h)
-            maps.append(attention_weights(q, k))
-            h = block(h)
-        return maps
-
-    # -------------------------------------------------------------------------------------- sampling
-
-    def allowed(self, x, known):
-        """Which words agree with the given pixels x (n, 1, H, W), known (H, W) -> (n, T, V) bool; None if none is given."""
-        if known is None:
-            return None
-        given = self.patches(known[None, None].to(x)).flatten(2).transpose(1, 2)[:, :, None]  # (1, T, 1, bits)
-        bits = self.patches(x).flatten(2).transpose(1, 2)[:, :, None]  # (n, T, 1, bits)
-        return ((bits == self.spelling) | (given == 0)).all(dim=3)
-
-    @torch.no_grad()
-    def sample_obvious(self, n, y=None, generator=None, x=None, known=None, temperature=None):
-        """n draws from p(x), or p(x|y), as anybody would write it: T forward passes, each used for a single word.
-
-        x (n, 1, H, W) and known (H, W) bool: pixels that are given. -> (n, 1, H, W).
-        """
-        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
-        allowed, words = self.allowed(x, known), self.words(drawn)
-        temperature = self.temperature if temperature is None else temperature
-        for t in range(words.shape[1]):
-            logits = self.logits(self.images(words), y)[:, t]
-            words[:, t] = draw_word(u[:, t], logits / temperature, None if allowed is None else allowed[:, t])
-        return self.images(words)
-
-    @torch.no_grad()
-    def sample(self, n, y=None, generator=None, x=None, known=None, temperature=None):
-        """The pixels of sample_obvious, for the arithmetic of one forward pass: keys and values of earlier steps do not
-        change when a word is added, so they are kept (the KV cache), and only step t itself is computed."""
-        u, x, y, drawn = start_of_sample(self, n, y, generator, x)
-        allowed, words = self.allowed(x, known), self.words(drawn)
-        temperature = self.temperature if temperature is None else temperature
-        position = self.row + self.column  # (rows, columns, C)
-        if y is not None:
-            label = self.label(y)
-        if self.reach:
-            kernel = (self.neighbours.weight * self.mask).flatten(1).T
-            signs = torch.zeros(n, len(self.spelling[0]), self.rows + self.reach, self.columns + 2 * self.reach).to(u)
-        heads, d = self.blocks[0].heads, self.row.shape[2] // self.blocks[0].heads
-        cache = torch.zeros(len(self.blocks), 2, n, heads, words.shape[1], d).to(u)
-        before = torch.full((n,), len(self.spelling), device=u.device)
-        for t in range(words.shape[1]):
-            i, j = divmod(t, self.columns)
-            h = self.word(before) + position[i, j]  # (n, C)
-            if self.reach:
-                h = h + signs[:, :, i:i + self.reach + 1, j:j + 2 * self.reach + 1].flatten(1) @ kernel
-            h = (h if y is None else h + label)[:, None]  # (n, 1, C): a sentence of one step
-            for block, (keys, values) in zip(self.blocks, cache):
-                q, keys[:, :, t:t + 1], values[:, :, t:t + 1] = block.split(h)  # views: this writes into the cache
-                # All that is kept is past, so there is nothing to mask.
-                scores = q @ keys[:, :, :t + 1].transpose(2, 3) / math.sqrt(d)  # (n, heads, 1, t + 1)
-                h = block.join(h, scores.softmax(dim=3) @ values[:, :, :t + 1])
-            logits = self.last(self.norm(h))[:, 0] + self.bias[t]
-            before = draw_word(u[:, t], logits / temperature, None if allowed is None else allowed[:, t])
-            words[:, t] = before
-            if self.reach:
-                signs[:, :, i + self.reach, j + self.reach] = 2 * self.spelling[before].to(u) - 1
-        return self.images(words)
-
-
-# --------------------------------------------------------------------------------------------------
-# Measuring
-# --------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def evaluate(model, x, y):
-    """Mean of −log p over a set of bits x (N, 1, H, W): nats per image, exact."""
-    total = 0.0
-    for i in range(0, len(x), 100):
-        total -= model.log_prob(x[i:i + 100].float(), None if y is None else y[i:i + 100]).sum().item()
-    return total / len(x)
-
-
-@torch.no_grad()
-def evaluate_without_label(model, x, y):
-    """Scores of a conditional model that is not told the label: p(x) = ⅒ Σ_k p(x|k), all ten digits equally probable.
-
-    x: bits (N, 1, H, W), y: labels (N,) -> the mean of −log p(x), nats per image, exact, which may stand beside an
-    unconditional model's; and the part of images for which the most probable k is y (Bayes' rule: the largest p(x|k)).
-    """
-    total, right = 0.0, 0
-    for i in range(0, len(x), 100):
-        xb = x[i:i + 100].float()
-        by_label = torch.stack([model.log_prob(xb, torch.full_like(y[i:i + 100], k)) for k in range(10)])  # (10, B)
-        total -= (by_label.logsumexp(dim=0) - math.log(10)).sum().item()
-        right += (by_label.argmax(dim=0) == y[i:i + 100]).sum().item()
-    return total / len(x), right / len(x)
-
-
-@torch.no_grad()
-def surprise(model, x, y):
-    """Where the nats are: −log₂ of each factor of (1). x: binary (N, 1, H, W) -> (N, 1, rows, columns), bits a word."""
-    parts = []
-    for i in range(0, len(x), 100):
-        xb = x[i:i + 100].float()
-        logits = model.logits(xb, None if y is None else y[i:i + 100])
-        parts.append(-word_log_probs(logits, model.words(xb)) / math.log(2))
-    return torch.cat(parts).unflatten(1, (1, model.rows, model.columns))
-
-
-@torch.no_grad()
-def attention_spread(model, x, y=None):
-    """What √d does in the first layer: standard deviation of the logits of (3), and the mean over steps of the largest
-    weight, without the root ("plain_…") and with it ("scaled_…"). x: (B, 1, H, W)."""
-    q, k, _ = model.blocks[0].split(model.embed(x, y))
-    root = math.sqrt(q.shape[-1])
-    past = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
-    plain = (q @ k.transpose(2, 3))[..., past]
-    result = {"plain_std": plain.std().item(), "scaled_std": (plain / root).std().item()}
-    for name, scale in (("plain_max", root), ("scaled_max", 1.0)):
-        result[name] = attention_weights(q * scale, k)[:, :, 1:].max(dim=3).values.mean().item()  # not step 1: it has no choice
-    return result
-
-
-# --------------------------------------------------------------------------------------------------
-# Pictures: how this model behaves
-# --------------------------------------------------------------------------------------------------
-
-
-def grid_labels(model, n):
-    """Labels for a picture of n digits: 0 to 9, a row of eight each, over and over; None if unconditional."""
-    return (torch.arange(n) // 8) % 10 if model.conditional else None
-
-
-def draw_attention(path, model, x, y, steps):
-    """What each head of each layer takes from where, at some steps of one digit x (1, 1, H, W). A row a step.
-
-    First the digit as far as step t knows it (grey: the future; red: the word to be guessed), then a map a head: each
-    word in the brightness of its weight, as a part of the largest. Above: the layer, and that largest weight.
-    """
-    maps = torch.stack([map_[0] for map_ in model.attention_maps(x, y)]).cpu()  # (L, heads, T, T)
-    layers, heads = maps.shape[:2]
-    figure, axes = plt.subplots(len(steps), 1 + layers * heads, figsize=(1.1 * (1 + layers * heads), 1.35 * len(steps)), squeeze=False)
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-    for t, line in zip(steps, axes):
-        seen = (torch.arange(model.rows * model.columns) < t).view(model.rows, model.columns)
-        seen = seen.repeat_interleave(model.patch, 0).repeat_interleave(model.patch, 1)
-        line[0].imshow(torch.where(seen, x[0, 0].float().cpu(), 0.5).numpy(), cmap="gray", vmin=0, vmax=1)
-        i, j = divmod(t, model.columns)
-        line[0].plot((j + 0.5) * model.patch - 0.5, (i + 0.5) * model.patch - 0.5, "rs", markersize=3)
-        line[0].set_title(f"step {t}", fontsize=7)
-        for k, ax in enumerate(line[1:]):
-            weights = maps[k // heads, k % heads, t]
-            ax.imshow(weights.view(model.rows, model.columns).numpy(), cmap="magma", vmin=0)
-            # A word takes from steps s ≤ t, and step s was told word s − 1: the red square marks step t.
-            ax.plot(j, i, "rs", markersize=2)
-            ax.set_title(f"{k // heads + 1}: {weights.max():.2f}", fontsize=7)
-    utils.save_figure(path, figure)
-
-
-def draw_temperatures(path, model, y):
-    """Ten digits from the same noise, at several temperatures."""
-    rows = [(f"temperature {t}", model.sample(10, y, torch.Generator().manual_seed(1), temperature=t)) for t in (0.5, 0.7, 0.85, 1.0, 1.2)]
-    utils.labelled_rows(path, rows)
-
-
-def draw_completions(path, model, x, y, known):
-    """For each of the digits x (n, 1, H, W): itself, what is given of it, and eight draws of the rest."""
-    generator, rows = torch.Generator().manual_seed(0), []
-    for i in range(len(x)):
-        label = y[i:i + 1].repeat(8) if model.conditional else None
-        futures = model.sample(8, label, generator, x[i:i + 1].repeat(8, 1, 1, 1), known)
-        given = torch.where(known.to(x.device), x[i].float(), 0.5)
-        rows.append(("test digit, given, 8 draws" if i == 0 else "", torch.cat([x[i:i + 1].float(), given[None], futures])))
-    utils.labelled_rows(path, rows)
-
-
-def draw_surprise(path, bits, x):
-    """The mean over the test set of each word's bits (N, 1, rows, columns), and four digits x (N, 1, H, W) with theirs."""
-    figure, axes = plt.subplot_mosaic("aabcde;aafghi", figsize=(11, 3.6))
-    mean = bits.mean(dim=(0, 1)).cpu()
-    figure.colorbar(axes["a"].imshow(mean.numpy(), cmap="magma"), ax=axes["a"], shrink=0.8)
-    axes["a"].set_title(f"bits, mean of the test set; sum {mean.sum():.0f}", fontsize=9)
-    for i, (above, below) in enumerate(("bf", "cg", "dh", "ei")):
-        axes[above].imshow(x[i, 0].cpu().numpy(), cmap="gray")
-        axes[below].imshow(bits[i, 0].cpu().numpy(), cmap="magma", vmin=0, vmax=5)
-        axes[below].set_title(f"{bits[i].sum():.0f} bits", fontsize=9)
-    for ax in axes.values():
-        ax.set(xticks=[], yticks=[])
-    utils.save_figure(path, figure)
-
-
-def draw_animation(path, model, place):
-    """Sixteen digits appearing, as a GIF. A pixel never changes once it is drawn, so the finished digits hold all
-    frames. place: (D,) the step at which each pixel is drawn."""
-    y = torch.arange(16) % 10 if model.conditional else None
-    x = model.sample(16, y, torch.Generator().manual_seed(2)).cpu()
-    place = place.view(x.shape[2:]).cpu()
-    utils.save_animation(path, [torch.where(place <= t, x, 0.5) for t in range(0, place.numel() + 1, 14)])
-
-
-def draw_pictures(model, folder, x, y):
-    """All of the chapter's own pictures. x: bits (N, 1, H, W) and y: labels (N,) of the test set."""
-    label = y if model.conditional else None
-    height, width = model.image_size
-    steps = [(model.rows * r // 28) * model.columns + model.columns * c // 28 for r, c in ((8, 14), (12, 18), (16, 14), (20, 10))]
-    draw_attention(folder / "attention.png", model, x[:1], None if label is None else label[:1], steps)
-    draw_temperatures(folder / "temperatures.png", model, torch.arange(10) if model.conditional else None)
-    top, left = torch.zeros(2, height, width, dtype=torch.bool)
-    top[:height // 2], left[:, :width // 2] = True, True
-    draw_completions(folder / "completion_top.png", model, x[:8], y[:8], top)
-    draw_completions(folder / "completion_left.png", model, x[:8], y[:8], left)
-    draw_surprise(folder / "surprise.png", surprise(model, x, label), x)
-    # The pixels of a word appear together: at the step of the last of them, if steps were pixels.
-    word = (torch.arange(model.rows * model.columns) + 1).view(model.rows, model.columns) * model.patch**2
-    draw_animation(folder / "sampling.gif", model, word.repeat_interleave(model.patch, 0).repeat_interleave(model.patch, 1))
-
-
-# --------------------------------------------------------------------------------------------------
-# Training
-# --------------------------------------------------------------------------------------------------
-
-
-def train(model, data, run, steps, batch_size, lr, warm_up, clip, eval_images):
-    """Maximum likelihood by Adam. Everything a resumed run needs is in model, optimizer and run."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)  # one pass over the weights: faster
-    with run.training(model=model, optimizer=optimizer):
-        while run.step < steps:
-            # The learning rate falls linearly to 0: at a constant rate the weights would jitter around
-            # the optimum to the end. Before that it rises over the first part, warm_up, of the run: Adam's
-            # first steps are taken before it knows the scale of the gradients.
-            done = run.step / steps
-            optimizer.param_groups[0]["lr"] = lr * min((run.step + 1) / (steps * warm_up + 1), 1 - done)
-            x, y = utils.random_batch(data, batch_size)
-            loss = model.loss(x, y if model.conditional else None, run.step)
-            optimizer.zero_grad()
-            loss.backward()
-            grad_norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-            run.check_finite(loss=loss.item(), gradient=grad_norm.item())
-            optimizer.step()
-            if run.tick(loss.item()):
-                x_train, x_val = data.x_train[:eval_images], data.x_val[:eval_images]
-                y_train, y_val = None, None
-                if model.conditional:
-                    y_train, y_val = data.train_labels[:len(x_train)], data.val_labels[:len(x_val)]
-                picture = model.sample(10, torch.arange(10) if model.conditional else None, torch.Generator().manual_seed(1))
-                run.record(evaluate(model, x_train, y_train), evaluate(model, x_val, y_val), model, picture)
-
-
-def main(argv=None):
-    parser = utils.common_flags(
-        "transformer_ar.py", "Train an autoregressive transformer on binarized MNIST, draw from it, measure it.", STEPS, BATCH_SIZE, LR)
-    parser.add_argument("--patch", type=utils.number(int, 1), default=2,
-                        help=f"a word is PATCH×PATCH pixels; 1: single pixels, by default {PATCH_1_STEPS} steps (default: %(default)s)")
-    parser.add_argument("--reach", type=utils.number(int, 0, 13), default=REACH,
-                        help="words up and to both sides that the entrance sees; 0: only the last one "
-                             "(default: %(default)s; with --patch 1 twice that)")
-    parser.add_argument("--temperature", type=utils.number(float, 0, 100, above=True), default=1.0,
-                        help="with --sample-only: divide logits by this; below 1 digits get safer (default: %(default)s)")
-    parser.add_argument("--width", type=utils.number(int, 1, 10000), help=f"channels of the residual stream (default: {CHANNELS})")
-    parser.add_argument("--depth", type=utils.number(int, 1, 100), help=f"layers (default: {LAYERS})")
-    args = utils.parse(parser, argv)
-    if 28 % args.patch:
-        utils.fail(f"--patch {args.patch}: patches of {args.patch}×{args.patch} pixels do not tile an image of 28×28; use 1 or 2.")
-    if args.patch > 2:
-        words = "2^" + str(args.patch**2) if args.patch > 4 else "65,536"
-        utils.fail(f"--patch {args.patch}: there are {words} such words, most of which never occur in training; use 1 or 2.")
-    if (args.width or HEADS) % HEADS:
-        utils.fail(f"--width {args.width} cannot be split among {HEADS} heads; choose a multiple of {HEADS}.")
-    if "temperature" in args.given and not args.sample_only:
-        utils.fail("--temperature changes how digits are drawn, not how the model is trained: use it with --sample-only.")
-    reach = REACH if args.patch == 2 else 2 * REACH  # as many pixels
-    if "reach" not in args.given:
-        args.reach = reach
-    if "steps" not in args.given and args.patch == 1:
-        args.steps = PATCH_1_STEPS
-    variant = "_".join([f"patch{args.patch}"] * (args.patch != 2) + [f"reach{args.reach}"] * (args.reach != reach) +
-                       utils.sizes(args, CHANNELS, LAYERS))
-    run = utils.Run("transformer_ar", args, {"patch": args.patch, "reach": args.reach}, variant)
-    width, depth = args.width or CHANNELS, args.depth or LAYERS
-    run.fix(width=width, depth=depth, WARM_UP=WARM_UP, CLIP=CLIP, HEADS=HEADS, EVAL_IMAGES=EVAL_IMAGES)
-
-    torch.manual_seed(args.seed)
-    model = Transformer(28, width, depth, HEADS, args.patch, args.reach, args.conditional).to(args.device)
-    if args.sample_only:
-        run.load_best(model)
-        model.temperature = args.temperature
-        run.draw(model, ["temperature"])
-        return
-    if run.finished:
-        print(f"{run.folder} is finished: its figures are in metrics.json. There is nothing to resume.")
-        return
-    data = utils.load_mnist(args.data_dir, args.device)
-    run.check_data(data)
-    model.start_from_mean(data.train)
-    train(model, data, run, args.steps, args.batch_size, args.lr, WARM_UP, CLIP, EVAL_IMAGES)
-
-    # From here on only the weights that were best on validation, and, once, the test set.
-    run.load_best(model)
-    print("scoring the test set ...")
-    nats, own = evaluate(model, data.x_test, data.test_labels if model.conditional else None), {}
-    run.check_finite(test_nats=nats)
-    if model.conditional:  # and what it scores when nobody tells it the digit ("Labels" in the notes): ten passes over the test set
-        own["marginal_nats"], own["bayes_accuracy"] = evaluate_without_label(model, data.x_test, data.test_labels)
-    draw_pictures(model, run.folder, data.x_test, data.test_labels)
-    run.draw(model)
-    seconds = utils.median_seconds(lambda: model.sample(64, grid_labels(model, 64)))
-    run.finish(model, test_nats=nats, likelihood="exact", sample_seconds_64=seconds, test_images=len(data.x_test), **own)
-
-
-# --------------------------------------------------------------------------------------------------
-# Exercises (Figures: validation nats after --steps 200, seed 0; samples/transformer_ar/ablations.json.
-# The default: 93.8.)
-# 1. triu(2) in attention_weights(), and attention() in place of fast_attention() in Block.forward().
-#    What does the loss do (1.3 nats), which test says why, and why do draws of sample_obvious() differ
-#    from those of sample()? Then triu(0). Where does nan begin?
-# 2. Leave out the root in (3). (93.9; with HEADS = 1, where d is 64, 95.0.)
-# 3. HEADS = 1, 8. (93.9, 93.9.) Are any two heads of attention.png alike?
-# 4. --reach 0, 1, 5. (114.6 and 95.2 for the first two.) Give --reach 0 ten times the steps: does it
-#    find the plane?
+# Exercises (Figures: validation nats after --steps 200, seed 0;
+# results/ablations/transformer_ar.json. The default: 93.8.)
+# 1. triu(2) in attention_weights(), and attention() in place of fast_attention() in
+#    Block.forward(). What does the loss do (1.3 nats), which test says why, and why do draws of
+#    sample_obvious() differ from those of sample()? Then triu(0). Where does nan begin?
+# 2. Leave out the root in (3). (93.9; with --heads 1, where d is 64, 95.0.)
+# 3. --heads 1, 8. (93.9, 93.9.) Are any two heads of attention.png alike?
+# 4. --reach 0, 1, 5. (114.6 and 95.2 for the first two.) Give --reach 0 ten times the steps: does
+#    it find the plane?
 # 5. Leave out the places, `self.row + self.column`, in embed() and in sample(). (97.9.) How can the
-#    model still know where a row begins? (The entrance sees zeros outside of the image, where inside it
-#    sees ±1.) And with --reach 0?
-# 6. Norm behind the sum: h = norm(h + …) twice in join(), and none in split(). (93.1.) With LAYERS = 8?
-# 7. Classifier-free guidance (Ho & Salimans 2022): with --conditional, replace a tenth of the labels in
-#    loss() by an eleventh one, "not said"; when sampling, use ℓ = ℓ(not said) + s·(ℓ(y) − ℓ(not said))
-#    with s = 1, 2, 4. What do digits gain, and what do they lose? Is the result still a draw from
-#    p(x|y)?
-# 8. Time sample() against sample_obvious() for n = 1 and 64, with --patch 2 and 1. (README has it for
-#    64.) Why does the ratio grow with T, and why does one digit take nearly as long as ten?
+#    model still know where a row begins? (The entrance sees zeros outside of the image, where
+#    inside it sees ±1.) And with --reach 0?
+# 6. Norm behind the sum: h = norm(h + …) twice in join(), and none in split(). (93.1.) With
+#    --depth 8?
+# 7. Classifier-free guidance (Ho & Salimans 2022): with --conditional, replace a tenth of the
+#    labels in loss() by an eleventh one, "not said"; when sampling, use
+#    ℓ = ℓ(not said) + s·(ℓ(y) − ℓ(not said)) with s = 1, 2, 4. What do digits gain, and what do
+#    they lose? Is the result still a draw from p(x|y)?
+# 8. Time sample() against sample_obvious() for n = 1 and 64, with --patch 2 and 1. (README has it
+#    for 64.) Why does the ratio grow with T, and why does one digit take nearly as long as ten?
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -1,0 +1,177 @@
+"""
+pictures.py: pictures that know no model
+========================================
+Grids of digits, curves, maps: what several chapters paint, painted once. A chapter's own pictures,
+which show how its model behaves, are in the chapter.
+"""
+import io
+import math
+
+import matplotlib.pyplot as plt
+import torch
+import torchvision
+from PIL import Image  # comes with torchvision and matplotlib
+
+import utils
+
+# --------------------------------------------------------------------------------------------------
+# 1. Of any model
+# --------------------------------------------------------------------------------------------------
+
+
+def save_figure(path, figure):
+    """A matplotlib figure to a PNG file, atomically; then close it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, bbox_inches="tight", format="png")
+    plt.close(figure)
+    utils.write_atomically(path, buffer.getvalue())
+
+
+def save_grid(path, images, columns=8, scale=2):
+    """images (N, 1, H, W) in [0, 1] as one PNG, `columns` in a row, each pixel scale×scale."""
+    buffer = io.BytesIO()
+    large = images.cpu().float().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    torchvision.utils.save_image(large, buffer, nrow=columns, padding=2 * scale, pad_value=0.5,
+                                 format="png")
+    utils.write_atomically(path, buffer.getvalue())
+
+
+def labelled_rows(path, rows):
+    """rows: a list of (label, images (n, 1, H, W) in [0, 1]), as many in each; a strip a row."""
+    columns, height = len(rows[0][1]), rows[0][1].shape[2]
+    images = torch.cat([images.cpu().float() for _, images in rows])
+    figure, ax = plt.subplots(figsize=(0.45 * columns + 1.5, 0.45 * len(rows) + 0.3))
+    grid = torchvision.utils.make_grid(images, nrow=columns, padding=1, pad_value=0.5)[0]
+    ax.imshow(grid.numpy(), cmap="gray")
+    ax.set_yticks([1 + (height + 1) * (k + 0.5) for k in range(len(rows))],
+                  [label for label, _ in rows], fontsize=8)
+    ax.set_xticks([])
+    save_figure(path, figure)
+
+
+def plot_loss(path, curve):
+    """Train and validation nats per image (without a likelihood: the Fréchet distance) against
+    steps and minutes."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
+    likelihood = curve[0]["val_nats"] is not None
+    names = ("train_nats", "val_nats") if likelihood else ("val_frechet",)
+    values = [row[name] for row in curve for name in names]
+    for ax, key, unit, label in ((axes[0], "step", 1, "steps"),
+                                 (axes[1], "seconds", 60, "minutes of training")):
+        for name in names:
+            ax.plot([row[key] / unit for row in curve], [row[name] for row in curve], ".-",
+                    label=name.split("_")[0])
+        ax.set_xlabel(label)
+        ax.grid(alpha=0.3)
+    # The first evaluations are far above the rest and would flatten the part one wants to see.
+    axes[0].set_ylim(max(0, min(values) - 1), min(max(values) + 1, min(values) + 40))
+    axes[0].set_ylabel("nats per image (sum over pixels)" if likelihood else
+                       "Fréchet distance to validation digits")
+    axes[0].legend()
+    save_figure(path, figure)
+
+
+def plot_maps(path, rows, low, high, cell):
+    """Heat maps, log₁₀, from low to high, a row a model. White: exactly 0; red: the pixel d that a
+    map is about. rows: (name, a list of (title, map (H, W) ≥ 0, d)). cell: size in inches."""
+    columns = max(len(maps) for _, maps in rows)
+    figure, axes = plt.subplots(len(rows), columns, squeeze=False,
+                                figsize=(cell[0] * columns, cell[1] * len(rows)))
+    for ax in axes.flat:
+        ax.axis("off")
+    for (name, maps), line in zip(rows, axes):
+        for ax, (title, values, d) in zip(line, maps):
+            values = values.cpu()
+            logs = torch.where(values > 0, values.clamp(min=1e-12).log10(), math.nan)
+            ax.imshow(logs.numpy(), cmap="viridis", vmin=low, vmax=high)
+            ax.plot(d % values.shape[1], d // values.shape[1], "rs", markersize=3)
+            ax.set(xticks=[], yticks=[])
+            ax.axis("on")
+            # A long title is for the whole picture: it starts at the left edge of the first map.
+            ax.set_title(title, fontsize=8, loc="left" if len(title) > 30 else "center")
+        line[0].set_ylabel(name, fontsize=8)
+    save_figure(path, figure)
+
+
+# --------------------------------------------------------------------------------------------------
+# 2. Of autoregressive models: whatever has sample(n, y, generator, x, known) and image_size
+# --------------------------------------------------------------------------------------------------
+
+
+def plot_autoregressive(folder, model, x, y, bits, place, animated=None):
+    """What every autoregressive model shows. x: bits (N, 1, H, W), y: labels (N,) or None; bits:
+    what each pixel or word costs (N, 1, ., .); place: (D,) the step at which a pixel is drawn
+    (by `animated`, if a model alone cannot say)."""
+    height, width = model.image_size
+    top, left = torch.zeros(2, height, width, dtype=torch.bool)
+    top[:height // 2], left[:, :width // 2] = True, True
+    for name, known in (("top", top), ("left", left)):
+        plot_completions(folder / f"completion_{name}.png", model, x[:8], y, known)
+    plot_surprise(folder / "surprise.png", bits, x)
+    plot_animation(folder / "sampling.gif", animated or model, place)
+
+
+def six_pixels(height, width):
+    """Where sight.png looks from: six pixels d, upper middle to lower edge."""
+    places = ((7, 14), (13, 7), (13, 14), (13, 20), (20, 14), (26, 14))  # in an image of 28×28
+    return [(height * row // 28) * width + width * column // 28 for row, column in places]
+
+
+def plot_sight(path, rows, pixels):
+    """What logits look at. rows: (name, for each d of pixels the map of |∂ℓ_d/∂x|, (H, W))."""
+    caption = "log₁₀ |∂ℓ_d/∂x|, −3 to 1; white: exactly 0; red: d"
+    plot_maps(path, [(name, [(caption * (row == column == 0), values, d)
+                             for column, (values, d) in enumerate(zip(maps, pixels))])
+                     for row, (name, maps) in enumerate(rows)], -3, 1, (2, 2.2))
+
+
+def plot_fields(path, rows, d):
+    """Receptive fields of pixel d, layer by layer. rows: (name, what the layers are called, for
+    each the map of what it sees, (H, W))."""
+    plot_maps(path, [(name, [(f"{layer}: sees {(values > 0).sum()}", values, d)
+                             for layer, values in zip(layers, maps)])
+                     for name, layers, maps in rows], -4, 0, (1.6, 2))
+
+
+def plot_completions(path, model, x, y, known):
+    """For each of the digits x (n, 1, H, W): itself, what is given of it, 8 draws of the rest."""
+    generator, rows = torch.Generator().manual_seed(0), []
+    for i in range(len(x)):
+        label = None if y is None else y[i:i + 1].repeat(8)
+        futures = model.sample(8, label, generator, x[i:i + 1].repeat(8, 1, 1, 1), known)
+        given = torch.where(known.to(x.device), x[i].float(), 0.5)
+        rows.append(("test digit, given, 8 draws" if i == 0 else "",
+                     torch.cat([x[i:i + 1].float(), given[None], futures])))
+    labelled_rows(path, rows)
+
+
+def plot_surprise(path, bits, x):
+    """The mean of the bits that each pixel (or word) costs, and four digits x with theirs."""
+    figure, axes = plt.subplot_mosaic("aabcde;aafghi", figsize=(11, 3.6))
+    mean = bits.mean(dim=(0, 1)).cpu()
+    figure.colorbar(axes["a"].imshow(mean.numpy(), cmap="magma"), ax=axes["a"], shrink=0.8)
+    axes["a"].set_title(f"bits, mean of the test set; sum {mean.sum():.0f}", fontsize=9)
+    for i, (above, below) in enumerate(("bf", "cg", "dh", "ei")):
+        axes[above].imshow(x[i, 0].cpu().numpy(), cmap="gray")
+        axes[below].imshow(bits[i, 0].cpu().numpy(), cmap="magma", vmin=0, vmax=5)
+        axes[below].set_title(f"{bits[i].sum():.0f} bits", fontsize=9)
+    for ax in axes.values():
+        ax.set(xticks=[], yticks=[])
+    save_figure(path, figure)
+
+
+def plot_animation(path, model, place, columns=8, scale=2):
+    """Sixteen digits appearing, as an endless GIF. A pixel never changes once it is drawn, so the
+    finished digits hold all frames. place: (D,) the step at which each pixel is drawn."""
+    x = model.sample(16, utils.row_labels(model, 16), torch.Generator().manual_seed(2)).cpu()
+    place, pictures = place.view(x.shape[2:]).cpu(), []
+    for t in range(0, place.numel() + 1, 14):
+        frame = torch.where(place <= t, x, 0.5).float()
+        grid = torchvision.utils.make_grid(frame, nrow=columns, padding=1, pad_value=0.5)[0]
+        large = (grid * 255).to(torch.uint8)
+        large = large.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+        pictures.append(Image.fromarray(large.numpy()))
+    buffer, times = io.BytesIO(), [60] * (len(pictures) - 1) + [2000]  # milliseconds
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=times,
+                     loop=0)
+    utils.write_atomically(path, buffer.getvalue())

@@ -1,0 +1,179 @@
+"""
+settings.py: what can be set, as flags
+======================================
+A chapter says at its top what can be set: a line a setting, with its default and its reason. This
+module makes flags of these lines, and answers a mistake by one sentence.
+
+What holds is: the chapter's defaults, then its variant's, then the checkpoint's (with --resume or
+--sample-only), then what was typed, which must not contradict the checkpoint.
+"""
+import argparse
+import dataclasses
+import importlib
+import math
+import shlex
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from utils import fail
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A line of a chapter's SETTINGS: all there is to know of a flag. Its type is the default's.
+
+    least, most   numbers that are allowed: by default whole ones from 1, fractions above 0
+    choices       words that are allowed
+    word          what it adds to the name of a run if it is not the default: "width{}"
+    only          ("variant", "rnn"): a flag of that variant alone
+    drawing       it changes how is drawn, not what is learned: a flag for --sample-only
+    """
+
+    default: object
+    help: str
+    least: float = None
+    most: float = 10**9
+    choices: tuple = None
+    word: str = ""
+    only: tuple = None
+    drawing: bool = False
+
+    def read(self, text):
+        """The value that was typed; argparse.ArgumentTypeError, with the reason, if it is none."""
+        kind, above = type(self.default), self.least is None and isinstance(self.default, float)
+        least = 0 if above else 1 if self.least is None else self.least
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan  # which is not above, nor below anything
+        if not (least < value if above else least <= value) or not value <= self.most:
+            what = f"{'whole ' * (kind is int)}number {'above' if above else 'of at least'} {least}"
+            raise argparse.ArgumentTypeError(
+                f"{text[:40]!r} is not a {what} and at most {self.most}")
+        return value
+
+
+COMMON = {  # settings that all chapters have; steps, batch_size and lr stand in the chapters
+    "seed": Setting(0, "of training, or with --sample-only of the draws", 0, 2**32 - 1),
+    "conditional": Setting(False, "tell the model the digit: p(x|y) instead of p(x)"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is answered by one sentence instead of a page of usage."""
+
+    def error(self, message):
+        print(f"{self.prog}: error: {message} (see python {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def defaults(settings, variants, chosen):
+    """Values of all settings, given those that were chosen: a dict. variants: {(name, value):
+    {name: default}}, what some defaults are if another setting has that value."""
+    values = {name: setting.default for name, setting in {**settings, **COMMON}.items()}
+    for (name, value), other in variants.items():
+        if chosen.get(name, values[name]) == value:
+            values |= other
+    return values
+
+
+def make_parser(script, description, settings, variants):
+    """The flags of a chapter: its settings, and those of a run. What is not typed stays unset."""
+    parser = Parser(prog=f"{script}.py", description=description, allow_abbrev=False,
+                    argument_default=argparse.SUPPRESS)
+    group = parser.add_argument_group("settings")
+    for name, s in {**settings, **COMMON}.items():
+        if isinstance(s.default, bool):
+            group.add_argument(flag(name), action="store_true", help=s.help)
+            continue
+        others = [f"; with {flag(key)} {value}: {other[name]}"
+                  for (key, value), other in variants.items() if name in other]
+        only = f"with {flag(s.only[0])} {s.only[1]}: " if s.only else ""
+        only = "with --sample-only: " if s.drawing else only
+        metavar = None if s.choices else type(s.default).__name__.upper()
+        group.add_argument(flag(name), choices=s.choices, metavar=metavar,
+                           type=None if s.choices else s.read,
+                           help=f"{only}{s.help} (default: {s.default}{''.join(others)})")
+    group = parser.add_argument_group("the run")
+    group.add_argument("--device", help="auto, cpu, cuda or mps (default: auto)")
+    group.add_argument("--data-dir", help="folder that has, or gets, MNIST/raw (default: data)")
+    group.add_argument("--out", help="folder of this run (default: runs/<script>[_<variant>])")
+    group.add_argument("--resume", action="store_true",
+                       help="go on from the checkpoint in the run's folder")
+    group.add_argument("--sample-only", action="store_true",
+                       help="draw from the checkpoint in the run's folder, and stop")
+    group.add_argument("--num-samples", type=Setting(1, "", 1, 100000).read, metavar="N",
+                       help="also write samples.npy: N draws")
+    group.add_argument("--label", type=int, choices=range(10),
+                       help="with --sample-only, conditional: draw this digit only")
+    return parser
+
+
+def pick_device(name):
+    """A torch.device from auto, cpu, cuda, cuda:1, mps; SystemExit if there is none here."""
+    has = {"cpu": True, "cuda": torch.cuda.is_available(),
+           "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if has[kind])
+    kind, colon, index = name.partition(":")
+    if kind not in has or (colon and not (kind == "cuda" and index.isdigit())):
+        fail(f"--device {name}: not a device that is known; use auto, cpu, cuda or mps.")
+    if not has[kind] or (index and int(index) >= torch.cuda.device_count()):
+        fail(f"--device {name}: this machine has no such device; it has "
+             f"{', '.join(k for k in has if has[k])}.")
+    return torch.device(name)
+
+
+def parse(script, description, settings, variants, argv):
+    """What was typed -> (args, chosen, command): the flags of the run, a namespace; the settings
+    that were typed, a dict; the whole line. SystemExit, with a sentence, if it makes no sense."""
+    parser = make_parser(script, description, settings, variants)
+    typed = vars(parser.parse_args(argv))
+    command = shlex.join(["python", parser.prog, *(sys.argv[1:] if argv is None else argv)])
+    chosen = {name: typed[name] for name in {**settings, **COMMON} if name in typed}
+    args = SimpleNamespace(**{"device": "auto", "data_dir": "data", "out": None, "resume": False,
+                              "sample_only": False, "num_samples": None, "label": None, **typed})
+    if args.resume and args.sample_only:
+        fail("--resume trains on and --sample-only does not train: give one of them.")
+    for name in ["label"] + [name for name, s in settings.items() if s.drawing]:
+        if name in typed and not args.sample_only:
+            fail(f"{flag(name)} changes how digits are drawn, not how the model is trained: use it "
+                 "with --sample-only.")
+    args.device = pick_device(args.device)
+    return args, chosen, command
+
+
+def resolve(settings, variants, chosen, then=None):
+    """The values that hold, as a dict: defaults, variant's, checkpoint's (then), typed (chosen)."""
+    chosen = {**(then or {}), **chosen}
+    values = {**defaults(settings, variants, chosen), **chosen}
+    for name, s in settings.items():
+        if s.only and name in chosen and not then and values[s.only[0]] != s.only[1]:
+            fail(f"{flag(name)} is for {flag(s.only[0])} {s.only[1]}: add that, or leave "
+                 f"{flag(name)} out.")
+    return values
+
+
+def run_name(script, settings, variants, values):
+    """The folder of a run in runs/: the script, a word for each setting that is unusual."""
+    usual = defaults(settings, variants, values)
+    words = [s.word.format(f"{values[key]:g}" if isinstance(s.default, float) else values[key])
+             for key, s in settings.items()
+             if s.word and not s.drawing and values[key] != usual[key]]
+    return "_".join([script, *words] + ["conditional"] * values["conditional"])
+
+
+def chapters():
+    """All chapters that declare themselves, {name: module}, in the order of ABOUT["order"]: scripts
+    beside this one that have a line which begins with "ABOUT = "."""
+    scripts = sorted(Path(__file__).resolve().parent.glob("*.py"))
+    modules = [importlib.import_module(path.stem) for path in scripts
+               if "\nABOUT = " in path.read_text(encoding="utf-8")]
+    return {module.__name__: module for module in sorted(modules, key=lambda m: m.ABOUT["order"])}

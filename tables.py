@@ -1,0 +1,455 @@
+"""
+tables.py: what compare.py shows: tables, pictures, galleries
+=============================================================
+Everything here is made from runs as compare.read_run() has them, and from their scores. A table is
+a list of lines; a gallery is a page that shows the pictures of a run, with a sentence on each.
+"""
+import os
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.transforms import Bbox
+from PIL import Image
+
+import pictures
+import utils
+from settings import chapters
+
+# --------------------------------------------------------------------------------------------------
+# Tables
+# --------------------------------------------------------------------------------------------------
+
+
+def table(head, rows):
+    """Lines of a table. What would end a cell or a line is escaped."""
+    lines = [" | ".join(" ".join(cell.replace("|", "\\|").splitlines()) for cell in row)
+             for row in (head, *rows)]
+    return [f"| {lines[0]} |", "|" + "---|" * len(head), *(f"| {line} |" for line in lines[1:])]
+
+
+def nats_of(metrics):
+    """"85.56 (exact)", "≤ 87.32 (bound, K = 200)" or "no likelihood"."""
+    if metrics["likelihood"] == "none":
+        return "no likelihood"
+    if metrics["likelihood"] == "bound":
+        return f"≤ {metrics['test_nats']:.2f} (bound, K = {metrics['iw_samples']})"
+    return f"{metrics['test_nats']:.2f} (exact)"
+
+
+def bits_of(nats):
+    return "—" if nats is None else f"{utils.bits_per_dim(nats):.4f}"
+
+
+def two(found, *names):
+    """Figures of scores with two digits, or dashes."""
+    return [f"{found[name]:.2f}" if found else "—" for name in names]
+
+
+def minutes(metrics):
+    return f"{metrics['train_seconds'] / 60:.1f} min"
+
+
+def told(run):
+    """What is behind the name of a conditional run: what its nats are."""
+    return ", `−log p(x|y)`" if run.conditional and run.metrics["likelihood"] != "none" else ""
+
+
+def chapters_table(runs):
+    """The table of README: nats and cost, a row a run, its command at the end."""
+    rows = []
+    for run in runs:
+        m, nats = run.metrics, nats_of(run.metrics)
+        if m["likelihood"] == "none":
+            found = two(m, "test_frechet", "test_precision", "test_recall")
+            nats += "; Fréchet {}, precision {}, recall {}".format(*found)
+        rows.append([f"[`{run.model}.py`]({run.model}.py)",
+                     f"[{run.name}](samples/{run.folder.name}){told(run)}", nats,
+                     bits_of(m["test_nats"]), f"{m['parameters']:,}", minutes(m),
+                     f"`{m['command']}`"])
+    return table(("chapter", "model", "test nats", "bits/dim", "parameters", "training", "command"),
+                 rows)
+
+
+def all_table(runs, scores, floors, sampling):
+    """Everything on one row: likelihood, cost, speed, how good draws are (binarized), and what
+    others have published."""
+    rows, names = [], ("frechet", "precision", "recall")
+    for run in runs:
+        m, found = run.metrics, scores.get(run.folder)
+        rows.append([run.name + told(run), nats_of(m), bits_of(m["test_nats"]),
+                     f"{m['parameters']:,}", minutes(m), f"{m['sample_seconds_64']:.3f} s",
+                     ratio_of(run, sampling), *two(found and found["binarized"], *names),
+                     published(run)[0]])
+    for name, floor in floors.items():
+        nats = "—" if floor["nats"] is None else f"{floor['nats']:.2f} (exact)"
+        rows.append([f"*{name}*", nats, bits_of(floor["nats"]), "—", "—", "—", "—",
+                     *two(floor["binarized"], *names), "—"])
+    return table(("model", "test nats", "bits/dim", "parameters", "training", "drawing 64",
+                  "faster than the obvious loop", "Fréchet", "precision", "recall",
+                  "published nats"), rows)
+
+
+def ratio_of(run, sampling):
+    """How many times faster than the obvious loop the run's model draws, if
+    experiments/bench_sampling.py has timed just that; else a dash."""
+    timed = sampling.get(run.asked)
+    same = timed and not run.conditional and timed["parameters"] == run.metrics["parameters"]
+    return f"{timed['obvious'] / timed['fast']:.0f}×" if same else "—"
+
+
+def published(run):
+    """(figure, source) that others have published for this model; dashes for one with options of
+    its own."""
+    alike = run.plain and not run.conditional
+    return run.about["published"].get(run.metrics["variant"] if alike else None, ("—", ""))
+
+
+def published_table(runs):
+    """Beside each model the figure that others have published, and where."""
+    rows = [[run.name, nats_of(run.metrics), *published(run), f"`{run.metrics['command']}`"]
+            for run in runs if published(run)[0] != "—"]
+    return table(("model", "test nats", "published", "source", "command"), rows)
+
+
+def quality_table(runs, scores, floors, draws):
+    """Scores of so many draws, binarized and grey, and the balance of classes."""
+    rows, names = [], ("frechet", "precision", "recall")
+    scored = [(run.name + " (grey: its means, no draws)" * run.has_means, scores[run.folder])
+              for run in runs if run.folder in scores]
+    for name, found in scored + [(f"*{name}*", floor) for name, floor in floors.items()]:
+        shares = found["binarized"]["shares"]
+        rows.append([name, *two(found["binarized"], *names),
+                     f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %",
+                     *two(found["grey"], *names)])
+    return table((f"{draws:,} draws of", "Fréchet (binarized)", "precision", "recall",
+                  "share of each digit", "Fréchet (grey)", "precision", "recall"), rows)
+
+
+def percent(value, grey=None):
+    """"99.2 %", with that of grey images behind it if there is one."""
+    behind = "" if grey is None else f" (grey: {100 * grey:.1f} %)"
+    return "—" if value is None else f"{100 * value:.1f} %{behind}"
+
+
+def conditional_table(runs, scores, floors):
+    """What the label is worth, and whether it is obeyed."""
+    rows, names = [], ("label_agreement", "label_agreement_grey")
+    for run in runs:
+        if not run.conditional:
+            continue
+        m, found = run.metrics, scores.get(run.folder, dict.fromkeys(names))
+        least, never = "≤ " * (m["likelihood"] == "bound"), {**m["settings"], "conditional": False}
+        other = [r.metrics["test_nats"] for r in runs
+                 if r.model == run.model and r.metrics["settings"] == never]
+        nats = (m["test_nats"], m.get("marginal_nats"), *(other[:1] or [None]))
+        rows.append([run.name.replace("class-conditional ", ""),
+                     *("—" if value is None else f"{least}{value:.2f}" for value in nats),
+                     percent(*(found[name] for name in names)), percent(m.get("bayes_accuracy"))])
+    if rows and "real training digits" in floors:
+        real = [floors["real training digits"][name] for name in names]
+        rows.append(["*real test digits*", "—", "—", "—", percent(*real), "—"])
+    return table(("told the digit", "−log p(x|y)", "−log ⅒ Σ_y p(x|y)",
+                  "the same model, never told: −log p(x)", "judge reads the digit asked for",
+                  "most probable y is the right one"), rows)
+
+
+def at_minute(curve, key, minute):
+    """The best figure of a curve up to a minute; None if the first evaluation came later, or the
+    run had ended before."""
+    if curve[-1]["seconds"] < 60 * minute:
+        return None
+    return min((row[key] for row in curve if row["seconds"] <= 60 * minute), default=None)
+
+
+def minutes_table(runs):
+    """What one has after some minutes of training, on validation."""
+    rows, times = [], (0.5, 1, 2, 5, 15)
+    what = {"none": "Fréchet, grey", "bound": "−ELBO", "exact": "exact"}
+    for run in runs:
+        m, s, curve, key = run.metrics, run.metrics["settings"], run.metrics["curve"], run.key
+        images = 10000 if m["data"] == "mnist" else 500
+        scored = min(images, s.get("eval_images", images) // s.get("num_masks", 1))
+        best, so_far = min(curve, key=lambda row: row[key]), [at_minute(curve, key, t)
+                                                              for t in times]
+        rows.append([
+            run.name + told(run), what[m["likelihood"]],
+            "—" if m["likelihood"] == "none" else f"{scored:,}",
+            f"{m['steps'] * m['batch_size'] / max(0.1, m['train_seconds']):,.0f}",
+            *("—" if value is None else f"{value:.2f}" for value in so_far),
+            f"{best[key]:.2f} (of {curve[-1]['seconds'] / 60:.1f} min)",
+            "—" if best.get("train_nats") is None else f"{best['train_nats']:.2f}"])
+    return table(("validation", "figure", "scored images", "training images a second",
+                  *(f"{t:g} min" for t in times), "best of the run", "then on training images"),
+                 rows)
+
+
+def abilities_table(runs):
+    """What each family can do, of which there is a run."""
+    about = {name: module.ABOUT["abilities"] for name, module in chapters().items()
+             if any(run.model == name for run in runs)}
+    names = list(dict.fromkeys(name for abilities in about.values() for name in abilities))
+    return table(("chapter", *names), [
+        [f"`{model}.py`", *(abilities.get(name, "—") for name in names)]
+        for model, abilities in about.items()])
+
+
+def sampling_table(sampling):
+    """experiments/bench_sampling.py, as a table."""
+    rows = [[f"`python {name}`", f"{m['fast']:.3f} s", f"{m['one_pass']:.4f} s",
+             f"{'' if m['whole'] else '≈ '}{m['obvious']:.1f} s",
+             f"{m['obvious'] / m['fast']:.0f}×", f"{100 * m['interpreter']:.0f} %"]
+            for name, m in sampling.items()]
+    return table(("64 digits", "fast", "one pass", "obvious", "ratio", "interpreter"), rows)
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures
+# --------------------------------------------------------------------------------------------------
+
+
+def digits_of(run, n):
+    """n digits of a run's samples.png, the first ones -> (n, 1, 28, 28) in [0, 1]; of a conditional
+    run 0, 1, … 9, and over again. None if there is no such picture."""
+    try:
+        with Image.open(run.folder / "samples.png") as picture:
+            grid = torch.from_numpy(np.array(picture.convert("L"))) / 255
+    except (OSError, ValueError, SyntaxError):  # Pillow raises these for files that are cut
+        return None
+    # As pictures.save_grid() writes them: 2 × 28 and a frame of 4.
+    rows, columns = (grid.shape[0] - 4) // 60, (grid.shape[1] - 4) // 60
+    if rows * columns < n:
+        return None
+    digits = [grid[4 + 60 * r:60 + 60 * r:2, 4 + 60 * c:60 + 60 * c:2]
+              for r in range(rows) for c in range(columns)]
+    if run.conditional:
+        digits = [digits[r * columns + c] for c in range(columns) for r in range(rows)]
+    return torch.stack(digits)[:n, None]
+
+
+def plot_mosaic(path, runs, n=16):
+    """A row of digits for each run, the first ones of its samples.png: none is chosen."""
+    rows = [(run.name, digits_of(run, n)) for run in runs]
+    rows = [(name, digits) for name, digits in rows if digits is not None]
+    if rows:
+        pictures.labelled_rows(path, rows)
+
+
+def plot_curves(path, runs):
+    """Validation nats against minutes of training, and for models without a likelihood the Fréchet
+    distance."""
+    panels = [(key, label, [run for run in runs if run.key == key]) for key, label in (
+        ("val_nats", "validation nats per image"),
+        ("val_frechet", "Fréchet distance to validation digits (grey)"))]
+    panels = [panel for panel in panels if panel[2]]
+    figure, axes = plt.subplots(1, len(panels), figsize=(7.5 * len(panels), 6.5), squeeze=False)
+    styles = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2)))
+    for ax, (key, label, shown) in zip(axes[0], panels):
+        for run in shown:
+            curve = [row for row in run.metrics["curve"] if row["seconds"] > 0]  # a log axis
+            sisters = [other for other in shown if other.model == run.model]
+            ax.plot([row["seconds"] / 60 for row in curve], [row[key] for row in curve],
+                    linestyle=styles[sisters.index(run) % 6], color=f"C{run.order}", linewidth=1.3,
+                    label=run.name + " (−ELBO)" * (run.metrics["likelihood"] == "bound"))
+        low = min(row[key] for run in shown for row in run.metrics["curve"])
+        # The first evaluations would flatten the rest.
+        ax.set_ylim(*((low - 1, low + 24) if key == "val_nats" else (0, low + 10)))
+        ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.01), ncol=2)
+        longest = max(run.metrics["curve"][-1]["seconds"] for run in shown) / 60
+        ax.set(xlabel="minutes of training (log)", xscale="log", ylabel=label,
+               xlim=(min(0.1, longest / 10) or None, None))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("")
+        ax.grid(alpha=0.3)
+    pictures.save_figure(path, figure)
+
+
+def plot_plane(path, runs, scores, floors):
+    """Likelihood against quality of draws: a dot a run that has both and is within 8 nats of the
+    best; the others are lines or words."""
+    found = [(run, run.metrics["test_nats"], scores[run.folder]["binarized"]["frechet"])
+             for run in runs if run.folder in scores and not run.conditional]
+    best = min((x for _, x, _ in found if x is not None), default=0)
+    dots = [(run, x, y) for run, x, y in found if x is not None and x <= best + 8]
+    far = [f"{run.name}: {x:.1f} nats, {y:.1f}" for run, x, y in found
+           if x is not None and x > best + 8]
+    lines = [(run.name, y) for run, x, y in found if x is None]
+    lines += [(name, floor["binarized"]["frechet"]) for name, floor in floors.items()
+              if floor["nats"] is None]
+    figure, ax = plt.subplots(figsize=(9, 5.5))
+    for run, x, y in dots:
+        ax.plot(x, y, "o", color=f"C{run.order}")
+    for name, y in lines:
+        ax.axhline(y, color="grey", linewidth=0.7)
+        ax.annotate(f"{name} (no nats)", (0.99, y), xycoords=("axes fraction", "data"), fontsize=8,
+                    ha="right", va="bottom")
+    ax.set(yscale="log", xlim=(best - 0.5, best + 8),
+           xlabel="test nats (exact, or a bound): lower is better",
+           ylabel="Fréchet distance, binarized (log): lower is better",
+           title="further right: " + "; ".join(far) if far else None)
+    ax.title.set_fontsize(8)
+    ax.set_yticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
+    ax.minorticks_off()
+    ax.grid(alpha=0.3)
+    boxes = [Bbox([place, place]).padded(6)
+             for place in ax.transData.transform([(x, y) for _, x, y in dots])] if dots else []
+    boxes += [word.get_window_extent() for word in ax.texts]
+    # A name goes where it covers no dot and no other name, and stays inside; the last place if
+    # there is none.
+    for run, x, y in dots:
+        for dx, dy in ((5, 3), (5, -11), (-5, 3), (-5, -11)):
+            word = ax.annotate(run.name, (x, y), xytext=(dx, dy), textcoords="offset points",
+                               fontsize=8, ha="left" if dx > 0 else "right")
+            box = word.get_window_extent()
+            if box.x0 > ax.bbox.x0 and box.x1 < ax.bbox.x1 \
+                    and not box.padded(-1).count_overlaps(boxes):
+                break
+            if dx > 0 or dy > 0:
+                word.remove()
+        boxes.append(box)
+    pictures.save_figure(path, figure)
+
+
+# --------------------------------------------------------------------------------------------------
+# Galleries
+# --------------------------------------------------------------------------------------------------
+
+# What to look for in pictures that several chapters paint; their own are in ABOUT["pictures"].
+SENTENCES = {
+    "samples.png": "The first draws from a fixed seed, none chosen (of a class-conditional model a "
+                   "row for each digit, 0 to 9): are they digits, and of all kinds?",
+    "sampling.gif": "Sixteen digits appearing in the order in which the model draws; grey is what "
+                    "is not drawn yet, and what is drawn never changes again.",
+    "completion_top.png": "A test digit, its upper half, and eight draws of the rest: the strokes "
+                          "that are given should go on, each time in another way.",
+    "completion_left.png": "The same with the left half given: who draws row by row knows, at a "
+                           "pixel, only what is above it and left of it, not the strokes further "
+                           "down, so look for some that do not meet (a model of all orders knows "
+                           "the whole half).",
+    "surprise.png": "Where the bits are: the mean over the test set, and four digits with what "
+                    "each of their pixels (or words) costs; edges are dear, what is inside of a "
+                    "stroke or far from it is nearly free.",
+    "sight.png": "What six logits look at: the brighter, the larger the gradient at that pixel; "
+                 "white, where it is exactly 0, has to be the pixel itself (red) and all that is "
+                 "drawn after it.",
+    "progress.png": "Draws from the same noise at each evaluation, the last at the bottom: see "
+                    "when strokes come, and when they make digits.",
+    "loss.png": "Training and validation, in nats (without a likelihood: in Fréchet distance to "
+                "validation digits), against steps and minutes: see whether they part, and whether "
+                "they still fall at the end.",
+}
+
+
+MADE = "*Made by `python compare.py samples`.*"  # at the end of a gallery: not to be edited
+
+
+def pictures_of(run):
+    """A run's pictures, {file: sentence}: first draws, then the chapter's own, last the training.
+    SystemExit if one has no sentence."""
+    sentences, files = {**SENTENCES, **run.about.get("pictures", {})}, sorted(
+        path.name for path in run.folder.iterdir() if path.suffix in (".png", ".gif"))
+    for name in set(files) - set(sentences):
+        utils.fail(f"{run.place}/{name} has no sentence that says what to look for: give it one, "
+                   f"in ABOUT[\"pictures\"] of {run.model}.py.")
+    order = ["samples.png", "sampling.gif", *run.about.get("pictures", {}), *SENTENCES]
+    return {name: sentences[name] for name in dict.fromkeys(order) if name in files}
+
+
+def gallery(run, found):
+    """README.md of a published run's folder, as text. found: its scores, or None."""
+    m, name = run.metrics, run.folder.name
+    figures = [nats_of(m) + told(run), bits_of(m["test_nats"]), f"{m['parameters']:,}", minutes(m),
+               f"{m['sample_seconds_64']:.3f} s",
+               *two(found and found["binarized"], "frechet", "precision", "recall")]
+    lines = [f"# {run.name[0].upper()}{run.name[1:]}", "",
+             f"A run of [`{run.model}.py`](../../{run.model}.py), which explains the model, its "
+             "pictures and its figures. See also [all galleries](../README.md) and "
+             "[all runs side by side](../comparison.md).", "", "```", m["command"], "```", "",
+             *table(("test nats", "bits/dim", "parameters", "training", "drawing 64 digits",
+                     "Fréchet", "precision", "recall"), [figures]), "",
+             "All figures, the curve, the seed and the machine are in [metrics.json](metrics.json)."
+             " Fréchet distance, precision and recall are of 5,000 draws, binarized "
+             "([scores.json](scores.json)); [judge.py](../../judge.py) says what they are."]
+    if (run.folder / "weights.pt").exists():
+        lines += ["", "Its weights ship along. This draws with them, into `runs/`:", "", "```",
+                  f"python {run.model}.py --sample-only --out runs/{name}", "```"]
+    for file, sentence in pictures_of(run).items():
+        lines += ["", f"## {file}", "", sentence, "", f"![{file}]({file})"]
+    return "\n".join([*lines, "", MADE, ""])
+
+
+def galleries(runs, scores):
+    """All galleries: {path in samples/: text}, one a run, and the page that leads to them."""
+    rows = []
+    for run in runs:
+        name = run.folder.name
+        links = [f"[{file.split('.')[0].replace('_', ' ')}]({name}/{file})"
+                 for file in pictures_of(run)]
+        rows.append([f"[`{run.model}.py`](../{run.model}.py)", f"[{run.name}]({name}/README.md)",
+                     nats_of(run.metrics) + told(run), ", ".join(links)])
+    lines = ["# Galleries", "",
+             "The pictures of each published run, with a sentence on what to look for. A run's "
+             "name leads to its page, which has its command and its figures, too; "
+             "[comparison.md](comparison.md) has all of them side by side.", "",
+             *table(("chapter", "run", "test nats", "pictures"), rows), "", MADE, ""]
+    pages = {f"{run.folder.name}/README.md": gallery(run, scores.get(run.folder)) for run in runs}
+    return {"README.md": "\n".join(lines), **pages}
+
+
+# --------------------------------------------------------------------------------------------------
+# Pages: tables go between marks, and what stands around the marks stays
+# --------------------------------------------------------------------------------------------------
+
+MARK = "<!-- made by compare.py: {} -->"
+END = "<!-- end -->"
+
+
+def put(text, blocks):
+    """Text with each of its marked blocks (name: list of lines) made anew. A block without marks in
+    the text is not written."""
+    for name, lines in blocks.items():
+        mark = MARK.format(name)
+        if mark in text:
+            before, rest = text.split(mark, 1)
+            inside, end, after = rest.partition(END)
+            if not end or MARK.split("{")[0] in inside:
+                utils.fail(f"the block {name!r} has no {END}: put it back, or delete the mark.")
+            text = before + mark + "\n" + "\n".join(lines) + "\n" + END + after
+    return text
+
+
+def blank(blocks):
+    """A page with marks for all blocks, for a folder that has none yet."""
+    lines = ["# All runs, side by side", "", "Made by `python compare.py`; what the figures mean "
+             "stands in `judge.py` and the published comparison.", ""]
+    for name in blocks:
+        lines += [f"## {name[0].upper()}{name[1:]}", "", MARK.format(name), END, ""]
+    return "\n".join(lines)
+
+
+def page_blocks(runs, scores, floors, sampling, left_out, stem="comparison",
+                draws=5000):
+    """All tables and pictures of a page, by name."""
+    return {
+        "all models": all_table(runs, scores, floors, sampling),
+        "digits": [f"![The first digits of each run]({stem}_digits.png)"],
+        "beside published figures": published_table(runs),
+        "minutes": [*minutes_table(runs), "",
+                    f"![Validation nats against minutes]({stem}_curves.png)"],
+        "likelihood and quality": [f"![Likelihood against quality of draws]({stem}_plane.png)"],
+        "quality of draws": quality_table(runs, scores, floors, draws),
+        "told the digit": conditional_table(runs, scores, floors),
+        "drawing": sampling_table(sampling),
+        "abilities": abilities_table(runs),
+        "left out": [f"- {reason}" for reason in left_out] or ["Nothing."],
+    }
+
+
+def moved(blocks, here, there):
+    """Blocks of a page in the folder `here`, with links that start at the folder `there`."""
+    def link(found):
+        return f"]({Path(os.path.relpath(Path(here) / found[1], there)).as_posix()})"
+    return {name: [re.sub(r"\]\(([^):]+)\)", link, line) for line in lines]
+            for name, lines in blocks.items()}
