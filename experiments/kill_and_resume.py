@@ -1,0 +1,133 @@
+"""Kill each chapter's training twenty times, resume it each time, and compare its end with a run
+that nobody disturbed.
+
+    python experiments/kill_and_resume.py [CHAPTER …] [--kills 20] [--json OUT.json]
+
+Runs whose training takes about twenty seconds, on the small set, at each chapter's default size.
+SIGKILL cannot be caught: the process is gone in the middle of whatever it did. The moments are
+random (seed 0), up to 1.6 seconds after training has begun or gone on, which spreads twenty of them
+over the run; each fourth kill waits for a checkpoint that is being written, and comes then. After
+each one the checkpoint has to be whole; after the last one the run goes on to its end, and there
+weights, optimizer, random state, curve, pictures and figures have to be those of the other run, bit
+for bit. Not a part of pytest, since it takes a quarter of an hour. results/kills.json is such a
+file. Exit code 1 if anything differs, or if fewer kills took place than were asked for.
+"""
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from fit import ROOT, command_line, fit, values
+from same_bits import differences, result
+
+import settings
+import utils
+
+CHAPTERS = settings.chapters()
+# As `python made.py …` would, but without asking the network for the full set.
+START = "import sys, importlib; sys.path.insert(0, {root!r}); import utils; " \
+        "utils.download_mnist = lambda data_dir: 'not asked'; " \
+        "utils.start(importlib.import_module({name!r}).main)"
+
+
+def steps_of(name, data, seconds=20):
+    """How many steps of a chapter take that long here."""
+    tried = 30
+    _, took, _ = fit(CHAPTERS[name], values(CHAPTERS[name], f"--steps {tried}"), data)
+    return max(100, round(tried * seconds / took / 20) * 20)
+
+
+def start(name, folder, *flags):
+    code = START.format(root=str(ROOT), name=name)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *flags, "--data-dir", str(folder / "nothing"), "--out",
+         str(folder / "run")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process):
+    out, _ = process.communicate()
+    if process.returncode != 0:
+        raise SystemExit(f"a run that nobody killed ended with {process.returncode}:\n{out}")
+
+
+def kill(process, chance, folder, while_writing):
+    """SIGKILL at a random moment of training. -> "writing", "training", or "finished" if it came
+    too late."""
+    run, deadline = folder / "run", time.monotonic() + 20
+    part = run / "checkpoint.pt.part"
+    part.unlink(missing_ok=True)  # what an earlier kill has left
+    began = "resuming" if (run / "checkpoint.pt").exists() else None
+    if began:
+        while process.poll() is None and began not in process.stdout.readline():
+            pass
+    while not (run / "checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0, 1.6))
+    while while_writing and process.poll() is None and not part.exists() \
+            and time.monotonic() < deadline:
+        pass
+    if process.poll() is not None:
+        finish(process)  # at its end, and not broken
+        return "finished"
+    process.kill()
+    process.communicate()
+    return "writing" if part.exists() else "training"
+
+
+def check(name, steps, kills, chance):
+    """-> a dict of counts; "same": did the run that was killed end like the one that was not?"""
+    with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as parts:
+        whole, parts, flags = Path(whole), Path(parts), ["--steps", str(steps)]
+        before = time.perf_counter()
+        finish(start(name, whole, *flags))
+        seconds, moments, broken, at = time.perf_counter() - before, [], 0, []
+        for k in range(kills):
+            process = start(name, parts, *(["--resume"] if k else flags))
+            moments.append(kill(process, chance, parts, k % 4 == 3))
+            if moments[-1] == "finished":
+                break
+            try:
+                kept = torch.load(parts / "run" / "checkpoint.pt", weights_only=True)
+                at.append(kept["step"])
+            except Exception as error:  # whatever it is, it is what must not happen
+                broken += 1
+                at.append(None)
+                print(f"{name}: kill {k + 1}: {type(error).__name__}: {error}")
+        if not (parts / "run" / "metrics.json").exists():
+            finish(start(name, parts, "--resume"))
+        places = differences(result(whole / "run"), result(parts / "run"))
+        return {"kills": len(moments) - moments.count("finished"),
+                "while_writing": moments.count("writing"), "broken": broken, "same": not places,
+                "steps": steps, "resumed_at": at, "seconds_whole": round(seconds, 1)}
+
+
+def main():
+    parser = command_line(__doc__)
+    parser.add_argument("chapters", nargs="*", metavar="CHAPTER",
+                        help=f"default: {', '.join(CHAPTERS)}")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--json", metavar="OUT.json", help="also write the counts there")
+    args = parser.parse_args()
+    if unknown := set(args.chapters) - set(CHAPTERS):
+        parser.error(f"no such chapter: {', '.join(unknown)}")
+    utils.download_mnist = lambda data_dir: "not asked"
+    with tempfile.TemporaryDirectory() as nothing:
+        data = utils.load_mnist(nothing)
+    chance, counts = random.Random(0), {}
+    for name in args.chapters or CHAPTERS:
+        row = counts[name] = check(name, steps_of(name, data), args.kills, chance)
+        print(f"{name:16} {row['kills']:3} kills, {row['while_writing']} of them while a "
+              f"checkpoint was written; {row['broken']} broken checkpoints; the end is "
+              f"{'the same, bit for bit' if row['same'] else 'ANOTHER'}", flush=True)
+    if args.json:
+        utils.write_atomically(args.json, (json.dumps(counts, indent=1) + "\n").encode())
+    sys.exit(any(row["broken"] or not row["same"] or row["kills"] < args.kills
+                 or not row["while_writing"] for row in counts.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Do the tests notice mistakes? One at a time is made on purpose, and the tests are run.
+
+    python experiments/mutations.py [--jobs 2] [--only TEXT] [--json runs/mutations.json] [--list]
+
+Each mutation is a small, plausible slip: a sign, an index off by one, a term of an equation left
+out, weights chosen on the wrong set. The tree is copied, the line is changed, and pytest runs, with
+-x: first the files whose names fit, then, if they pass, all others. A mutation that survives is a
+test that is missing. Rows that are there are not run again. Committed as results/mutations.json.
+A script to run, not a test: half an hour on two cores.
+"""
+import concurrent.futures
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from fit import ROOT, command_line
+
+import utils
+
+FITTING = {  # tests that are asked first
+    "made": ("made", "autoregressive", "chapters"), "vae": ("vae", "chapters"),
+    "wavenet": ("convolutions", "autoregressive", "chapters"), "gan": ("gan", "chapters"),
+    "pixelcnn": ("convolutions", "autoregressive", "chapters"),
+    "transformer_ar": ("transformer", "autoregressive", "chapters"), "judge": ("judge", "gan"),
+    "compare": ("compare",), "tables": ("compare",), "utils": ("data", "runner"),
+    "settings": ("settings", "runner"), "runner": ("runner", "settings", "chapters"),
+    "pictures": ("chapters",)}
+
+
+def all_mutations():
+    """The list beside this script; SystemExit if one does not fit its file any more."""
+    rows = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    for row in rows:
+        count = (ROOT / f"{row['file']}.py").read_text(encoding="utf-8").count(row["before"])
+        if count != 1:
+            utils.fail(f"{row['file']}.py has {count} times {row['before']!r}: mend the list.")
+    return rows
+
+
+def tried(mutation):
+    """Run the tests of a copy that has this mistake -> with "caught_by": a test's name, or None."""
+    file = mutation["file"]
+    start, environment = time.monotonic(), {**os.environ, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", "runs", "__pycache__"))
+        path = tree / f"{file}.py"
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace(mutation["before"], mutation["after"]), encoding="utf-8")
+        first = [f"tests/test_{name}.py" for name in FITTING[file]]
+        rest = [f"tests/{p.name}" for p in sorted((tree / "tests").glob("test_*.py"))
+                if f"tests/{p.name}" not in first]
+        caught = None
+        for files in (first, rest):
+            words = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "--no-header", *files]
+            done = subprocess.run(words, cwd=tree, capture_output=True, text=True, env=environment)
+            failed = [line for line in done.stdout.splitlines()
+                      if line.startswith(("FAILED", "ERROR"))]
+            if done.returncode:
+                caught = failed[0].split(" - ")[0] if failed else done.stdout[-200:]
+                break
+    return {**mutation, "caught_by": caught, "seconds": round(time.monotonic() - start)}
+
+
+def main():
+    parser = command_line(__doc__)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--only", default="", help="mutations whose file or words have this text")
+    parser.add_argument("--json", default="runs/mutations.json")
+    parser.add_argument("--list", action="store_true", help="list them, and stop")
+    args = parser.parse_args()
+    path = Path(args.json)
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    rows = [row for row in rows if row["caught_by"]]  # what survived is tried again
+    known = [(row["file"], row["before"], row["after"]) for row in rows]
+    todo = [m for m in all_mutations() if args.only in f"{m['file']}: {m['what']}"
+            and (m["file"], m["before"], m["after"]) not in known]
+    if args.list:
+        print(*(f"{m['file']:16} {m['what']}" for m in todo), sep="\n")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        for row in pool.map(tried, todo):
+            rows.append(row)
+            utils.write_atomically(path, (json.dumps(rows, indent=1) + "\n").encode())
+            print(f"{row['file']:16} {row['what']:48} {row['caught_by'] or 'SURVIVED'}", flush=True)
+    survivors = [row for row in rows if not row["caught_by"]]
+    print(f"{len(rows)} mutations, {len(survivors)} survived")
+    sys.exit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main()

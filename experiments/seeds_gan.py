@@ -1,0 +1,43 @@
+"""Does gan.py work every time? Its default run with five seeds, whole.
+
+    python experiments/seeds_gan.py [--seeds 0 1 2 3 4] [--data-dir data]
+
+Writes runs/seeds_gan/seeds.json: test scores of each (5,000 draws), in the order of the seeds. Runs
+that are finished are not run again; several processes may share the work. A script to run, not a
+test; the file is committed as results/seeds_gan.json, and tests/test_gan.py asks of it what README
+and chapter claim.
+"""
+import json
+from pathlib import Path
+
+from fit import command_line
+
+import gan
+import utils
+
+KEPT = ("seed", "test_frechet", "test_precision", "test_recall", "test_shares",
+        "test_frechet_binary", "best_step", "steps", "train_seconds", "threads", "command")
+
+
+def main():
+    parser = command_line(__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
+    parser.add_argument("--data-dir", default="data")
+    args = parser.parse_args()
+    folder = Path("runs/seeds_gan")
+    for seed in args.seeds:
+        run = folder / str(seed)
+        if not (run / "metrics.json").exists():
+            gan.main(["--seed", str(seed), "--out", str(run), "--data-dir", args.data_dir])
+    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json"))]
+    text = json.dumps([{key: row[key] for key in KEPT} for row in rows], indent=1) + "\n"
+    utils.write_atomically(folder / "seeds.json", text.encode())
+    for row in rows:
+        shares = row["test_shares"]
+        print(f"seed {row['seed']}: Fréchet {row['test_frechet']:.2f}, "
+              f"precision {row['test_precision']:.3f}, recall {row['test_recall']:.3f}, "
+              f"shares {100 * min(shares):.1f} to {100 * max(shares):.1f} %")
+
+
+if __name__ == "__main__":
+    main()
