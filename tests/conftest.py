@@ -1,9 +1,5 @@
-"""What all tests share: the list of chapters, and a machine without a network.
-
-A new chapter joins by one line in CHAPTERS: its name, and settings that make it small, since a test
-wants the mathematics and not the digits.
-"""
-import importlib
+"""What all tests share: the chapters, found and not listed, and a machine without a network."""
+import signal
 import sys
 from pathlib import Path
 
@@ -11,18 +7,65 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
+from fit import values  # noqa: E402, F401  (the settings that a string of flags asks for)
+
+import runner  # noqa: E402
+import settings  # noqa: E402
 import utils  # noqa: E402
 
-CHAPTERS = {
-    "vae": {"WIDTH": 32, "DEPTH": 2, "IW_SAMPLES": 3, "NAIVE_SAMPLES": 4},
-    "made": {"WIDTH": 32, "EVAL_IMAGES": 100},
-    "wavenet": {"CHANNELS": 4, "HEAD": 4, "FIRST_TAPS": 5, "EVAL_IMAGES": 20, "choose_dilations": lambda kind, width, length: [1, width]},
-    "pixelcnn": {"CHANNELS": 4, "LAYERS": 1, "EVAL_IMAGES": 20},
-    "transformer_ar": {"CHANNELS": 8, "LAYERS": 1, "HEADS": 2, "EVAL_IMAGES": 20},
-    "gan": {"CHANNELS": 4, "EVAL_DRAWS": 80, "TEST_DRAWS": 100},
-}
+CHAPTERS = settings.chapters()
+torch.set_num_threads(1)  # networks as small as these gain nothing by a second
+
+
+def small(chapter, *flags):
+    """Flags that make a run of a chapter short and its network small."""
+    words = f"{chapter.ABOUT['small']} --steps 4 --batch-size 4".split() + list(flags)
+    return [str(word) for word in words]
+
+
+class StopsAt(runner.Run):
+    """A run that is stopped, as by Ctrl-C, in the step that `at` names."""
+
+    at = None
+
+    def tick(self, *loss):
+        if self.step + 1 == self.at:
+            signal.raise_signal(signal.SIGINT)
+        return super().tick(*loss)
+
+
+def trained(chapter, flags, run_class=runner.Run):
+    """Train a chapter as its main() does, without what comes after: the run."""
+    run = run_class(chapter.__file__, "", chapter.SETTINGS, chapter.VARIANTS, flags)
+    model, data = run.build(chapter.build), run.load_data()
+    if hasattr(model, "start_from_mean"):
+        model.start_from_mean(data.train)
+    chapter.train(model, data, run)
+    return run
+
+
+def checkpoint(folder):
+    return torch.load(Path(folder) / "checkpoint.pt", weights_only=True)
+
+
+def same(a, b):
+    """Are two nested structures of dicts, lists, tensors and numbers equal bit for bit?"""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def result(folder):
+    """All that training decides, without the clock."""
+    c = checkpoint(folder)
+    curve = [{k: v for k, v in row.items() if k != "seconds"} for row in c["curve"]]
+    return [c["step"], c["parts"], c["best"], c["pictures"], c["rng"], curve]
 
 
 @pytest.fixture(autouse=True)
@@ -37,53 +80,22 @@ def offline(request, monkeypatch, tmp_path):
     monkeypatch.delenv("no_proxy", raising=False)
 
 
-@pytest.fixture(autouse=True)
-def quick_figures(request, monkeypatch):
-    """matplotlib takes most of the time of a tiny run. Only tests that look at pictures have it draw."""
-    if "real_figures" not in request.keywords:
-        monkeypatch.setattr(utils, "save_figure", lambda path, figure: (utils.plt.close(figure), path.touch()))
-
-
-def one_pass(model, n, y=None, generator=None, x=None, known=None, temperature=None):
-    """In place of an autoregressive sampler, whose 784 steps a test of checkpoints need not wait for: all pixels
-    from the logits of a black image. It depends on weights, labels and noise as a draw does."""
-    y = y if y is None else y.to(model.last.weight.device)
-    with torch.no_grad():
-        logits = model.logits(torch.zeros(n, 1, *model.image_size), y)
-    if logits.dim() == 3:  # words: (n, T, V)
-        words = torch.multinomial(logits.nan_to_num().flatten(0, 1).softmax(dim=1), 1, generator=generator).view(n, -1)
-        return model.images(words)
-    return (torch.rand(logits.shape, generator=generator) < torch.sigmoid(logits)).float()
-
-
 @pytest.fixture(params=list(CHAPTERS))
-def chapter(request, monkeypatch):
-    """Each chapter in turn, made small. Tests of samplers are elsewhere; those that look at pictures have the real ones."""
-    module = importlib.import_module(request.param)
-    for name, value in CHAPTERS[request.param].items():
-        monkeypatch.setattr(module, name, value)
-    models = [item for item in vars(module).values() if hasattr(item, "sample_obvious")]
-    if models and "real_figures" not in request.keywords:
-        for model in models:
-            monkeypatch.setattr(model, "sample", one_pass)
-        for name in ("evaluate", "surprise"):  # and score few images
-
-            def few(model, x, y, whole=getattr(module, name)):
-                return whole(model, x[:60], None if y is None else y[:60])
-
-            monkeypatch.setattr(module, name, few)
-    return module
+def chapter(request):
+    """Each chapter in turn."""
+    return CHAPTERS[request.param]
 
 
 @pytest.fixture
 def fails(capsys):
-    """fails(f, *words): f() ends with exit code 2 and one sentence on stderr that has these words."""
+    """fails(f, *words): f() ends with exit code 2 and one sentence on stderr, with these words."""
 
     def check(f, *words):
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             f()
-        lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "error:" in line]
+        lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+        lines = [line for line in lines if "error:" in line]
         assert stop.value.code == 2
         assert len(lines) == 1, lines
         assert "Traceback" not in lines[0]

@@ -1,4 +1,5 @@
-"""The data: splits, the fixed bits, dynamic binarization, broken files, networks that are not there."""
+"""The data: splits, the fixed bits, dynamic binarization, batches, broken files, networks that are
+not there."""
 import gzip
 import hashlib
 import socket
@@ -20,15 +21,17 @@ def test_small_set_is_split_disjointly_and_balanced():
     data = utils.load_mnist()
     assert data.name == "mnist_5k"
     for split, each in (("train", 400), ("val", 50), ("test", 50)):
-        assert getattr(data, split).shape == (10 * each, 1, 28, 28) and getattr(data, split).dtype == torch.uint8
-        assert torch.bincount(getattr(data, f"{split}_labels")).tolist() == [each] * 10
-        assert len(getattr(data, f"{split}_labels")[:20].unique()) > 3  # shuffled: not one digit after the other
+        images, labels = getattr(data, split), getattr(data, f"{split}_labels")
+        assert images.shape == (10 * each, 1, 28, 28) and images.dtype == torch.uint8
+        assert torch.bincount(labels).tolist() == [each] * 10
+        assert len(labels[:20].unique()) > 3  # shuffled: not one digit after the other
+        assert getattr(data, f"y_{split}") is None  # until a Run says that the model is told them
     train, val, test = (images_of(data, split) for split in ("train", "val", "test"))
     assert len(train) + len(val) + len(test) == 5000 == len(train | val | test)
 
 
 def test_labels_belong_to_their_images():
-    """Nearest class mean is right for about 80 % of the digits: a shuffled label would give 10 %."""
+    """Nearest class mean is right for about 80 % of the digits: shuffled labels would give 10 %."""
     data = utils.load_mnist()
     means = torch.stack([data.train[data.train_labels == k].float().mean(0) for k in range(10)])
     nearest = torch.cdist(data.test.float().flatten(1), means.flatten(1)).argmin(1)
@@ -46,17 +49,17 @@ def test_fixed_bits_are_the_same_everywhere():
         assert abs((bits - p).sum()) < 5 * np.sqrt((p * (1 - p)).sum())
     assert data.x_train.shape == data.x_val.shape
     # Control: another seed gives other bits.
-    assert hashlib.sha256(np.packbits(utils.fixed_bits(data.val, 7))).hexdigest() != utils.FIXED_BITS["mnist_5k"][0]
+    other = hashlib.sha256(np.packbits(utils.fixed_bits(data.val, 7))).hexdigest()
+    assert other != utils.FIXED_BITS["mnist_5k"][0]
 
 
 def test_the_stream_of_the_fixed_bits_has_not_moved():
-    """The full set need not be here: what its 10,000 × 784 uniform numbers are does not depend on it."""
+    """The full set need not be here: its 10,000 × 784 uniform numbers do not depend on it."""
     grey = torch.full((10000, 1, 28, 28), 128, dtype=torch.uint8)
-    found = [hashlib.sha256(np.packbits(utils.fixed_bits(grey, seed))).hexdigest() for seed in (0, 1)]
-    assert found == STREAM
-
-
-STREAM = ["6f98d66f33821a86cd148b7856591bd2aa5f2719646cb14595e3a115babc84a7", "df652c5ed7b55d0f270eaa6c887d4ddd1b01f8ee6ac14ebdd1c6bfdd6c22f14f"]
+    found = [hashlib.sha256(np.packbits(utils.fixed_bits(grey, seed))).hexdigest()
+             for seed in (0, 1)]
+    assert found == ["6f98d66f33821a86cd148b7856591bd2aa5f2719646cb14595e3a115babc84a7",
+                     "df652c5ed7b55d0f270eaa6c887d4ddd1b01f8ee6ac14ebdd1c6bfdd6c22f14f"]
 
 
 def test_a_change_of_the_fixed_bits_is_refused(monkeypatch):
@@ -72,38 +75,73 @@ def off_by(binarize):
     p = torch.arange(256) / 255
     frequency = binarize(grey).mean(1)
     assert frequency[0] == 0 and frequency[255] == 1  # black is never on, white always
-    return ((frequency - p).abs()[1:-1] / (p * (1 - p) / grey.shape[1]).sqrt()[1:-1]).max().item(), \
-        ((frequency - p).sum() / ((p * (1 - p)).sum() / grey.shape[1]).sqrt()).abs().item()
+    n, error = grey.shape[1], frequency - p
+    return ((error.abs()[1:-1] / (p * (1 - p) / n).sqrt()[1:-1]).max().item(),
+            (error.sum() / ((p * (1 - p)).sum() / n).sqrt()).abs().item())
 
 
 def test_binarize_turns_a_pixel_on_with_probability_grey_over_255():
     torch.manual_seed(0)
     worst, together = off_by(utils.binarize)
     assert worst < 5 and together < 5
-    # Control: bytes from 0..255 instead of 0..254 are off by a 256th, and the sum over levels sees it.
+    # Control: bytes from 0..255, not 0..254, are off by a 256th: the sum over levels sees it.
     torch.manual_seed(0)
-    wrong = lambda grey: (torch.randint(256, grey.shape) * (grey < 255) < grey).float()  # noqa: E731
+    def wrong(grey):
+        return (torch.randint(256, grey.shape) * (grey < 255) < grey).float()
+
     assert off_by(lambda grey: wrong(grey) * (grey > 0))[1] > 5
 
 
 def test_a_batch_pairs_images_with_their_labels():
     labels = torch.arange(10).repeat(20)
     train = torch.zeros(200, 1, 4, 4, dtype=torch.uint8)
-    train.view(200, 16)[torch.arange(200), labels] = 255  # pixel y is white, the rest black: no noise
-    data = SimpleNamespace(train=train, train_labels=labels)
+    train.view(200, 16)[torch.arange(200), labels] = 255  # pixel y is white: no noise
+    data = SimpleNamespace(train=train, y_train=labels)
     torch.manual_seed(0)
     x, y = utils.random_batch(data, 500)
     assert x.shape == (500, 1, 4, 4) and x.dtype == torch.float32
-    assert torch.equal(x.flatten(1).argmax(1), y) and torch.equal(x.sum(dim=(1, 2, 3)), torch.ones(500))
-    assert len(y.unique()) == 10
+    assert torch.equal(x.flatten(1).argmax(1), y)
+    assert torch.equal(x.sum(dim=(1, 2, 3)), torch.ones(500)) and len(y.unique()) == 10
+    data.y_train = None  # a model that is told no labels
+    assert utils.random_batch(data, 5)[1] is None
 
 
-# ------------------------------------------------------------------------- a full set made for the test
+def test_a_batch_is_binarized_anew_or_grey():
+    data = SimpleNamespace(train=torch.full((3, 1, 4, 4), 128, dtype=torch.uint8), y_train=None)
+    a, b = (utils.random_batch(data, 100)[0] for _ in range(2))
+    assert not torch.equal(a, b) and set(a.unique().tolist()) == {0, 1}
+    grey, _ = utils.random_batch(data, 100, grey=True)
+    assert torch.equal(grey, torch.full((100, 1, 4, 4), 128 / 255))
+
+
+def test_batches_cover_everything_once_and_in_order():
+    x, y = torch.arange(23).view(23, 1, 1, 1).to(torch.uint8), torch.arange(23)
+    parts = list(utils.batches(x, y, size=10))
+    assert [len(part) for part, _ in parts] == [10, 10, 3]
+    assert torch.equal(torch.cat([part for part, _ in parts]), x.float())
+    assert torch.equal(torch.cat([labels for _, labels in parts]), y)
+    assert all(labels is None for _, labels in utils.batches(x))
+    assert [None if t is None else len(t) for t in utils.first(5, x, None, y)] == [5, None, 5]
+
+
+def test_labels_for_a_row_each_and_for_models_that_take_none():
+    told, plain = SimpleNamespace(conditional=True), SimpleNamespace(conditional=False)
+    assert utils.row_labels(told, 12).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    assert utils.row_labels(told, 7, each=3).tolist() == [0, 0, 0, 1, 1, 1, 2]
+    assert utils.row_labels(plain, 7) is None
+    utils.check_label(told, torch.arange(3)), utils.check_label(plain, None)
+    with pytest.raises(ValueError, match="needs y"):
+        utils.check_label(told, None)
+    with pytest.raises(ValueError, match="takes no y"):
+        utils.check_label(plain, torch.arange(3))
+
+
+# --------------------------------------------------------------------- a full set made for the test
 
 
 @pytest.fixture
 def full_set(tmp_path, monkeypatch):
-    """60,000 + 10,000 images that carry their own number in their first pixels, as MNIST's four files."""
+    """MNIST's four files, of images that carry their own number in their first pixels."""
     raw = tmp_path / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     files = {}
@@ -122,6 +160,22 @@ def full_set(tmp_path, monkeypatch):
     return raw
 
 
+def test_the_folder_of_the_files_themselves_may_be_named(full_set, fails):
+    """--data-dir …/MNIST/raw: read as it is, and nothing is made inside of it. A ~ is the home."""
+    flip(full_set / TEST)
+    fails(lambda: utils.load_mnist(str(full_set)), TEST, "corrupt")
+    assert not (full_set / "MNIST").exists()
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    asked = []
+    monkeypatch.setattr(utils, "download_mnist", lambda folder: asked.append(folder) or "offline")
+    utils.load_mnist("~/mnist")
+    assert asked == [str(tmp_path / "home" / "mnist")] and not (tmp_path / "~").exists()
+
+
 def test_full_set_is_split_in_order(full_set, monkeypatch):
     monkeypatch.setattr(utils, "fixed_bits", lambda grey, seed: np.zeros(grey.shape, np.uint8))
     zeros = hashlib.sha256(bytes(10000 * 98)).hexdigest()
@@ -138,12 +192,15 @@ def test_full_set_is_split_in_order(full_set, monkeypatch):
         assert torch.equal(getattr(data, f"{split}_labels"), number % 10)
 
 
+TRAIN, TEST, LABELS = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
 @pytest.mark.parametrize("damage, words", [
-    (lambda raw: cut(raw / "train-images-idx3-ubyte"), ("train-images-idx3-ubyte", "truncated", "47040016")),
-    (lambda raw: swap(raw), ("train-images-idx3-ubyte", "swapped", "7840016 bytes", "47040016")),
-    (lambda raw: flip(raw / "t10k-images-idx3-ubyte"), ("t10k-images-idx3-ubyte", "corrupt", "SHA-256")),
-    (lambda raw: broken_gz(raw / "train-labels-idx1-ubyte"), ("train-labels-idx1-ubyte.gz", "cannot be read")),
-    (lambda raw: make_folder(raw / "train-labels-idx1-ubyte"), ("train-labels-idx1-ubyte", "cannot be read")),
+    (lambda raw: cut(raw / TRAIN), (TRAIN, "truncated", "47040016")),
+    (lambda raw: swap(raw), (TRAIN, "swapped", "7840016 bytes", "47040016")),
+    (lambda raw: flip(raw / TEST), (TEST, "corrupt", "SHA-256")),
+    (lambda raw: broken_gz(raw / LABELS), (f"{LABELS}.gz", "cannot be read")),
+    (lambda raw: make_folder(raw / LABELS), (LABELS, "cannot be read")),
 ], ids=["truncated", "swapped", "flipped", "broken gz", "a folder"])
 def test_a_bad_file_is_named(full_set, fails, damage, words):
     damage(full_set)
@@ -180,20 +237,23 @@ def test_a_broken_small_set_is_named(tmp_path, monkeypatch, fails):
     fails(utils.load_mnist, "mnist_5k.npz", "git checkout")
 
 
-# ------------------------------------------------------------------------------------------- no network
+# --------------------------------------------------------------------------------------- no network
 
 
+@pytest.mark.slow
 @pytest.mark.real_download
 def test_no_network_means_the_small_set_and_one_clear_line(tmp_path, capsys):
     data = utils.load_mnist("data")
     assert data.name == "mnist_5k"
     line, = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!!!")]
-    for word in ("5,000", "data/MNIST/raw".replace("/", line[line.index("MNIST/raw") - 1] if "MNIST/raw" in line else "/"),
-                 "train-images-idx3-ubyte", "cannot be compared"):
+    for word in ("5,000", str(tmp_path.joinpath("data/MNIST/raw").relative_to(tmp_path)), TRAIN,
+                 "cannot be compared", "the download failed: "):
         assert word in line
+    assert line.split("the download failed: ")[1][:3] != ")"  # and why
     assert not list((tmp_path / "data").glob(".download-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.real_download
 def test_a_network_that_hangs_counts_as_none(tmp_path, monkeypatch):
     with socket.socket() as silent:  # takes the connection and never says a word
@@ -210,6 +270,7 @@ def test_a_network_that_hangs_counts_as_none(tmp_path, monkeypatch):
     assert not list((tmp_path / "data").glob(".download-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.real_download
 def test_a_data_dir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")

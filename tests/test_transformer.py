@@ -1,65 +1,145 @@
-"""The mathematics of transformer_ar.py, each with a control: a version that is wrong on purpose and has to fail."""
-import json
+"""What is transformer_ar.py's own, each with a control that has to fail: its equations written anew
+in plain loops, spelling, attention and its mask, the cache, words and how they are tossed,
+temperatures. What it shares with all autoregressive models is in test_autoregressive.py."""
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from test_made import all_images, chi_square
-from torch.utils.flop_counter import FlopCounterMode
+from conftest import CHAPTERS, small, trained, values
+from test_autoregressive import all_images, as_if, chi_square, flips, log_probs, noise, sees, shaken
 
 import transformer_ar
 from transformer_ar import Transformer
 
 
-def lively(size=4, patch=2, seed=0, channels=16, layers=2, heads=4, reach=1, scale=0.5, **flags):
-    """A model in float64 whose logits really depend on what they may: fresh networks are nearly constant."""
+def lively(size=4, patch=2, seed=0, channels=12, layers=2, heads=2, reach=1, **flags):
     torch.manual_seed(seed)
-    model = Transformer(size, channels, layers, heads, patch, reach, **flags).double()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape).double() * scale)
+    return shaken(Transformer(size, channels, layers, heads, patch, reach, **flags), seed)
+
+
+# ------------------------------------------------------------------------- the equations, once more
+#
+# One step at a time, from the notes: h is a list of C numbers, a weight is a list of rows.
+
+
+def dot(a, b):
+    return sum(p * q for p, q in zip(a, b))
+
+
+def plus(*vectors):
+    return [sum(parts) for parts in zip(*vectors)]
+
+
+def softmax(scores):
+    powers = [math.exp(s - max(scores)) for s in scores]
+    return [p / sum(powers) for p in powers]
+
+
+class Plain(dict):
+    """Parameters as nested lists of Python's floats, by their names."""
+
+    def __init__(self, model):
+        super().__init__({name: p.tolist() for name, p in model.named_parameters()})
+
+    def linear(self, name, h):
+        return [dot(row, h) + b for row, b in zip(self[f"{name}.weight"], self[f"{name}.bias"])]
+
+    def norm(self, name, h):
+        """LayerNorm over the C numbers of one step."""
+        mean = sum(h) / len(h)
+        deviation = math.sqrt(sum((u - mean) ** 2 for u in h) / len(h) + 1e-5)
+        return [(u - mean) / deviation * scale + shift for u, scale, shift in zip(
+            h, self[f"{name}.weight"], self[f"{name}.bias"])]
+
+
+def words_by_hand(image, patch):
+    """Rows of words of an image (rows of bits): top left counts 1, top right 2, and so on."""
+    return [[sum(image[i * patch + k // patch][j * patch + k % patch] << k
+                 for k in range(patch * patch)) for j in range(len(image[0]) // patch)]
+            for i in range(len(image) // patch)]
+
+
+def transformer_by_hand(model, image, label):
+    """(2), (3), (5), step by step. image: rows of 0 and 1 -> T lists of V logits, and of each layer
+    and head the weights A[t][s]."""
+    p, patch, reach, heads = Plain(model), model.patch, model.reach, model.blocks[0].heads
+    words = words_by_hand(image, patch)
+    rows, columns, bits = len(words), len(words[0]), patch * patch
+    sentence, streams = sum(words, []), []
+    for t in range(rows * columns):
+        i, j = divmod(t, columns)
+        told = sentence[t - 1] if t else 2**bits  # the start is a word of its own
+        h = plus(p["word.weight"][told], p["row"][i][0], p["column"][0][j])
+        for r in range(reach + 1):  # mask A: rows above, and what is left
+            for c in range(2 * reach + 1):
+                at = i + r - reach, j + c - reach
+                past = r < reach or c < reach
+                if reach and past and at[0] >= 0 and 0 <= at[1] < columns:
+                    for k in range(bits):
+                        sign = 2 * (words[at[0]][at[1]] >> k & 1) - 1
+                        h = [u + kernel[k][r][c] * sign
+                             for u, kernel in zip(h, p["neighbours.weight"])]
+        streams.append(h if label is None else plus(h, p["label.weight"][label]))
+    d, maps = len(streams[0]) // heads, []
+    for layer in range(len(model.blocks)):
+        name = f"blocks.{layer}"
+        qkv = [p.linear(f"{name}.qkv", p.norm(f"{name}.norm_1", h)) for h in streams]
+        taken, weights = [[] for _ in streams], []
+        for head in range(heads):
+            q, k, v = ([row[(part * heads + head) * d:(part * heads + head + 1) * d]
+                        for row in qkv] for part in range(3))
+            weights.append([])
+            for t in range(len(streams)):
+                a = softmax([dot(q[t], k[s]) / math.sqrt(d) for s in range(t + 1)])
+                weights[-1].append(a + [0.0] * (len(streams) - t - 1))
+                taken[t] += [sum(a[s] * v[s][u] for s in range(t + 1)) for u in range(d)]
+        maps.append(weights)
+        streams = [plus(h, p.linear(f"{name}.out", a)) for h, a in zip(streams, taken)]
+        streams = [plus(h, p.linear(f"{name}.down", [max(0.0, u) for u in p.linear(
+            f"{name}.up", p.norm(f"{name}.norm_2", h))])) for h in streams]
+    logits = [plus([dot(row, p.norm("norm", h)) for row in p["last.weight"]], p["bias"][t])
+              for t, h in enumerate(streams)]
+    return logits, maps
+
+
+@pytest.mark.parametrize("label", [None, 7])
+@pytest.mark.parametrize("patch, size, reach, heads, layers", [
+    (2, (4, 8), 1, 2, 2), (2, (6, 6), 2, 3, 1), (1, (3, 4), 1, 1, 2), (1, (3, 3), 0, 2, 2)])
+def test_the_transformer_is_what_its_equations_say(patch, size, reach, heads, layers, label):
+    model = lively(size, patch, channels=6, reach=reach, heads=heads, layers=layers,
+                   conditional=label is not None)
+    x, y = noise(2, size), None if label is None else torch.full((2,), label)
+    logits, maps = model.logits(x, y), model.attention_maps(x, y)
+    for k, image in enumerate(x[:, 0].long().tolist()):
+        by_hand, weights = transformer_by_hand(model, image, label)
+        assert torch.allclose(torch.tensor(by_hand).double(), logits[k])
+        assert not torch.allclose(torch.tensor(by_hand).double(), logits[1 - k])  # control
+        for layer, found in zip(weights, maps):
+            assert torch.allclose(torch.tensor(layer).double(), found[k])
+    assert len(maps) == layers
+
+
+# ------------------------------------------------------------------------------ ways to cheat
+
+
+class OffByOne(transformer_ar.Block):
+    """Control: the mask is `by` steps to the right; 1 shows each step one step of the future."""
+
+    by = 1
+
+    def forward(self, h):
+        q, k, v = self.split(h)
+        scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1 + self.by)
+        return self.join(h, scores.masked_fill(future, -math.inf).softmax(dim=-1).nan_to_num() @ v)
+
+
+def with_mask(model, by):
+    for block in model.blocks:
+        block.__class__ = type("Masked", (OffByOne,), {"by": by})
     return model
-
-
-MODELS = {"pixels": dict(patch=1), "words": dict(patch=2), "pixels, one word": dict(patch=1, reach=0),
-          "words, one word": dict(patch=2, reach=0), "words, one head": dict(patch=2, heads=1)}
-every_model = pytest.mark.parametrize("flags", MODELS.values(), ids=MODELS)
-
-
-def log_prob(model, x, y=None):
-    """log p of many images, in parts: (N,)."""
-    with torch.no_grad():
-        return torch.cat([model.log_prob(part, y if y is None else y[:len(part)]) for part in x.split(8192)])
-
-
-# --------------------------------------------------------------------------------------------- densities
-
-
-@every_model
-@pytest.mark.parametrize("conditional", [False, True])
-def test_probabilities_of_all_images_sum_to_one(flags, conditional):
-    model, x = lively(conditional=conditional, **flags), all_images(4, 4)
-    assert len(x) == 65536
-    log_p = log_prob(model, x, torch.full((len(x),), 7) if conditional else None)
-    assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-10)
-    assert log_p.std() > 0.5  # and the distribution is not the uniform one
-
-
-def off_by_one(step):
-    """attention_weights with its mask moved by `step` to the right: 1 shows each step one step of the future."""
-    def weights(q, k):
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1 + step)
-        return scores.masked_fill(future, -math.inf).softmax(dim=-1).nan_to_num()
-
-    return weights
-
-
-def with_mask(m, step):
-    m.setattr(transformer_ar, "attention_weights", off_by_one(step))
-    m.setattr(transformer_ar, "fast_attention", transformer_ar.attention)
 
 
 def unmasked(model):
@@ -68,111 +148,139 @@ def unmasked(model):
     return model
 
 
-@pytest.mark.parametrize("patch", [1, 2])
-def test_each_way_to_see_the_future_breaks_the_sum(monkeypatch, patch):
-    x = all_images(2, 4) if patch == 2 else all_images()
-    size = tuple(x.shape[2:])
+class NotShifted(Transformer):
+    """Control: step t is told word t."""
 
-    def total(model):
-        return log_prob(model, x).exp().sum().item()
-
-    assert total(lively(size, patch)) == pytest.approx(1, abs=1e-10)
-    assert abs(total(unmasked(lively(size, patch))) - 1) > 1e-3
-    with monkeypatch.context() as m:
-        with_mask(m, 0)
-        assert total(lively(size, patch)) == pytest.approx(1, abs=1e-10)  # control of the control: the right mask
-    with monkeypatch.context() as m:
-        with_mask(m, 1)
-        assert abs(total(lively(size, patch)) - 1) > 1e-3
-    model = lively(size, patch)  # the sentence is not shifted: step t is told word t
-    with torch.no_grad():
-        logits = model.logits(model.images(model.words(x).roll(-1, 1)))
-    assert abs(transformer_ar.word_log_probs(logits, model.words(x)).sum(dim=1).exp().sum().item() - 1) > 1e-3
+    def logits(self, x, y=None):
+        return super().logits(self.images(self.words(x).roll(-1, 1)), y)
 
 
 @pytest.mark.parametrize("patch", [1, 2])
-def test_a_word_is_its_pixels(patch):
-    """Spelling is one to one, and the nats of words are the nats of pixels: the factors of (1), added up by hand."""
-    model = lively((4, 6), patch)
-    x = (torch.rand(50, 1, 4, 6) < 0.5).double()
-    words = model.words(x)
-    assert words.shape == (50, 24 // patch**2) and words.max() < 2 ** (patch**2)
-    assert torch.equal(model.images(words), x)
-    for i in range(model.rows):
-        for j in range(model.columns):
-            block = x[:, 0, i * patch:(i + 1) * patch, j * patch:(j + 1) * patch].flatten(1)
-            number = (block * 2.0 ** torch.arange(patch**2)).sum(dim=1)
-            assert torch.equal(words[:, i * model.columns + j], number.long())
-    by_hand = model.logits(x).softmax(dim=2).gather(2, words[..., None]).log().sum(dim=(1, 2))
-    assert torch.allclose(by_hand, model.log_prob(x)) and torch.allclose(-by_hand.mean(), model.loss(x))
-    nats = transformer_ar.surprise(model.float(), x, None).sum(dim=(1, 2, 3)) * math.log(2)
-    assert torch.allclose(nats.double(), -by_hand, rtol=1e-4)
+def test_each_way_to_see_the_future_breaks_the_sum(patch):
+    size = (2, 4) if patch == 2 else (3, 3)
+
+    def off(model):
+        return abs(log_probs(model).exp().sum().item() - 1)
+
+    assert off(lively(size, patch)) < 1e-10
+    assert off(with_mask(lively(size, patch), 0)) < 1e-10  # control of the control: the right mask
+    assert off(with_mask(lively(size, patch), 1)) > 1e-6
+    assert off(unmasked(lively(size, patch))) > 1e-6
+    assert off(as_if(lively(size, patch), NotShifted)) > 1e-6
 
 
-# -------------------------------------------------------------------------------------------- dependence
+@pytest.mark.parametrize("patch, heads, reach", [(1, 2, 1), (2, 2, 1), (1, 2, 0), (2, 2, 0),
+                                                 (2, 1, 1)])
+@pytest.mark.parametrize("size", [(4, 4), (6, 8)])
+def test_logits_depend_on_the_past_and_on_nothing_else(patch, heads, reach, size):
+    def model():
+        return lively(size, patch, heads=heads, reach=reach)
 
-
-def flips(model):
-    """How far the logits of word t move if pixel i is flipped: (T, D). Words have no gradient."""
-    torch.manual_seed(1)
-    x = (torch.rand(1, 1, *model.image_size) < 0.5).double()
-    many = x.repeat(x.numel(), 1, 1, 1)
-    many.flatten(1)[:] = (many.flatten(1) + torch.eye(x.numel())) % 2
-    with torch.no_grad():
-        same = model.logits(x.expand_as(many))  # as many rows: then it rounds alike
-        return (model.logits(many) - same).abs().sum(dim=2).T
-
-
-def past_of(model):
-    """Which pixels word t may know: (T, D)."""
-    number = torch.arange(model.rows * model.columns).view(model.rows, model.columns)
-    of_pixel = number.repeat_interleave(model.patch, 0).repeat_interleave(model.patch, 1).flatten()
-    return of_pixel[None] < torch.arange(len(number.flatten()))[:, None]
-
-
-@every_model
-@pytest.mark.parametrize("size", [4, (6, 8)])
-def test_logits_depend_on_the_past_and_on_nothing_else(flags, size, monkeypatch):
-    model = lively(size, **flags)
-    moves, past = flips(model), past_of(model)
-    assert (moves[~past] == 0).all() and (moves[past] > 0).all()
-    with monkeypatch.context() as m:  # control: one step of the future
-        with_mask(m, 1)
-        moves = flips(model)
-        assert (moves[~past] > 0).any()
-    with monkeypatch.context() as m:  # control: no step may be looked at, and what the entrance does not see is lost
-        with_mask(m, -len(past))
-        moves = flips(model)
-        assert (moves[~past] == 0).all() and ((moves[past] == 0).any() or size == 4 == 2 * model.patch)
-    if model.reach:
-        assert (flips(unmasked(lively(size, **flags)))[~past] > 0).any()
+    assert sees(model(), flips) == (True, True)
+    assert sees(with_mask(model(), 1), flips)[0] is False  # one step of the future
+    # No step may be looked at, and what the entrance does not see is lost.
+    all_seen = size == (4, 4) and patch == 2 and reach
+    assert sees(with_mask(model(), -100), flips) == (True, bool(all_seen))
+    if reach:
+        assert sees(unmasked(model()), flips)[0] is False
 
 
 def test_one_layer_sees_everything_and_none_sees_the_neighbours():
     none, one = lively((8, 8), layers=1), lively((8, 8), layers=1)
     none.blocks = torch.nn.ModuleList()
-    past = past_of(one)
-    assert (flips(one)[past] > 0).all()
-    seen = flips(none) > 0
-    assert not seen[~past].any() and 0 < seen.sum() < past.sum()
-    t = 2 * 4 + 2  # third row, third column: the words up to one row above and one column away, and the word before
-    assert sorted(set((seen[t].nonzero()[:, 0] // 16 * 4 + seen[t].nonzero()[:, 0] % 8 // 2).tolist())) == [5, 6, 7, 9]
+    assert sees(one, flips) == (True, True)
+    seen = flips(none, ()) > 0
+    only, whole = sees(none, flips)
+    assert only and not whole
+    t = 2 * 4 + 2  # third row, third column: one row up, one column aside, and the word before
+    pixels = seen[t].nonzero()[:, 0]
+    assert sorted(set((pixels // 16 * 4 + pixels % 8 // 2).tolist())) == [5, 6, 7, 9]
 
 
 def test_the_entrance_sees_rows_above_and_what_is_left():
-    assert Transformer(8, 8, 1, 2, 2, reach=2).mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    assert Transformer(8, 8, 1, 2, 2, reach=2).mask.tolist() == [
+        [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+
+
+# ------------------------------------------------------------------------------------------ words
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_word_is_its_pixels(patch):
+    """Spelling is one to one, and the nats of words are the nats of pixels: the factors of (1),
+    added up by hand."""
+    model, x = lively((4, 6), patch), noise(50, (4, 6))
+    words = model.words(x)
+    assert words.shape == (50, 24 // patch**2) and words.max() < 2 ** (patch**2)
+    assert torch.equal(model.images(words), x)
+    for image, sentence in zip(x[:, 0].long().tolist(), words.tolist()):
+        assert sum(words_by_hand(image, patch), []) == sentence
+    with torch.no_grad():
+        each = model.logits(x).softmax(dim=2).gather(2, words[..., None]).log()
+        by_hand = each.sum(dim=(1, 2))
+        assert torch.allclose(by_hand, model.log_prob(x))
+        assert torch.allclose(-by_hand.mean(), model.loss(x))
+    bits = transformer_ar.surprise(model.float(), x, None)
+    assert bits.shape == (50, 1, 4 // patch, 6 // patch)
+    assert torch.allclose(bits.flatten(1).double() * math.log(2), -each[..., 0], atol=1e-4)
+
+
+def test_all_images_are_all_sentences():
+    model, x = lively((2, 4)), all_images(2, 4)
+    assert len(model.words(x).unique(dim=0)) == 256 == model.word.num_embeddings**2 - 33
 
 
 def test_a_sentence_begins_with_a_word_that_is_no_patch():
-    model, x = lively((4, 6)), (torch.rand(9, 1, 4, 6) < 0.5).double()
+    model, x = lively((4, 6)), noise(9, (4, 6))
     first = model.logits(x)[:, 0].detach()
-    model.word.weight.data[:16] += torch.randn(16)  # all words that are patches
+    model.word.weight.data[:16] += torch.randn(16, 12)  # all words that are patches
     assert torch.equal(first, model.logits(x)[:, 0])
-    model.word.weight.data[16] += torch.randn(16)
+    model.word.weight.data[16] += torch.randn(12)
     assert not torch.allclose(first, model.logits(x)[:, 0])
 
 
-# --------------------------------------------------------------------------------------------- attention
+def test_words_are_tossed_from_the_distribution_they_should_be():
+    logits = torch.tensor([[0.0, 1.0, -1.0, 2.0]]).double()
+    u = (torch.arange(100000) + 0.5).double() / 100000  # all noise there is, evenly
+    words = transformer_ar.toss_word(u, logits.expand(100000, 4), None)
+    share = torch.bincount(words, minlength=4) / 100000
+    assert torch.allclose(share.double(), logits[0].softmax(dim=0), atol=2e-5)
+    allowed = torch.tensor([[True, False, True, False]])
+    words = transformer_ar.toss_word(u, logits.expand(100000, 4), allowed.expand(100000, 4))
+    assert set(words.tolist()) == {0, 2}
+    zero = logits[0, [0, 2]].softmax(dim=0)[0]
+    assert torch.allclose((words == 0).double().mean(), zero, atol=2e-5)
+    # The largest u there is still finds a word, and an allowed one.
+    last = torch.tensor([math.nextafter(1.0, 0.0)]).double()
+    assert transformer_ar.toss_word(last, logits, allowed).item() == 2
+    assert transformer_ar.toss_word(last.float(), logits.float(), None).item() == 3
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_completion_is_exact_if_a_word_is_given_in_part():
+    """The first word, and the upper half of the second: the rest is drawn given that half."""
+    model, known = lively((2, 4)), torch.zeros(2, 4, dtype=torch.bool)
+    known[:, :2] = known[0] = True
+    image = torch.tensor([[[[1, 0, 1, 1], [0, 1, 0, 0]]]]).double()
+
+    def off(given):
+        draws = model.sample(10000, None, torch.Generator().manual_seed(0),
+                             image.expand(10000, -1, -1, -1), known)
+        x, log_p = all_images(2, 4), log_probs(model)
+        possible = (x[:, :, given] == image[:, :, given]).flatten(1).all(dim=1)
+        log_p = torch.where(possible, log_p, -math.inf)
+        return abs(chi_square(draws, log_p - log_p.logsumexp(dim=0)))
+
+    assert off(known) < 5
+    known[0, :2] = False  # of the first word the lower half alone: still exact, if ...
+    known[0, 2:] = False  # ... nothing is given of the second
+    assert off(known) < 5
+    known[0, 2:] = True  # else the first is drawn before what is given later has been seen
+    assert off(known) > 10
+
+
+# --------------------------------------------------------------------------------------- attention
 
 
 def test_attention_as_it_is_written_equals_the_librarys():
@@ -182,22 +290,12 @@ def test_attention_as_it_is_written_equals_the_librarys():
     assert torch.allclose(ours, theirs)
     weights = transformer_ar.attention_weights(q, k)
     assert torch.allclose(weights.sum(dim=-1), torch.ones(2, 4, 9).double())
-    assert (weights.triu(1) == 0).all() and (weights.tril() > 0)[..., torch.ones(9, 9).tril().bool()].all()
+    past = torch.ones(9, 9).tril().bool()
+    assert (weights[..., ~past] == 0).all() and (weights[..., past] > 0).all()
     # By hand, for one step: (2) and (3).
     scores = torch.stack([(q[0, 0, 3] * k[0, 0, s]).sum() / math.sqrt(5) for s in range(4)])
     assert torch.allclose(ours[0, 0, 3], (scores.exp() / scores.exp().sum()) @ v[0, 0, :4])
-    assert not torch.allclose(off_by_one(1)(q, k) @ v, theirs)  # controls
-    assert not torch.allclose(transformer_ar.attention(q * math.sqrt(5), k, v), theirs)
-
-
-def test_a_model_with_written_out_attention_is_the_same_model(monkeypatch):
-    model, x = lively((6, 8)), (torch.rand(7, 1, 6, 8) < 0.5).double()
-    fast = model.logits(x)
-    monkeypatch.setattr(transformer_ar, "fast_attention", transformer_ar.attention)
-    assert torch.allclose(fast, model.logits(x))
-    maps = model.attention_maps(x)
-    assert len(maps) == 2 and maps[0].shape == (7, 4, 12, 12)
-    assert not torch.allclose(maps[0][:, 0], maps[0][:, 1])
+    assert not torch.allclose(transformer_ar.attention(q * math.sqrt(5), k, v), theirs)  # control
 
 
 def test_the_spread_of_the_logits_is_what_theory_says():
@@ -205,117 +303,82 @@ def test_the_spread_of_the_logits_is_what_theory_says():
     torch.manual_seed(0)
     q, k = torch.randn(2, 1, 1, 400, 64).double()
     assert (q @ k.transpose(2, 3)).std().item() == pytest.approx(8, rel=0.05)
-    spread = transformer_ar.attention_spread(lively((6, 8), scale=0.3), (torch.rand(5, 1, 6, 8) < 0.5).double())
+    spread = transformer_ar.attention_spread(lively((6, 8), channels=16, heads=4),
+                                             noise(5, (6, 8)))
     assert spread["plain_std"] == pytest.approx(2 * spread["scaled_std"])  # d = 4
     assert 0 < spread["scaled_max"] < spread["plain_max"] <= 1
 
 
 def test_places_are_told():
-    model = lively((6, 8), reach=0)
-    x = torch.zeros(1, 1, 6, 8).double()
+    model, x = lively((6, 8), reach=0), torch.zeros(1, 1, 6, 8).double()
     model.bias.data.zero_()
     with torch.no_grad():
         assert len(model.logits(x)[0].round(decimals=9).unique(dim=0)) == 12
-        model.row.zero_(), model.column.zero_()
+        model.row.zero_()
+        model.column.zero_()
         # Without them a black image looks the same from everywhere: only "start" is another word.
         model.word.weight[16] = model.word.weight[0]
         assert len(model.logits(x)[0].round(decimals=9).unique(dim=0)) == 1
 
 
-# ----------------------------------------------------------------------------------------------- samplers
-
-
-@every_model
-@pytest.mark.parametrize("conditional", [False, True])
-def test_the_cache_gives_the_pixels_of_the_obvious_loop(flags, conditional):
-    model, n = lively((6, 4), conditional=conditional, **flags), 20
-    y = torch.arange(n) % 10 if conditional else None
-    x, known = (torch.rand(n, 1, 6, 4) < 0.5).double(), torch.rand(6, 4) < 0.4  # also parts of words
-    for given in ({}, {"x": x, "known": known}, {"temperature": 0.6}):
-        draws = [f(n, y, torch.Generator().manual_seed(0), **given) for f in (model.sample, model.sample_obvious)]
-        assert torch.equal(*draws) and set(draws[0].unique().tolist()) == {0, 1}
-        if "x" in given:
-            assert torch.equal(draws[0][:, :, known], x[:, :, known])
-            assert not torch.equal(draws[0], x)
-    assert not torch.equal(draws[0], model.sample(n, y, torch.Generator().manual_seed(1), temperature=0.6))
-    assert not torch.equal(draws[0], model.sample(n, y, torch.Generator().manual_seed(0)))  # temperature matters
+# ------------------------------------------------------------------------- samplers, temperatures
 
 
 @pytest.mark.parametrize("break_it", [
-    lambda m: m.mask.copy_(m.mask.flip(1)), lambda m: [setattr(b, "heads", 2) for b in m.blocks], lambda m: m.row.data.mul_(1.5)])
+    lambda m: m.mask.copy_(m.mask.flip(1)),
+    lambda m: [setattr(b, "heads", 3) for b in m.blocks],
+    lambda m: m.row.data.mul_(1.5)], ids=["mask", "heads", "row"])
 def test_a_sampler_of_another_model_is_caught(break_it):
-    """Control for the test above."""
     model = lively((6, 4))
-    right = model.sample_obvious(20, None, torch.Generator().manual_seed(0))
+    right = model.sample_obvious(60, None, torch.Generator().manual_seed(0))
     break_it(model)
-    assert not torch.equal(right, model.sample(20, None, torch.Generator().manual_seed(0)))
+    assert not torch.equal(right, model.sample(60, None, torch.Generator().manual_seed(0)))
 
 
-@every_model
-def test_the_cache_costs_one_forward_pass(flags, monkeypatch):
-    """Counted in multiplications, not in seconds. The obvious loop costs T passes."""
-    monkeypatch.setattr(transformer_ar, "fast_attention", transformer_ar.attention)  # which the counter can count
-    model = lively((8, 8), **flags)
+@pytest.mark.parametrize("patch, conditional", [(1, False), (2, True)])
+def test_both_samplers_have_the_same_temperature(patch, conditional):
+    model, n = lively((6, 4), patch, conditional=conditional), 40
+    y = torch.arange(n) % 10 if conditional else None
 
-    def flops(f):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            f()
-        return counter.get_total_flops()
+    def both(**given):
+        return [f(n, y, torch.Generator().manual_seed(0), **given)
+                for f in (model.sample, model.sample_obvious)]
 
-    one_pass = flops(lambda: model.logits(torch.zeros(10, 1, 8, 8).double()))
-    assert 0.2 * one_pass < flops(lambda: model.sample(10)) <= 1.05 * one_pass
-    assert flops(lambda: model.sample_obvious(10)) == model.rows * model.columns * one_pass
-
-
-@every_model
-def test_sampled_frequencies_match_probabilities(flags):
-    """And, as control, not another model's, nor those at another temperature."""
-    model, other, x = lively((2, 4), **flags), lively((2, 4), seed=1, **flags), all_images(2, 4)
-    draws = model.sample(30000, None, torch.Generator().manual_seed(0))
-    assert abs(chi_square(draws, log_prob(model, x))) < 5
-    assert abs(chi_square(draws, log_prob(other, x))) > 10
-    assert abs(chi_square(model.sample(30000, None, torch.Generator().manual_seed(0), temperature=0.7), log_prob(model, x))) > 10
+    plain, cool = both(), both(temperature=0.6)
+    assert torch.equal(*plain) and torch.equal(*cool) and not torch.equal(plain[0], cool[0])
+    assert torch.equal(plain[0], both(temperature=1.0)[0])
+    model.temperature = 0.6  # what --temperature sets
+    assert torch.equal(both()[0], cool[0]) and torch.equal(both()[1], cool[0])
 
 
 @pytest.mark.parametrize("patch", [1, 2])
-def test_completion_is_exact_where_all_that_is_given_comes_first(patch):
-    """Also if a word is given in part: its upper half, and then the rest is drawn given that half."""
-    model, known = lively((2, 4), patch), torch.zeros(2, 4, dtype=torch.bool)
-    known[0] = patch == 1
-    known[:, :2] = known[:, :2] | (patch == 2)
-    if patch == 2:
-        known[0, 2:] = True
-    x = torch.tensor([[[[1, 0, 1, 1], [0, 1, 0, 0]]]]).double()
-    draws = model.sample(20000, None, torch.Generator().manual_seed(0), x.expand(20000, -1, -1, -1), known)
-    log_p = log_prob(model, all_images(2, 4))
-    possible = (all_images(2, 4)[:, :, known] == x[:, :, known]).flatten(1).all(dim=1)
-    log_p = torch.where(possible, log_p, -math.inf)
-    assert abs(chi_square(draws, log_p - torch.logsumexp(log_p, dim=0))) < 5
+def test_near_zero_the_likeliest_word_is_drawn_and_far_above_any(patch):
+    """τ → 0: argmax, whatever the noise. τ → ∞: fair coins."""
+    model = lively((4, 4), patch)
+    cold = model.sample(20, temperature=1e-6)
+    assert len(cold.unique(dim=0)) == 1
+    words = model.words(cold)
+    assert torch.equal(model.logits(cold).argmax(dim=2), words)
+    hot = model.sample(2000, None, torch.Generator().manual_seed(0), temperature=1e6)
+    assert ((hot.mean(dim=0) - 0.5).abs() < 0.06).all()
+    assert ((model.sample(2000).mean(dim=0) - 0.5).abs() > 0.06).any()  # control
 
 
-def test_words_are_drawn_from_the_distribution_they_should_be():
-    logits = torch.tensor([[0.0, 1.0, -1.0, 2.0]]).double()
-    u = (torch.arange(100000) + 0.5).double() / 100000  # all noise there is, evenly
-    share = torch.bincount(transformer_ar.draw_word(u, logits.expand(100000, 4), None), minlength=4) / 100000
-    assert torch.allclose(share.double(), logits[0].softmax(dim=0), atol=2e-5)
-    allowed = torch.tensor([[True, False, True, False]])
-    words = transformer_ar.draw_word(u, logits.expand(100000, 4), allowed.expand(100000, 4))
-    assert torch.allclose((words == 0).double().mean(), logits[0, [0, 2]].softmax(dim=0)[0], atol=2e-5)
-    last = torch.tensor([math.nextafter(1.0, 0.0)]).double()  # the largest u there is still finds a word, and an allowed one
-    assert transformer_ar.draw_word(last, logits, allowed).item() == 2
-    assert transformer_ar.draw_word(last.float(), logits.float(), None).item() == 3
+@pytest.mark.slow
+@torch.no_grad()
+def test_frequencies_at_a_temperature_are_those_of_its_words():
+    """Σ log softmax(ℓ/τ), word by word: not p, nor p to a power."""
+    model, x = lively((2, 4)), all_images(2, 4)
+    log_p = transformer_ar.word_log_probs(model.logits(x) / 0.6, model.words(x)).sum(dim=1)
+    assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-10)
+    draws = model.sample(10000, None, torch.Generator().manual_seed(0), temperature=0.6)
+    assert abs(chi_square(draws, log_p)) < 5
+    assert abs(chi_square(draws, log_probs(model))) > 10
+    power = log_probs(model) / 0.6
+    assert abs(chi_square(draws, power - power.logsumexp(dim=0))) > 10
 
 
-# ---------------------------------------------------------------------------------------------- the model
-
-
-@pytest.mark.parametrize("size, patch, n", [(28, 2, 1), (4, 1, 7), ((6, 10), 2, 3), ((1, 4), 1, 2), ((4, 1), 1, 2), (9, 3, 2)])
-def test_shapes_for_any_size_and_number(size, patch, n):
-    model = Transformer(size, 8, 1, 2, patch, 2)
-    height, width = (size, size) if isinstance(size, int) else size
-    x = model.sample(n)
-    assert x.shape == (n, 1, height, width) and x.dtype == torch.float32
-    assert model.log_prob(x).shape == (n,) and model.logits(x).shape == (n, height * width // patch**2, 2 ** (patch**2))
+# ------------------------------------------------------------------------------------------- runs
 
 
 def test_what_cannot_be_built_is_refused(fails):
@@ -325,86 +388,51 @@ def test_what_cannot_be_built_is_refused(fails):
         Transformer((4, 5), patch=2)
     with pytest.raises(ValueError, match="16 channels cannot be split among 3 heads"):
         Transformer(28, 16, heads=3)
-    fails(lambda: transformer_ar.main(["--patch", "3"]), "--patch 3", "28×28", "use 1 or 2")
-    fails(lambda: transformer_ar.main(["--patch", "4"]), "--patch 4", "65,536", "use 1 or 2")
-    fails(lambda: transformer_ar.main(["--patch", "29"]), "--patch 29", "use 1 or 2")
-    fails(lambda: transformer_ar.main(["--patch", "0"]), "--patch")
-    fails(lambda: transformer_ar.main(["--width", "30"]), "--width 30", "4 heads")
-    fails(lambda: transformer_ar.main(["--temperature", "0", "--sample-only"]), "--temperature")
-    fails(lambda: transformer_ar.main(["--temperature", "0.5"]), "--temperature", "--sample-only")
+    assert Transformer(9, 8, 1, 2, 3, 2).sample(2).shape == (2, 1, 9, 9)  # 512 words, if asked for
+    for flags, words in (("--patch 3", ["--patch 3", "28×28", "use 1 or 2"]),
+                         ("--patch 4", ["--patch 4", "65,536", "use 1 or 2"]),
+                         ("--patch 29", ["--patch 29", "use 1 or 2"]), ("--patch 0", ["--patch"]),
+                         ("--width 30", ["--width 30", "4 heads"]), ("--reach 14", ["--reach"]),
+                         ("--temperature 0 --sample-only", ["--temperature"]),
+                         ("--temperature 0.5", ["--temperature", "--sample-only"])):
+        fails(lambda flags=flags: transformer_ar.main(flags.split()), *words)
     assert not Path("runs").exists()
 
 
-@every_model
-def test_labels_are_asked_for_and_refused(flags):
-    x, y = all_images(4, 4)[:4], torch.arange(4)
-    for call, first in (("log_prob", x), ("loss", x), ("sample", 4), ("sample_obvious", 4)):
-        getattr(lively(**flags), call)(first)
-        getattr(lively(conditional=True, **flags), call)(first, y=y)
-        with pytest.raises(ValueError, match="needs y"):
-            getattr(lively(conditional=True, **flags), call)(first)
-        with pytest.raises(ValueError, match="takes no y"):
-            getattr(lively(**flags), call)(first, y=y)
-    model = lively(conditional=True, **flags)
-    assert not torch.isclose(model.log_prob(x, y), model.log_prob(x, y + 1)).any()
+def test_flags_make_the_model_they_say():
+    s = values(transformer_ar, "--width 12 --depth 2 --heads 3 --reach 1 --conditional")
+    model = transformer_ar.build(s, (4, 6))
+    assert len(model.blocks) == 2 and model.blocks[0].heads == 3 and model.reach == 1
+    assert model.row.shape == (2, 1, 12) and model.column.shape == (1, 3, 12)
+    assert model.conditional and model.patch == 2 and model.mask.shape == (2, 3)
 
 
-def test_start_from_mean_is_the_model_of_independent_pixels():
-    model = Transformer(4, 8, 1, 2)
-    grey = torch.randint(0, 256, (500, 1, 4, 4), dtype=torch.uint8)
-    model.start_from_mean(grey)
-    model.last.weight.data.zero_()
-    p = grey.double().mean(dim=0) / 255
-    x = (torch.rand(30, 1, 4, 4) < 0.5).float()
-    expected = (x * p.log() + (1 - x) * (1 - p).log()).sum(dim=(1, 2, 3)).float()
-    assert torch.allclose(model.log_prob(x), expected, atol=1e-4)
+def test_single_pixels_have_defaults_of_their_own():
+    def chosen(flags):
+        s = values(transformer_ar, flags)
+        return transformer_ar.build(s, 4).patch, s.steps, s.reach
+
+    assert chosen("") == (2, 8000, 3) and chosen("--patch 1") == (1, 2000, 6)
+    assert chosen("--patch 1 --reach 0") == (1, 2000, 0)
 
 
-def test_evaluate_is_the_mean_of_log_prob():
-    model, x = lively().float(), all_images(4, 4)[:403].to(torch.uint8)
-    with torch.no_grad():
-        expected = -model.log_prob(x.float()).mean().item()
-    assert transformer_ar.evaluate(model, x, None) == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("patch", [1, 2])
-def test_overfits_one_batch(patch):
-    """Eight images of noise by heart: from 44 nats, which no model that has not seen them beats, towards log 8 ≈ 2.1."""
-    torch.manual_seed(0)
-    model = Transformer(8, 32, 2, 4, patch)
-    x = (torch.rand(8, 1, 8, 8) < 0.5).float()
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(200):
-        loss = model.loss(x)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    assert math.log(8) < loss.item() < 4
-    patterns = set(map(tuple, x.flatten(1).long().tolist()))
-    draws = list(map(tuple, model.sample(50).flatten(1).long().tolist()))
-    assert sum(draw in patterns for draw in draws) > 20
-
-
-# ------------------------------------------------------------------------------------------------- runs
-
-
-@pytest.mark.real_figures
-def test_a_variant_can_be_resumed_and_drawn_from_at_a_temperature(monkeypatch):
-    for name, value in (("CHANNELS", 8), ("LAYERS", 1), ("HEADS", 2), ("EVAL_IMAGES", 10)):
-        monkeypatch.setattr(transformer_ar, name, value)
-    monkeypatch.setattr(transformer_ar, "evaluate", lambda model, x, y, f=transformer_ar.evaluate: f(model, x[:10], y if y is None else y[:10]))
-    monkeypatch.setattr(transformer_ar, "surprise", lambda model, x, y, f=transformer_ar.surprise: f(model, x[:10], y if y is None else y[:10]))
-    transformer_ar.main(["--steps", "2", "--batch-size", "4", "--reach", "0", "--conditional"])
-    folder = Path("runs/transformer_ar_reach0_conditional")
-    first = json.loads((folder / "metrics.json").read_text())
-    assert first["variant"] == "reach0" and first["settings"]["patch"] == 2 and first["likelihood"] == "exact"
-    (folder / "metrics.json").unlink()
-    transformer_ar.main(["--resume", "--out", str(folder)])
-    assert json.loads((folder / "metrics.json").read_text())["test_nats"] == first["test_nats"]
-    before = (folder / "samples.png").read_bytes()
-    transformer_ar.main(["--sample-only", "--out", str(folder), "--temperature", "0.5"])
-    assert (folder / "samples_temperature0.5.png").read_bytes() != before == (folder / "samples.png").read_bytes()
-    for picture in ("attention", "temperatures", "completion_top", "completion_left", "surprise"):
-        assert (folder / f"{picture}.png").read_bytes()[:4] == b"\x89PNG"
-    assert (folder / "sampling.gif").read_bytes()[:3] == b"GIF"
+@pytest.mark.slow
+def test_a_run_is_drawn_from_at_a_temperature():
+    """--temperature changes the draws, and nothing else of the run."""
+    trained(CHAPTERS["transformer_ar"],
+            small(CHAPTERS["transformer_ar"], "--steps", 2, "--reach", 0, "--out", "a"))
+    drawn = {}
+    for temperature in ("1", "0.5"):
+        transformer_ar.main(["--sample-only", "--out", "a", "--num-samples", "4",
+                             "--temperature", temperature])
+        drawn[temperature] = np.load("a/samples.npy")
+    assert Path("a/samples_temperature0.5.png").exists()
+    assert drawn["0.5"].sum() < drawn["1"].sum()  # black, which is likeliest, is likelier
+    s = values(transformer_ar, "--width 8 --depth 1 --heads 2 --reach 0")
+    model = transformer_ar.build(s)
+    weights = torch.load("a/checkpoint.pt", weights_only=True)["best"]["weights"]
+    model.load_state_dict(weights)
+    generator = torch.Generator().manual_seed(s.seed)
+    model.sample(64, None, generator, temperature=0.5)  # samples.png comes first
+    expected = model.sample(4, None, generator, temperature=0.5)
+    assert np.array_equal(drawn["0.5"], expected[:, 0].numpy())

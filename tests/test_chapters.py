@@ -1,0 +1,487 @@
+"""What every chapter promises around its model: outputs, resume, samples, seeds, help; that its
+loop trains on what it says and scores what it says, with the rate and the clip that it says; and
+one form.
+
+Folders, locks, broken files and flags are runner.py's and settings.py's: test_runner.py and
+test_settings.py try them with a toy. Chapters are found, not listed: a new one is tried at once."""
+import ast
+import contextlib
+import inspect
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import fit
+import numpy as np
+import pytest
+import torch
+from conftest import CHAPTERS, ROOT, StopsAt, checkpoint, result, same, small, trained, values
+
+import judge
+import runner
+import settings
+import tables
+import utils
+
+FLAGS = ("--steps --batch-size --lr --seed --conditional --device --data-dir --out --resume "
+         "--sample-only --num-samples --label --width").split()
+VARIANTS = [(name, re.sub("--steps \\d+", "", flags).strip()) for name, chapter in CHAPTERS.items()
+            for flags in chapter.ABOUT["variants"].values()]
+CLIPPED = [name for name, chapter in CHAPTERS.items() if "clip" in chapter.SETTINGS]
+
+
+def source(name):
+    return (ROOT / f"{name}.py").read_text(encoding="utf-8")
+
+
+# --------------------------------------------------------------------------------------------- runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, flags, conditional", [
+    *((name, flags, False) for name, flags in VARIANTS),
+    *((name, "", True) for name in CHAPTERS)])
+def test_a_run_writes_what_it_promises(name, flags, conditional, capsys):
+    chapter = CHAPTERS[name]
+    words = small(chapter, "--steps", 2, *flags.split(), "--num-samples", 3)
+    words += ["--conditional"] * conditional
+    chapter.main([*words, "--out", "run"])
+    folder, out = Path("run"), capsys.readouterr().out
+    m = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert m["model"] == name and m["conditional"] is conditional and m["steps"] == 2
+    assert m["likelihood"] == chapter.ABOUT["abilities"]["likelihood"]
+    assert m["settings"] == vars(values(chapter, words_of_settings(words)))
+    if m["likelihood"] == "none":
+        assert m["test_nats"] is None and m["test_frechet"] > 0 and "no likelihood" in out
+    else:
+        assert 60 < m["test_nats"] < 784 * math.log(2) + 100 and "bits/dim" in out
+        assert m["bits_per_dim"] == pytest.approx(m["test_nats"] / (784 * math.log(2)))
+    if conditional and m["likelihood"] != "none":
+        assert 60 < m["marginal_nats"] <= m["test_nats"] + math.log(10) + 0.1
+        assert 0 <= m["bayes_accuracy"] <= 1
+    assert len(m["curve"]) == 2 and m["curve"][-1]["step"] == 2
+    for picture in (*folder.glob("*.png"), *folder.glob("*.gif")):
+        assert picture.read_bytes()[:4] in (b"\x89PNG", b"GIF8") and picture.stat().st_size > 500
+        assert picture.name in {**tables.SENTENCES, **chapter.ABOUT.get("pictures", {})}
+    named = {p.name for p in folder.iterdir()}
+    assert {"samples.png", "progress.png", "loss.png", "weights.pt", "checkpoint.pt"} <= named
+    samples = np.load(folder / "samples.npy")
+    assert samples.shape == (3, 28, 28) and samples.min() >= 0 and samples.max() <= 1
+    assert set(np.unique(samples)) <= {0.0, 1.0} or m["likelihood"] == "none"
+    assert (folder / "labels.npy").exists() == conditional
+    if m["likelihood"] != "none":
+        check_figures(chapter, m, checkpoint(folder)["best"]["weights"])
+    # What ships is enough to draw, without the checkpoint.
+    (folder / "checkpoint.pt").unlink()
+    chapter.main(["--sample-only", "--out", "run"])
+
+
+def check_figures(chapter, m, weights):
+    """The published figures are those of the test bits, with their labels, and of the best weights:
+    scored once more."""
+    s, data = SimpleNamespace(**m["settings"]), utils.load_mnist()
+    model, y = chapter.build(s), data.test_labels if s.conditional else None
+    model.load_state_dict(weights)
+    draws = [s.iw_samples] if m["likelihood"] == "bound" else []
+    score = chapter.evaluate_bound if draws else chapter.evaluate
+    assert m["test_nats"] == pytest.approx(score(model, data.x_test, y, *draws), rel=1e-6)
+    if draws:
+        assert m["elbo_nats"] == pytest.approx(fit.nats(chapter, model, data.x_test, y), rel=1e-6)
+    if s.conditional:
+        found = chapter.evaluate_without_label(model, data.x_test, y, *draws)
+        assert (m["marginal_nats"], m["bayes_accuracy"]) == pytest.approx(found, rel=1e-6)
+
+
+def words_of_settings(words):
+    """Without the flags of the run."""
+    text = " ".join(words)
+    return re.sub(r"--(num-samples|out|data-dir) \S+", "", text)
+
+
+@pytest.mark.slow
+def test_training_learns(chapter):
+    """40 steps (150 of those that are quick) on the small set: below 206 nats, what 784 independent
+    coins reach; or draws that are nearer to digits."""
+    s, data = values(chapter, f"{chapter.ABOUT['small']} --width 16 --batch-size 16"), small_set()
+    found, quick = [], not hasattr(chapter.build(s), "sample_obvious")
+    for s.steps in (1, 150 if quick else 40):
+        model, _, norms = fit.fit(chapter, s, data)
+        assert len(norms) in (0, s.steps)
+        if hasattr(chapter, "evaluate"):
+            found.append(fit.nats(chapter, model, data.x_val[:100]))
+        else:
+            draws = model.sample(500, None, torch.Generator().manual_seed(0))
+            network = judge.load_judge()
+            found.append(judge.frechet_distance(judge.judged(network, draws)[0],
+                                                judge.judged(network, data.val)[0]))
+    assert found[1] < found[0] and found[1] < 203
+
+
+def small_set():
+    return utils.load_mnist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, flags", VARIANTS)
+def test_resume_equals_not_stopping(name, flags):
+    chapter = CHAPTERS[name]
+    words = small(chapter, *flags.split())
+    trained(chapter, words + ["--out", "whole"])
+    with pytest.raises(SystemExit):
+        trained(chapter, words + ["--out", "parts"], type("Stops", (StopsAt,), {"at": 3}))
+    assert checkpoint("parts")["step"] == 3
+    trained(chapter, ["--resume", "--out", "parts"])  # the settings come from the checkpoint
+    assert same(result("whole"), result("parts"))
+    trained(chapter, words + ["--out", "other", "--seed", "1"])  # control
+    assert not same(result("whole")[1], result("other")[1])
+
+
+@pytest.mark.slow
+def test_sample_only_draws_what_was_asked_for(chapter):
+    chapter.main(small(chapter, "--steps", 1, "--conditional", "--out", "a"))
+    before = (Path("a") / "samples.png").read_bytes()
+    drawn = []
+    for seed, label in ((1, 3), (1, 3), (2, 3), (1, 4)):
+        chapter.main(["--sample-only", "--num-samples", "4", "--label", str(label),
+                      "--seed", str(seed), "--out", "a"])
+        assert np.load("a/labels.npy").tolist() == [label] * 4
+        drawn.append(np.load("a/samples.npy"))
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+    if drawn[0].max() < 1:  # grey ones change with the label even in so young a model
+        assert not np.array_equal(drawn[0], drawn[3])
+    chapter.main(["--sample-only", "--out", "a"])
+    assert (Path("a") / "samples.png").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_main_job_as_a_user_runs_it(chapter, tmp_path):
+    """A process of its own, in an empty folder, without a network: the default, shortened."""
+    words = small(chapter, "--steps", 2)
+    done = subprocess.run([sys.executable, str(ROOT / f"{chapter.__name__}.py"), *words],
+                          cwd=tmp_path, capture_output=True, text=True, encoding="utf-8",
+                          env={**runner.os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "ONLY 5,000 DIGITS" in done.stdout
+    folder, = Path("runs").iterdir()
+    assert folder.name.startswith(chapter.__name__)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["command"] == f"python {chapter.__name__}.py {' '.join(words)}"
+
+
+# --------------------------------------------------------------- the loop does what it says it does
+
+
+class Untouchable:
+    """Stands for the test set while training goes on: whoever looks at it is told."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"training looked at the test set ({name})")
+
+    __getitem__ = __len__ = __iter__ = lambda self, *args: self.__getattr__("…")
+
+
+class Spy:
+    """In place of a Run: notes what the loop does. evaluate_at: steps at which it wants to know."""
+
+    def __init__(self, s, evaluate_at=()):
+        self.settings, self.step, self.evaluate_at = s, 0, evaluate_at
+        self.device, self.optimizers = torch.device("cpu"), []
+        self.records, self.losses, self.rates, self.norms = [], [], [], []
+
+    def training(self, **parts):
+        self.parts = parts
+        self.optimizers = [part for part in parts.values() if hasattr(part, "param_groups")]
+        return contextlib.nullcontext()
+
+    def check_finite(self, **numbers):
+        self.norms.append(numbers)
+        assert all(math.isfinite(number) for number in numbers.values())
+        # Called between the gradient and the step (gan.py: behind both steps).
+        self.rates.append([o.param_groups[0]["lr"] for o in self.optimizers])
+        self.gradients = {name: [p.grad.clone() for group in o.param_groups for p in group["params"]
+                                 if p.grad is not None]
+                          for name, o in enumerate(self.optimizers)}
+
+    def tick(self, loss, unit="nats"):
+        self.losses.append(loss)
+        self.step += 1
+        return self.step in self.evaluate_at
+
+    def record(self, train_nats, val_nats, model, picture, score=None, **more):
+        self.records.append(SimpleNamespace(train=train_nats, val=val_nats, model=model,
+                                            picture=picture, score=score, more=more))
+
+
+def toy_data(conditional, n=40, seed=0):
+    """Digits of noise: training images in one half, validation in the other, no test set at all."""
+    generator = torch.Generator().manual_seed(seed)
+    grey = (torch.rand(2 * n, 1, 28, 28, generator=generator) < 0.3).to(torch.uint8) * 255
+    labels = torch.arange(2 * n) % 10
+    data = SimpleNamespace(
+        name="toy", train=grey[:n], val=grey[n:], train_labels=labels[:n], val_labels=labels[n:],
+        x_train=grey[:n] // 255, x_val=grey[n:] // 255, y_train=None, y_val=None, y_test=None,
+        test=Untouchable(), x_test=Untouchable(), test_labels=Untouchable())
+    if conditional:
+        data.y_train, data.y_val, data.y_test = labels[:n], labels[n:], Untouchable()
+    return data
+
+
+def loop(chapter, flags="", conditional=False, evaluate_at=(), data=None, seed=0):
+    """Train a small model under a Spy: (the spy, the model, the data)."""
+    s = values(chapter, f"{chapter.ABOUT['small']} --batch-size 4 --steps 4 {flags}")
+    s.conditional = conditional
+    torch.manual_seed(seed)
+    model, data = chapter.build(s), data or toy_data(conditional)
+    spy = Spy(s, evaluate_at)
+    chapter.train(model, data, spy)
+    return spy, model, data
+
+
+@pytest.mark.parametrize("name, flags", VARIANTS)
+def test_the_rate_rises_and_falls_to_zero(name, flags):
+    """Every optimizer's, in every step: a warm-up where the chapter has one, then linear to 0."""
+    spy, _, _ = loop(CHAPTERS[name], f"{flags} --steps 8 --lr 0.001")
+    warm = getattr(spy.settings, "warm_up", 0.0)
+    for step, rates in enumerate(spy.rates):
+        rise = (step + 1) / (8 * warm + 1) if warm else 1
+        assert rates == pytest.approx([0.001 * min(rise, 1 - step / 8)] * len(rates)), step
+    assert len(spy.rates) == 8 and spy.optimizers
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+def test_gradients_are_clipped(name):
+    chapter = CHAPTERS[name]
+    free, _, _ = loop(chapter, "--clip 1e8 --steps 1")
+    norm = free.norms[0]["gradient"]
+    for clip in (norm / 7, norm * 7):
+        spy, _, _ = loop(chapter, f"--clip {clip:.6g} --steps 1")
+        assert spy.norms[0]["gradient"] == pytest.approx(norm, rel=1e-4)  # as it was, unclipped
+        found = math.sqrt(sum(g.square().sum().item() for g in spy.gradients[0]))
+        assert found == pytest.approx(min(norm, clip), rel=1e-3)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_batches_are_training_images_with_their_labels(chapter, conditional):
+    """Only those are asked for; and of white training images white is learned."""
+    data = toy_data(conditional)
+    data.train = torch.full_like(data.train, 255)
+    seen = []
+
+    class Data(SimpleNamespace):
+        """Notes which of its tensors are indexed at random."""
+
+        def __getattribute__(self, name):
+            if name in ("train", "train_labels", "y_train", "val", "x_val"):
+                seen.append(name)
+            return super().__getattribute__(name)
+
+    spy, model, _ = loop(chapter, "--steps 3", conditional, data=Data(**vars(data)))
+    assert "train" in seen and "y_train" in seen and "train_labels" not in seen
+    assert len(spy.losses) == 3
+    # Twenty steps later white is what it expects, and black is not.
+    spy, model, data = loop(chapter, "--steps 20 --lr 0.05", conditional, data=data)
+    white, black = torch.ones(8, 1, 28, 28), torch.zeros(8, 1, 28, 28)
+    y = torch.arange(8) if conditional else None
+    if hasattr(chapter, "evaluate"):
+        nats = [chapter.evaluate(model, x, y) for x in (white, black)]
+        nats = [n[1] - n[0] if isinstance(n, tuple) else n for n in nats]
+        assert nats[0] < nats[1] - 20
+    else:
+        draws = model.average.sample(8, y, torch.Generator().manual_seed(0))
+        plain = chapter.build(spy.settings).average.sample(8, y, torch.Generator().manual_seed(0))
+        assert draws.mean() > plain.mean() + 0.01
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_an_evaluation_scores_what_it_says(chapter, conditional):
+    """Training bits under "train", validation bits under "val", each with its labels, of the model
+    as it is; the test set is not there to be looked at."""
+    spy, model, data = loop(chapter, "--steps 2", conditional, evaluate_at=(2,))
+    record, = spy.records
+    assert record.picture.shape == (10, 1, 28, 28)
+    if not hasattr(chapter, "evaluate"):
+        assert record.train is None and record.val is None
+        assert record.score == record.more["val_frechet"] > 0
+        assert record.model is model.average
+        return
+    n = getattr(spy.settings, "eval_images", 10**6) // getattr(spy.settings, "num_masks", 1)
+    nats = [chapter.evaluate(model, x[:n], None if y is None else y[:n]) for x, y in (
+        (data.x_train, data.y_train), (data.x_val, data.y_val), (data.x_val, data.y_train))]
+    nats = [n[1] - n[0] if isinstance(n, tuple) else n for n in nats]
+    assert record.train == pytest.approx(nats[0]) and record.val == pytest.approx(nats[1])
+    assert nats[0] != pytest.approx(nats[1], rel=1e-6) and record.model is model
+    flipped = None if data.y_val is None else (data.y_val + 1) % 10
+    if conditional:  # control: other labels give another figure
+        other = chapter.evaluate(model, data.x_val[:n], flipped[:n])
+        other = other[1] - other[0] if isinstance(other, tuple) else other
+        assert other != pytest.approx(record.val, rel=1e-7)
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+def test_each_step_moves_the_weights_by_fresh_gradients(name):
+    """With a rate of nearly nothing the gradient of a step is that of its batch alone: no sum of
+    gradients from earlier steps (a forgotten zero_grad)."""
+    chapter, data = CHAPTERS[name], toy_data(False, n=1)  # one image: all batches are alike
+    spy, _, _ = loop(chapter, "--steps 6 --lr 1e-9 --clip 1e8", data=data)
+    norms = [found["gradient"] for found in spy.norms]
+    if hasattr(chapter, "VAE"):  # its noise is drawn anew in each step
+        assert max(norms) < 3 * min(norms)
+    else:
+        assert norms == pytest.approx([norms[0]] * 6, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(CHAPTERS))
+def test_every_setting_is_heard(name):
+    """Another value for each, and something is different: the weights after two steps, the size of
+    the model, the evaluation, or the draws. A flag that nobody reads is a lie."""
+    chapter = CHAPTERS[name]
+    unread = []
+    for key in chapter.SETTINGS:
+        if key in ("steps", "lr"):  # test_the_rate_rises_and_falls_to_zero
+            continue
+        if re.search(rf"\bs\.{key}\b|settings\.{key}\b", source(name)) is None:
+            unread.append(key)
+    assert not unread
+    base = f"{chapter.ABOUT['small']} --batch-size 4 --steps 3"
+    base += " --eval-images 20" * ("eval_images" in chapter.SETTINGS)
+    silent = []
+    for key, setting in chapter.SETTINGS.items():
+        if key in ("steps", "lr", "batch_size") or setting.drawing:
+            continue
+        about = f"--{setting.only[0].replace('_', '-')} {setting.only[1]} " if setting.only else ""
+        about += {"penalty": "--loss wgan-gp "}.get(key, "")
+        usual = values(chapter, about + base)
+        other = changed(setting, getattr(usual, key))
+        unusual = SimpleNamespace(**{**vars(usual), key: other})
+        with contextlib.suppress(ValueError):  # what cannot be built is heard, too
+            if outcome(chapter, usual) != outcome(chapter, unusual):
+                continue
+            silent.append(key)
+    told_elsewhere = {"iw_samples", "naive_samples", "test_draws"}  # read in main(), at the end
+    assert set(silent) <= told_elsewhere
+
+
+def changed(setting, value):
+    if setting.choices:
+        return next(choice for choice in setting.choices if choice != value)
+    if isinstance(value, float):
+        return value / 100 if value else 0.5
+    return value // 2 if value > 1 else 2
+
+
+def outcome(chapter, s):
+    """All that a short training decides: weights, and what was recorded."""
+    torch.manual_seed(0)
+    model = chapter.build(s)
+    data = toy_data(s.conditional)
+    if hasattr(model, "start_from_mean"):
+        model.start_from_mean(data.train)
+    spy = Spy(s, (1, 3))
+    chapter.train(model, data, spy)
+    state = {k: v.double().sum().item() for k, v in model.state_dict().items()}
+    return state, [(r.train, r.val, r.score) for r in spy.records], len(spy.rates)
+
+
+# ---------------------------------------------------------------------------------------- one form
+
+
+def test_help_reads_well(chapter, capsys):
+    with pytest.raises(SystemExit) as stop:
+        chapter.main(["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and all(flag in text for flag in FLAGS)
+    assert all(settings.flag(name) in text for name in chapter.SETTINGS)
+    assert "default: None" not in text and "default: False" not in text
+
+
+def test_scripts_stand_alone(chapter):
+    """They import the standard library, torch, torchvision, numpy, matplotlib, tqdm and the shared
+    modules, and no other chapter; nothing runs on import."""
+    allowed = {"torch", "torchvision", "numpy", "matplotlib", "tqdm", *sys.stdlib_module_names,
+               "utils", "pictures", "settings", "runner", "judge"}
+    tree = ast.parse(source(chapter.__name__))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+            assert {name.split(".")[0] for name in names} <= allowed
+    kinds = (ast.Import, ast.ImportFrom, ast.Assign, ast.FunctionDef, ast.ClassDef, ast.Expr,
+             ast.If)
+    assert all(isinstance(node, kinds) for node in tree.body)
+    assert all(isinstance(node.value, ast.Constant) for node in tree.body
+               if isinstance(node, ast.Expr))  # docstrings only
+    assert [ast.unparse(node.test) for node in tree.body if isinstance(node, ast.If)] == [
+        "__name__ == '__main__'"]
+
+
+def test_chapters_share_a_vocabulary_and_an_order(chapter):
+    text = source(chapter.__name__)
+    for name, parameters in (("main", ["argv"]), ("build", ["s", "image_size"]),
+                             ("train", ["model", "data", "run"])):
+        assert list(inspect.signature(getattr(chapter, name)).parameters) == parameters
+    parts = ["Papers", "Lecture", "Run ", "Reached", "Gallery", "Left out", "import ",
+             "# Settings to turn", "\nSETTINGS = ", "\nVARIANTS = ", "# Notes", "\nclass ",
+             "def build(", "def train(", "def main(argv=None)", "\nABOUT = ", "# What was measured",
+             "# Exercises", 'if __name__ == "__main__"']
+    if not (ROOT / "samples" / chapter.__name__ / "metrics.json").exists():  # not published
+        evidence = ("Reached", "Gallery", "# What was measured")
+        parts = [part for part in parts if part not in evidence]
+    positions = [text.index(part) for part in parts]
+    assert positions == sorted(positions)
+    assert len(inspect.getsource(chapter.train).splitlines()) <= 42
+    assert len(inspect.getsource(chapter.main).splitlines()) <= 48
+    assert "def draw" not in text and text.count("if model.conditional else None") <= 1
+    for item in list(vars(chapter).values()):  # public functions and classes have docstrings
+        if inspect.isfunction(item) and item.__module__ == chapter.__name__:
+            assert item.__doc__ or item.__name__ == "main", item.__name__
+
+
+def test_a_chapter_declares_itself(chapter):
+    about = chapter.ABOUT
+    assert {"order", "title", "published", "abilities", "variants", "small"} <= set(about)
+    assert set(about["abilities"]) == set(CHAPTERS["wavenet"].ABOUT["abilities"])
+    for flags in (*about["variants"].values(), *about.get("cases", [])):
+        assert about["title"](values(chapter, flags))
+    values(chapter, about["small"])
+    for name, setting in chapter.SETTINGS.items():
+        assert setting.help and (not setting.only or setting.only[0] in chapter.SETTINGS), name
+    for (name, value), other in chapter.VARIANTS.items():
+        assert set(other) <= set(chapter.SETTINGS) and name in chapter.SETTINGS
+        assert value in (chapter.SETTINGS[name].choices or (value,))
+
+
+# What chapters do each in a way of their own, though the name is one.
+OWN = {"main", "build", "plot_pictures", "fields", "choose_dilations", ("vae", "evaluate"),
+       ("vae", "evaluate_without_label"), ("vae", "train"), ("gan", "train"), ("made", "train"),
+       ("transformer_ar", "surprise")}
+
+
+def functions(text):
+    """name: body without docstring, of the functions of a chapter's source."""
+    found = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            found[node.name] = ast.unparse(node.args) + "\n" + "\n".join(map(ast.unparse, body))
+    return found
+
+
+def drifted(chapters):
+    """Names of functions that two chapters have, and not alike."""
+    first, wrong = {}, []
+    for chapter, found in chapters.items():
+        for name, body in found.items():
+            if name not in OWN and (chapter, name) not in OWN:
+                wrong += [(chapter, name)] * (first.setdefault(name, body) != body)
+    return wrong
+
+
+def test_what_chapters_repeat_is_the_same_in_all():
+    chapters = {name: functions(source(name)) for name in CHAPTERS}
+    assert drifted(chapters) == []
+    chapters["made"]["toss"] += "\npass"  # control
+    assert len(drifted(chapters)) >= 1
