@@ -391,7 +391,8 @@ def test_requirements_are_what_the_scripts_import():
     needed = set().union(*map(imported, scripts)) - ours
     assert required("requirements.txt") == needed
     assert needed == {"torch", "torchvision", "numpy", "matplotlib", "tqdm"}
-    assert required("requirements-dev.txt") == {"-r requirements.txt", "pytest", "ruff"}
+    assert required("requirements-dev.txt") == {"-r requirements.txt", "pytest",
+                                                 "pytest-xdist", "ruff"}
     tests = set().union(*map(imported, (ROOT / "tests").glob("*.py"))) - ours
     mine = {path.stem for path in (ROOT / "tests").glob("*.py")}
     assert tests - mine <= needed | {"pytest"}
