@@ -1,14 +1,18 @@
 """The mathematics of gan.py, each with a control: a version that is wrong on purpose and fails."""
 import contextlib
 import copy
+import json
 import math
+from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from conftest import values
+from conftest import checkpoint, values
 
 import gan
 import judge
@@ -158,6 +162,21 @@ def test_the_penalty_is_weighed_and_added():
         assert critic.slope.grad.item() == pytest.approx(-1 + 2 * penalty * 2, abs=1e-4)
 
 
+def test_the_penalty_is_taken_at_a_place_of_its_own_for_each_image():
+    """Real images are white and drawings black: what the critic is shown is the mix itself."""
+    torch.manual_seed(0)
+    G, critic, y = Black(), Noting(), torch.arange(16) % 10
+    critic.p.data.fill_(1.0)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=1e-9)
+    gan.discriminator_step(G, critic, optimizer, torch.ones(16, 1, 8, 8), y, "wgan-gp", 7.0)
+    (real, _), (drawn, _), (between, labels) = critic.shown
+    assert real.unique().tolist() == [1] and drawn.unique().tolist() == [0]
+    mixes = between.flatten(1)
+    assert torch.equal(labels, y) and torch.equal(mixes, mixes[:, :1].expand(16, 64))
+    assert len(mixes.unique()) == 16 and 0 <= mixes.min() and mixes.max() < 1
+    assert mixes.max() - mixes.min() > 0.5
+
+
 def toy_digits(conditional=False):
     """A data set of which training sees one half, and whose test half may not be looked at."""
     class Untouchable:
@@ -194,6 +213,7 @@ class Note:
 
     def record(self, train_nats, val_nats, model, picture, score, val_frechet):
         self.records.append((train_nats, val_nats, copy.deepcopy(model), score, val_frechet))
+        self.picture = picture
 
 
 def noted(flags, conditional=False, evaluate_at=()):
@@ -208,7 +228,8 @@ def noted(flags, conditional=False, evaluate_at=()):
             owned = {id(p) for group in args[2].param_groups for p in group["params"]}
             assert owned == {id(p) for p in args[network].parameters()}  # its own optimizer
             found = step(*args)
-            calls.append(SimpleNamespace(name=name, args=args, noise=args[noise], found=found))
+            calls.append(SimpleNamespace(name=name, args=args, noise=args[noise], found=found,
+                                         state=copy.deepcopy(args[network].state_dict())))
             return found
         return noted_step
 
@@ -221,7 +242,9 @@ def noted(flags, conditional=False, evaluate_at=()):
 @pytest.mark.parametrize("loss", ["ns", "wgan-gp"])
 def test_the_loop_gives_each_step_its_own_optimizer(loss):
     """Who is trained by what, how often, with how much noise, on what, and by which rate."""
-    note, model, calls, _ = noted(f"--steps 4 --batch-size 8 --lr 0.01 --loss {loss}", True)
+    note, model, calls, _ = noted(
+        f"--steps 4 --batch-size 8 --lr 0.01 --beta-1 0.3 --loss {loss}"
+        + " --penalty 7" * (loss == "wgan-gp"), True)
     s = note.settings
     assert "".join(call.name for call in calls) == 4 * ("D" * s.critic_steps + "G")
     assert s.critic_steps == (1 if loss == "ns" else 2)
@@ -232,6 +255,10 @@ def test_the_loop_gives_each_step_its_own_optimizer(loss):
             x, y, objective, penalty = call.args[3:7]
             assert (objective, penalty) == (loss, s.penalty) and len(x) == 8
             images.append((x, y))
+        else:  # as many drawings, with the labels of D's last batch, for the same game
+            assert call.args[3] == 8 and torch.equal(call.args[4], images[-1][1])
+            assert call.args[5] == loss
+    assert s.penalty == (10 if loss == "ns" else 7)
     grey = train.train / 255
     for x, y in images:  # grey, from the training half, each with its label
         where = [(grey == image).flatten(1).all(dim=1).nonzero()[0, 0].item() for image in x]
@@ -239,19 +266,22 @@ def test_the_loop_gives_each_step_its_own_optimizer(loss):
     assert len({tuple(y.tolist()) for _, y in images}) > 1
     for name in ("opt_G", "opt_D"):
         group = note.parts[name].param_groups[0]
-        assert group["lr"] == pytest.approx(0.01 / 4) and group["betas"][0] == s.beta_1  # at step 4
+        assert group["lr"] == pytest.approx(0.01 / 4)  # at step 4
+        assert group["betas"] == (0.3, 0.999)
 
 
 def test_the_average_is_short_at_first_and_long_in_the_end():
     """The decay of step k is (k + 1) / (k + 10), and no more than --average."""
-    for flags, decays in (("", [1 / 10, 2 / 11]), ("--average 0.05", [0.05, 0.05])):
-        note, model, calls, _ = noted(f"--steps 1 --batch-size 8 --lr 0.05 {flags}")
+    for flags, decays in (("", [1 / 10, 2 / 11, 3 / 12]), ("--average 0.15", [0.1, 0.15, 0.15])):
+        note, model, calls, _ = noted(f"--steps 3 --batch-size 8 --lr 0.05 {flags}")
         torch.manual_seed(0)
-        start = gan.build(note.settings).G
-        for name in ("first.weight", "norm_1.running_var"):
-            old, new, mean = (net.state_dict()[name] for net in (start, model.G, model.average))
-            assert torch.allclose(mean, decays[0] * old + (1 - decays[0]) * new, atol=1e-6)
-        assert not torch.equal(model.G.first.weight, start.first.weight)
+        start = mean = gan.build(note.settings).G.state_dict()
+        for decay, new in zip(decays, [call.state for call in calls if call.name == "G"]):
+            mean = {name: decay * mean[name] + (1 - decay) * new[name] for name in mean}
+        for name in ("first.weight", "norm_1.running_var", "last.bias"):
+            assert torch.allclose(model.average.state_dict()[name], mean[name], atol=1e-6)
+            assert not torch.allclose(mean[name], start[name], atol=1e-3)  # control
+            assert not torch.allclose(mean[name], model.G.state_dict()[name], atol=1e-4)
 
 
 def test_the_history_tells_real_from_drawn_and_D_from_G():
@@ -278,6 +308,10 @@ def test_what_chooses_the_weights_is_the_distance_of_the_average_to_validation(c
     expected = judge.frechet_distance(judge.judged(network, draws)[0], real)
     assert score == pytest.approx(expected, rel=1e-6)
     assert torch.equal(recorded.first.weight, model.average.first.weight)
+    y = torch.arange(10) if conditional else None  # a row of progress.png: the average's, too
+    digits = model.average.sample(10, y, torch.Generator().manual_seed(1))
+    assert torch.equal(note.picture, digits)
+    assert not torch.equal(digits, model.G.sample(10, y, torch.Generator().manual_seed(1)))
     other = judge.judged(network, data.train)[0]  # control: another heap, another distance
     assert judge.frechet_distance(judge.judged(network, draws)[0], other) != pytest.approx(score)
 
@@ -300,6 +334,96 @@ def test_measure_compares_grey_with_grey_and_coins_with_bits():
     assert swapped["frechet"] > 0.1 and swapped["frechet_binary"] > 0.2
     inverted = gan.measure(network, 1 - data.test / 255, (data.test, data.x_test))
     assert inverted["frechet_binary"] > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conditional", [False, True])
+def test_figures_of_a_run_are_of_its_best_weights_and_the_test_digits(conditional):
+    """All of them, recomputed from the checkpoint."""
+    flags = "--width 4 --eval-draws 200 --test-draws 300 --steps 6 --batch-size 8 --lr 0.1 --seed 7"
+    gan.main(f"{flags} --out run".split() + ["--conditional"] * conditional)
+    found = json.loads(Path("run/metrics.json").read_text(encoding="utf-8"))
+    best, s = checkpoint("run")["best"], values(gan, flags)
+    assert best["step"] < 6  # at such a rate the last weights are not the best ones
+    s.conditional = conditional
+    network, data, average = judge.load_judge(), utils.load_mnist(), gan.build(s).average
+    y = data.train_labels[:300] if conditional else None
+
+    def draws(weights):
+        average.load_state_dict(weights)
+        return average.sample(300, y, torch.Generator().manual_seed(0))
+
+    def scores(x, grey, bits):
+        grey, binary = judge.scores(network, x, grey), judge.scores(network, judge.coins(x), bits)
+        return [heap[name] for heap in (grey, binary) for name in ("frechet", "precision",
+                                                                   "recall")]
+
+    x = draws(best["weights"])
+    kept = [found[f"test_{name}{kind}"] for kind in ("", "_binary")
+            for name in ("frechet", "precision", "recall")]
+    assert kept == pytest.approx(scores(x, data.test, data.x_test), rel=1e-5)
+    classes = judge.judged(network, x)[1]
+    assert found["test_shares"] == [(classes == k).double().mean().item() for k in range(10)]
+    if conditional:
+        agreement = (classes == y).double().mean().item()
+        assert found["test_label_agreement"] == pytest.approx(agreement)
+    train = data.train.flatten(1) / 255
+    for name, heap in (("draws", x), ("test_digits", data.test / 255)):
+        distances = torch.cdist(heap.flatten(1), train).min(dim=1).values
+        assert found[f"nearest_of_{name}"] == pytest.approx(distances.median().item(), rel=1e-4)
+    assert found["test_draws"] == 300 and found["test_images"] == 500
+    # Controls: beside validation digits, or of the last weights, they are others.
+    last = draws(checkpoint("run")["parts"]["average"])
+    for other in (scores(x, data.val, data.x_val), scores(last, data.test, data.x_test)):
+        assert kept[0] != pytest.approx(other[0], rel=1e-4)
+        assert kept[3] != pytest.approx(other[3], rel=1e-4)
+
+
+def test_neighbours_are_the_nearest_in_pixels_and_in_features():
+    """The draws themselves are planted among the training digits: each finds itself, twice."""
+    asked = []
+
+    class Indexed(torch.Tensor):
+        """Notes which images are taken out."""
+
+        def __getitem__(self, i):
+            if isinstance(i, torch.Tensor):
+                asked.append(torch.Tensor.tolist(i))
+            return super().__getitem__(i)
+
+    class Drawn:
+        """Draws real digits."""
+        conditional = False
+
+        def sample(self, n, y, generator):
+            return digits[20:20 + n] / 255
+
+    digits = utils.load_mnist().train[:32]
+    train = torch.cat([digits[:20], digits[20:].flip(0)]).as_subclass(Indexed)
+    gan.plot_neighbours(Path("neighbours.png"), Drawn(), train, judge.load_judge())
+    assert asked[-2:] == [list(range(31, 19, -1))] * 2
+
+
+def test_interpolation_goes_along_the_sphere_and_straight_from_one_noise_to_another():
+    shown = []
+
+    class Noted(gan.Generator):
+        """Notes what it is asked to draw."""
+
+        def forward(self, z, y=None):
+            shown.append((z, y))
+            return super().forward(z, y)
+
+    model = Noted(8, 5, 4, conditional=True)
+    gan.plot_interpolation(Path("interpolation.png"), model)
+    ends = model.noise(8, torch.Generator().manual_seed(3)).view(4, 2, 5)
+    assert len(shown) == 8 and not model.training
+    for k, (z, y) in enumerate(shown):
+        a, b = ends[k // 2]
+        assert torch.allclose(z[[0, -1]], torch.stack([a, b]), atol=1e-5)
+        assert y.tolist() == [2 * (k // 2) + 1] * 12  # 1, 3, 5, 7
+        straight = torch.allclose(z[1:] - z[:-1], ((b - a) / 11).expand(11, 5), atol=1e-5)
+        assert straight == bool(k % 2)
 
 
 def test_the_nearest_of_three_points():
@@ -349,6 +473,119 @@ def test_gradients_of_both_generator_losses():
     s = torch.tensor([-4.0]).requires_grad_()
     # Going down the loss raises s: D is to say "real".
     assert torch.autograd.grad(gan.generator_loss(s), s)[0].item() < 0
+
+
+# ------------------------------------------------------------------------------------- transcribed
+
+
+def convolved(layer, x, stride=1):
+    """Each output is a weighed sum of the inputs around it; beyond the edge there are zeros."""
+    w, channels, height, width = layer.weight.tolist(), *x.shape
+    bias = [0.0] * len(w) if layer.bias is None else layer.bias.tolist()
+    out = np.zeros((len(w), height // stride, width // stride))
+    for o, i, j in np.ndindex(out.shape):
+        out[o, i, j] = bias[o]
+        for c, u, v in product(range(channels), range(len(w[0][0])), range(len(w[0][0]))):
+            row, column = stride * i + u - 1, stride * j + v - 1
+            if 0 <= row < height and 0 <= column < width:
+                out[o, i, j] += w[o][c][u][v] * x[c, row, column]
+    return out
+
+
+def doubled(layer, x):
+    """Each input is spread over 4×4 outputs, two outputs further for the next one."""
+    w, (channels, height, width) = layer.weight.tolist(), x.shape
+    out = np.zeros((len(w[0]), 2 * height, 2 * width))
+    for c, i, j, o, u, v in product(range(channels), range(height), range(width),
+                                    range(len(w[0])), range(4), range(4)):
+        row, column = 2 * i + u - 1, 2 * j + v - 1
+        if 0 <= row < 2 * height and 0 <= column < 2 * width:
+            out[o, row, column] += w[c][o][u][v] * x[c, i, j]
+    return out
+
+
+def normed(layer, batch):
+    """From each channel its mean, divided by its standard deviation: of the batch in training, else
+    the running ones; then a scale and a shift."""
+    out = np.zeros_like(batch)
+    for c in range(batch.shape[1]):
+        mean, var = layer.running_mean[c].item(), layer.running_var[c].item()
+        if layer.training:
+            mean = sum(batch[:, c].flat) / batch[:, c].size
+            var = sum((v - mean) ** 2 for v in batch[:, c].flat) / batch[:, c].size
+        scale, shift = layer.weight[c].item(), layer.bias[c].item()
+        out[:, c] = scale * (batch[:, c] - mean) / math.sqrt(var + 1e-5) + shift
+    return out
+
+
+def each(f, layer, batch, *more):
+    return np.stack([f(layer, x, *more) for x in batch])
+
+
+def lively(network, training):
+    """In float64, and nothing in it is 0 or 1 or what a fresh network has."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for p in network.double().parameters():
+            p.copy_(torch.randn(p.shape))
+        for name, buffer in network.named_buffers():
+            if name.endswith("running_var"):
+                buffer.uniform_(0.5, 2)
+            elif buffer.is_floating_point():
+                buffer.normal_()
+    return network.train(training)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_generator_is_what_the_notes_say(conditional, training):
+    """Linear, double, convolve, double, convolve, in plain loops: batch norm and ReLU behind each
+    but the last, a sigmoid behind that; a label is ten more inputs behind z."""
+    G = lively(gan.Generator((8, 4), 3, 2, conditional), training)
+    z, y = torch.randn(3, 3).double(), torch.tensor([7, 0, 7])
+    u = [row + [float(k == label) for k in range(10)] * conditional
+         for row, label in zip(z.tolist(), y.tolist())]
+    h = np.array([[sum(w * v for w, v in zip(row, image)) for row in G.first.weight.tolist()]
+                  for image in u]).reshape(3, 8, 2, 1)
+    h = np.maximum(normed(G.norm_1, h), 0)
+    h = np.maximum(normed(G.norm_2, each(doubled, G.up_1, h)), 0)
+    h = np.maximum(normed(G.norm_3, each(convolved, G.refine, h)), 0)
+    h = np.maximum(normed(G.norm_4, each(doubled, G.up_2, h)), 0)
+    expected = 1 / (1 + np.exp(-each(convolved, G.last, h)))
+    assert expected.shape == (3, 1, 8, 4) and expected.std() > 0.04
+    found = G(z, y if conditional else None).detach().numpy()
+    assert np.allclose(found, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("norm, training", [(False, True), (True, False), (True, True)])
+def test_the_discriminator_is_what_the_notes_say(conditional, norm, training):
+    """Halve, halve, convolve, linear, in plain loops: leaky by 0.2, batch norm in the middle or
+    none; a label adds a read-out of its own; what is 0 … 1 is first made −1 … 1."""
+    D = lively(gan.Discriminator((8, 4), 2, norm, conditional), training)
+    x, y = torch.rand(3, 1, 8, 4).double(), torch.tensor([7, 0, 7])
+
+    def leaky(h):
+        return np.where(h > 0, h, 0.2 * h)
+
+    h = leaky(each(convolved, D.down_1, 2 * x.numpy() - 1, 2))
+    for layer, norm_layer, stride in ((D.down_2, D.norm_2, 2), (D.wide, D.norm_3, 1)):
+        h = each(convolved, layer, h, stride)
+        h = leaky(normed(norm_layer, h) if norm else h)
+    h, weight = h.reshape(3, -1).tolist(), D.last.weight[0].tolist()
+    expected = [D.last.bias.item() + sum(w * v for w, v in zip(weight, row)) for row in h]
+    if conditional:
+        read_outs = [D.label.weight[label].tolist() for label in y.tolist()]
+        expected = [s + sum(w * v for w, v in zip(read_out, row))
+                    for s, read_out, row in zip(expected, read_outs, h)]
+    assert D(x, y if conditional else None).tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_fresh_discriminator_does_not_care_for_labels():
+    """Their read-outs begin at 0."""
+    _, D = players(conditional=True)
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+    assert torch.equal(D.eval()(x, y), D(x, y + 1))
 
 
 # ------------------------------------------------------------------------------------ Wasserstein

@@ -1,10 +1,16 @@
 """The scores of judge.py: planted heaps and their distances, the judge that ships, odd files."""
 import json
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import judge
 import utils
@@ -27,7 +33,8 @@ def test_frechet_distance_of_known_gaussians():
     assert judge.frechet_distance(c, d) == pytest.approx(expected.item(), rel=1e-6)
     assert judge.frechet_distance(c, d) == pytest.approx(judge.frechet_distance(d, c), rel=1e-6)
     c[0, 0] = float("nan")
-    assert judge.frechet_distance(c, d) != judge.frechet_distance(c, d)  # nan, and no traceback
+    for distance in (judge.frechet_distance(c, d), judge.frechet_distance(d, c)):
+        assert distance != distance  # nan, and no traceback
 
 
 def test_precision_and_recall_of_constructed_clouds():
@@ -95,8 +102,54 @@ def test_scores_of_unequal_heaps_take_a_random_part_of_the_larger(digits):
 def test_a_judge_can_be_trained_anew(digits):
     data, _ = digits
     network = judge.train_judge(data, steps=150, batch_size=64)
-    assert (judge.judged(network, data.test)[1] == data.test_labels).double().mean() > 0.9
+    for x in (data.test, data.x_test):  # grey and binarized
+        assert (judge.judged(network, x)[1] == data.test_labels).double().mean() > 0.9
     assert not network.training and not any(p.requires_grad for p in network.parameters())
+
+
+def test_a_judge_is_trained_on_grey_and_on_coins_shifted_by_two_pixels_at_most():
+    """What it is shown, step by step, of images that have a white pixel and a dark grey square: in
+    one half grey, in the other a coin a pixel; and at rates that rise and fall to 0."""
+    train = torch.zeros(50, 1, 28, 28, dtype=torch.uint8)
+    train[..., 14, 14], train[..., 5:10, 5:10] = 255, 64
+    data, shown, rates = SimpleNamespace(train=train, train_labels=torch.arange(50) % 10), [], []
+
+    def show(module, args):
+        if isinstance(module, judge.Judge):
+            shown.append(args[0])
+
+    hooks = [register_module_forward_pre_hook(show), register_optimizer_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))]
+    try:
+        judge.train_judge(data, steps=40, batch_size=8)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    x = torch.stack(shown)[:, :, 0]  # (40, 8, 28, 28)
+    grey, bits = x[:, :4], x[:, 4:]
+    assert torch.allclose(grey.unique(), torch.tensor([0, 64 / 255, 1]))
+    assert bits.unique().tolist() == [0, 1]
+    # Without the white pixel: 25 coins that come up with probability 64 / 255.
+    assert ((bits.sum(dim=(2, 3)) - 1) / 25).mean().item() == pytest.approx(64 / 255, abs=0.03)
+    white = (grey[:, 0] == 1).nonzero()[:, 1:] - 14
+    assert white.shape == (40, 2) and {*white.flatten().tolist()} == {-2, -1, 0, 1, 2}
+    assert {*white[:, 0].tolist()} == {*white[:, 1].tolist()} == {-2, -1, 0, 1, 2}
+    assert rates == pytest.approx([3e-3 * min((k + 1) / 3, 1 - k / 40) for k in range(40)])
+
+
+def test_the_distance_is_of_all_and_the_parts_are_of_as_many(digits):
+    """In a larger heap neighbours are nearer: of 1,200 draws beside 500 digits 500 are taken."""
+    data, network = digits
+    found = judge.scores(network, data.train[:1200], data.test)
+    a, b = (judge.judged(network, x)[0] for x in (data.train[:1200], data.test))
+    assert found["frechet"] == pytest.approx(judge.frechet_distance(a, b))
+    generator = torch.Generator().manual_seed(0)
+    a, b = (x[torch.randperm(len(x), generator=generator)[:500]] for x in (a, b))
+    distances = {"aa": torch.cdist(a, a), "bb": torch.cdist(b, b), "ab": torch.cdist(a, b)}
+    for name, d, support in (("precision", distances["ab"], "bb"),
+                             ("recall", distances["ab"].T, "aa")):
+        radius = distances[support].sort(dim=1).values[:, 3]  # the point itself is the first
+        assert found[name] == (d <= radius).any(dim=1).double().mean().item()
 
 
 def test_precision_is_of_the_draws_and_recall_of_the_real_digits(digits):
@@ -128,6 +181,10 @@ def test_a_heap_is_scored_beside_test_digits_of_its_own_kind(digits):
             judge.score(network, data.test / 255, data)}
     assert rows["grey", "images"]["frechet"] == pytest.approx(0, abs=1e-6)
     assert 0 < rows["binarized", "images"]["frechet"] < 1
+    tossed = judge.scores(network, judge.coins(data.test / 255), data.x_test)
+    assert rows["binarized", "images"]["frechet"] == pytest.approx(tossed["frechet"])
+    floor = judge.scores(network, data.train[:500], data.test)
+    assert rows["grey", "real training digits"]["frechet"] == pytest.approx(floor["frechet"])
     rows = {(row["kind"], row["what"]): row for row in
             judge.score(network, data.x_test.float(), data)}
     assert {kind for kind, _ in rows} == {"binarized"}
@@ -157,6 +214,39 @@ def test_files_are_scored_beside_their_floor(digits, capsys):
     assert capsys.readouterr().out.count("real training digits") == 3
 
 
+def test_images_are_read_in_all_the_forms_in_which_they_are_kept(tmp_path):
+    """Grey levels to 255, bytes or not, become 0 … 1; what is 0 … 1 already, and bits, stay."""
+    grey = np.random.RandomState(0).randint(0, 256, (100, 28, 28))  # as few as may be
+    bits = grey > 127
+    for array, expected in ((grey.astype(np.uint8), grey / 255), (grey, grey / 255),
+                            (grey.astype(np.float64), grey / 255), (grey / 255, grey / 255),
+                            ((grey / 255).astype(np.float16), grey / 255), (bits, bits),
+                            (bits.astype(np.uint8), bits), (bits.astype(np.float32), bits),
+                            (grey[:, None].astype(np.uint8), grey / 255)):
+        np.save("images.npy", array)
+        images = judge.read_images("images.npy")
+        assert images.shape == (100, 1, 28, 28) and images.dtype == torch.float32
+        assert np.allclose(images[:, 0], expected, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_file_is_scored_from_the_command_line(digits, tmp_path):
+    """A process of its own; the table says what the JSON file says."""
+    data, _ = digits
+    np.save("bits.npy", data.x_val[:, 0].numpy())
+    done = subprocess.run([sys.executable, str(ROOT / "judge.py"), "bits.npy", "--json",
+                           "new/scores.json"], capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(Path("new/scores.json").read_text(encoding="utf-8"))["rows"]
+    lines = done.stdout.splitlines()[-2:]
+    for row, line in zip(rows, lines):
+        assert line.startswith(f"{row['kind']}, {row['what']}")
+        numbers = line[32:].split()
+        shares = [f"{100 * share:.1f}" for share in row["shares"]]
+        assert numbers == ["500", f"{row['frechet']:.2f}", f"{row['precision']:.3f}",
+                           f"{row['recall']:.3f}", *shares]
+
+
 def test_what_cannot_be_scored_is_refused(fails):
     def bad(array, *words):
         np.save("bad.npy", array)
@@ -182,6 +272,11 @@ def test_what_cannot_be_scored_is_refused(fails):
     bad(np.full((200, 28, 28), -1.0), "outside")
     bad(np.full((200, 28, 28), 1000), "outside")
     bad(np.full((200, 28, 28), 1.001), "outside", "clip")
+    bad(np.full((200, 28, 28), 1.9), "outside", "clip")
+    bad(np.full((200, 28, 28), np.inf), "not finite")
+    bad(np.zeros((28, 28)), "(N, 28, 28)")
+    bad(np.float32(3), "(N, 28, 28)")
+    bad(np.zeros((200, 28, 28), complex), "not numbers")
     bad(np.full((200, 28, 28), "a"), "not numbers")
 
 
