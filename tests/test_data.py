@@ -2,8 +2,10 @@
 not there."""
 import gzip
 import hashlib
+import math
 import socket
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,7 +49,9 @@ def test_fixed_bits_are_the_same_everywhere():
         # A draw from the right probabilities: 5 standard errors.
         p = getattr(data, split).numpy() / 255
         assert abs((bits - p).sum()) < 5 * np.sqrt((p * (1 - p)).sum())
-    assert data.x_train.shape == data.x_val.shape
+    # Those of as many training images, from the start, by a draw of their own.
+    assert torch.equal(data.x_train, torch.from_numpy(utils.fixed_bits(data.train[:500], 2)))
+    assert data.x_train.shape == data.x_val.shape and data.x_train.dtype == torch.uint8
     # Control: another seed gives other bits.
     other = hashlib.sha256(np.packbits(utils.fixed_bits(data.val, 7))).hexdigest()
     assert other != utils.FIXED_BITS["mnist_5k"][0]
@@ -119,9 +123,11 @@ def test_batches_cover_everything_once_and_in_order():
     parts = list(utils.batches(x, y, size=10))
     assert [len(part) for part, _ in parts] == [10, 10, 3]
     assert torch.equal(torch.cat([part for part, _ in parts]), x.float())
+    assert all(part.dtype == torch.float32 for part, _ in parts)
     assert torch.equal(torch.cat([labels for _, labels in parts]), y)
     assert all(labels is None for _, labels in utils.batches(x))
-    assert [None if t is None else len(t) for t in utils.first(5, x, None, y)] == [5, None, 5]
+    images, nothing, labels = utils.first(5, x, None, y)
+    assert torch.equal(images, x[:5]) and nothing is None and labels.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_labels_for_a_row_each_and_for_models_that_take_none():
@@ -134,6 +140,16 @@ def test_labels_for_a_row_each_and_for_models_that_take_none():
         utils.check_label(told, None)
     with pytest.raises(ValueError, match="takes no y"):
         utils.check_label(plain, torch.arange(3))
+
+
+def test_nats_of_784_coins_are_one_bit_a_pixel():
+    assert utils.bits_per_dim(784 * math.log(2)) == pytest.approx(1)
+    assert utils.bits_per_dim(None) is None
+
+
+def test_a_timing_is_the_median_of_calls_that_are_warm():
+    naps = iter([0.3, 0.2, 0.0, 0.05, 0.2, 0.0])  # the first one warms up
+    assert 0.05 <= utils.median_seconds(lambda: time.sleep(next(naps))) < 0.15
 
 
 # --------------------------------------------------------------------- a full set made for the test
@@ -165,6 +181,11 @@ def test_the_folder_of_the_files_themselves_may_be_named(full_set, fails):
     flip(full_set / TEST)
     fails(lambda: utils.load_mnist(str(full_set)), TEST, "corrupt")
     assert not (full_set / "MNIST").exists()
+
+
+def test_a_file_is_no_data_dir(fails):
+    Path("file").write_text("")
+    fails(lambda: utils.load_mnist("file"), "--data-dir file", "is a file", "folder")
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):

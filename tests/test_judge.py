@@ -54,6 +54,12 @@ def test_precision_and_recall_of_constructed_clouds():
     support = torch.tensor([[0.0], [1], [2], [10]]).double()
     points = torch.tensor([[-2.0], [-2.1], [4], [19], [19.1]]).double()
     assert judge.within_manifold(points, support, 2) == pytest.approx(3 / 5)
+    # More than are compared in one go: balls of a narrow heap, then of a wide one.
+    support = torch.cat([torch.randn(1500, 2) / 10, 20 + 5 * torch.randn(1100, 2)]).double()
+    points = torch.cat([4 * torch.randn(1200, 2), 20 + 5 * torch.randn(1200, 2)]).double()
+    radius = torch.cdist(support, support).sort(dim=1).values[:, 3]
+    inside = (torch.cdist(points, support) <= radius).any(dim=1).double().mean().item()
+    assert judge.within_manifold(points, support, 3) == inside and 0.2 < inside < 0.8
 
 
 @pytest.fixture
