@@ -584,6 +584,7 @@ def test_the_discriminator_is_what_the_notes_say(conditional, norm, training):
 def test_a_fresh_discriminator_does_not_care_for_labels():
     """Their read-outs begin at 0."""
     _, D = players(conditional=True)
+    assert not D.label.weight.any()
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
     assert torch.equal(D.eval()(x, y), D(x, y + 1))
 

@@ -180,8 +180,8 @@ def test_coins_come_up_as_often_as_they_should():
     assert judge.is_grey(means) and not judge.is_grey(bits)
 
 
-def test_a_heap_is_scored_beside_test_digits_of_its_own_kind(digits):
-    """Planted: the test digits themselves are at 0 from the test digits, and no other heap is."""
+def test_grey_images_are_scored_beside_grey_test_digits_and_as_coins_beside_bits(digits):
+    """Planted: the test digits themselves are at 0 from the test digits; their coins are near."""
     data, network = digits
     rows = {(row["kind"], row["what"]): row for row in
             judge.score(network, data.test / 255, data)}
@@ -191,6 +191,11 @@ def test_a_heap_is_scored_beside_test_digits_of_its_own_kind(digits):
     assert rows["binarized", "images"]["frechet"] == pytest.approx(tossed["frechet"])
     floor = judge.scores(network, data.train[:500], data.test)
     assert rows["grey", "real training digits"]["frechet"] == pytest.approx(floor["frechet"])
+
+
+def test_bits_are_scored_beside_binarized_test_digits_alone(digits):
+    """Planted: the bits of the test digits are at 0 from those, and no other heap is."""
+    data, network = digits
     rows = {(row["kind"], row["what"]): row for row in
             judge.score(network, data.x_test.float(), data)}
     assert {kind for kind, _ in rows} == {"binarized"}

@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from conftest import checkpoint, values
@@ -655,3 +657,19 @@ def test_pictures_decode_what_they_say():
     assert label.unique().tolist() == [3]
     assert all(Path(f"{name}.png").read_bytes()[:4] == b"\x89PNG" for name in (
         "sample_means reconstructions interpolation kl elbo_terms manifold latent_scatter".split()))
+
+
+def test_a_decoder_that_is_sure_of_white_reconstructs_white():
+    """Black test digits in the first row; below them the means are white, and so are the draws."""
+    model = vae.VAE(28, z_size=3, width=8, depth=1)
+    with torch.no_grad():
+        model.decoder.last.weight.zero_()
+        model.decoder.last.bias.fill_(30.0)
+    x = torch.zeros(16, 1, 28, 28, dtype=torch.uint8)
+    curve = [{"step": 1, "val_reconstruction": 2.0, "val_kl": 1.0, "val_nats": 3.0}]
+    vae.plot_pictures(model, Path(), x, None, torch.arange(16) % 10, curve)
+    picture = plt.imread("reconstructions.png")[..., :3].mean(axis=2)
+    height, width = picture.shape
+    middle = picture[:, width // 2:width * 3 // 4]
+    rows = [np.median(middle[int(height * k / 12):int(height * (k + 2) / 12)]) for k in (1, 5, 9)]
+    assert rows[0] < 0.1 and rows[1] > 0.9 and rows[2] > 0.9
