@@ -404,12 +404,12 @@ def update(network, optimizer, loss):
 
 
 @torch.no_grad()
-def follow(average, generator, decay):
+def follow(average, model, decay):
     """Move the average of G's weights, and of its batch norms' statistics, towards the present
     ones.
 
     An average of statistics is not quite the statistics of the average. It is near enough here."""
-    for old, new in zip(average.state_dict().values(), generator.state_dict().values()):
+    for old, new in zip(average.state_dict().values(), model.state_dict().values()):
         old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
 
 

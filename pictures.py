@@ -36,6 +36,21 @@ def save_grid(path, images, columns=8, scale=2):
     utils.write_atomically(path, buffer.getvalue())
 
 
+def save_animation(path, frames, columns=8, scale=2):
+    """frames: a list of images (N, 1, H, W) in [0, 1]; an endless GIF that waits at the last."""
+    pictures = []
+    for images in frames:
+        grid = torchvision.utils.make_grid(images.cpu().float(), nrow=columns, padding=1,
+                                           pad_value=0.5)[0]
+        large = (grid * 255).to(torch.uint8)
+        large = large.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+        pictures.append(Image.fromarray(large.numpy()))
+    buffer, times = io.BytesIO(), [60] * (len(pictures) - 1) + [2000]  # milliseconds
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=times,
+                     loop=0)
+    utils.write_atomically(path, buffer.getvalue())
+
+
 def labelled_rows(path, rows):
     """rows: a list of (label, images (n, 1, H, W) in [0, 1]), as many in each; a strip a row."""
     columns, height = len(rows[0][1]), rows[0][1].shape[2]
@@ -160,18 +175,10 @@ def plot_surprise(path, bits, x):
     save_figure(path, figure)
 
 
-def plot_animation(path, model, place, columns=8, scale=2):
+def plot_animation(path, model, place):
     """Sixteen digits appearing, as an endless GIF. A pixel never changes once it is drawn, so the
     finished digits hold all frames. place: (D,) the step at which each pixel is drawn."""
     x = model.sample(16, utils.row_labels(model, 16), torch.Generator().manual_seed(2)).cpu()
-    place, pictures = place.view(x.shape[2:]).cpu(), []
-    for t in range(0, place.numel() + 1, 14):
-        frame = torch.where(place <= t, x, 0.5).float()
-        grid = torchvision.utils.make_grid(frame, nrow=columns, padding=1, pad_value=0.5)[0]
-        large = (grid * 255).to(torch.uint8)
-        large = large.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-        pictures.append(Image.fromarray(large.numpy()))
-    buffer, times = io.BytesIO(), [60] * (len(pictures) - 1) + [2000]  # milliseconds
-    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=times,
-                     loop=0)
-    utils.write_atomically(path, buffer.getvalue())
+    place = place.view(x.shape[2:]).cpu()
+    save_animation(path, [torch.where(place <= t, x, 0.5)
+                          for t in range(0, place.numel() + 1, 14)])

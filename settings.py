@@ -28,7 +28,7 @@ class Setting:
     least, most   numbers that are allowed: by default whole ones from 1, fractions above 0
     choices       words that are allowed
     word          what it adds to the name of a run if it is not the default: "width{}"
-    only          ("variant", "rnn"): a flag of that variant alone
+    only          ("variant", "rnn"): a flag of that variant alone; with more words, of these
     drawing       it changes how is drawn, not what is learned: a flag for --sample-only
     """
 
@@ -95,8 +95,8 @@ def make_parser(script, description, settings, variants):
             continue
         others = [f"; with {flag(key)} {value}: {other[name]}"
                   for (key, value), other in variants.items() if name in other]
-        only = f"with {flag(s.only[0])} {s.only[1]}: " if s.only else ""
-        only = "with --sample-only: " if s.drawing else only
+        only = f"with {flag(s.only[0])} {' or '.join(s.only[1:])}: " if s.only else ""
+        only = f"with --sample-only{only and ' and' + only[4:-2]}: " if s.drawing else only
         metavar = None if s.choices else type(s.default).__name__.upper()
         group.add_argument(flag(name), choices=s.choices, metavar=metavar,
                            type=None if s.choices else s.read,
@@ -155,9 +155,10 @@ def resolve(settings, variants, chosen, then=None):
     chosen = {**(then or {}), **chosen}
     values = {**defaults(settings, variants, chosen), **chosen}
     for name, s in settings.items():
-        if s.only and name in chosen and not then and values[s.only[0]] != s.only[1]:
-            fail(f"{flag(name)} is for {flag(s.only[0])} {s.only[1]}: add that, or leave "
-                 f"{flag(name)} out.")
+        if s.only and name in chosen and (s.drawing or not then) \
+                and values[s.only[0]] not in s.only[1:]:
+            fail(f"{flag(name)} is for {flag(s.only[0])} {' or '.join(s.only[1:])}: "
+                 f"{'choose another --out' if then else 'add that'}, or leave {flag(name)} out.")
     return values
 
 

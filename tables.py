@@ -35,7 +35,9 @@ def nats_of(metrics):
     if metrics["likelihood"] == "none":
         return "no likelihood"
     if metrics["likelihood"] == "bound":
-        return f"≤ {metrics['test_nats']:.2f} (bound, K = {metrics['iw_samples']})"
+        by = f"{metrics['bound_steps']} steps" if "bound_steps" in metrics else \
+            f"K = {metrics['iw_samples']}"
+        return f"≤ {metrics['test_nats']:.2f} (bound, {by})"
     return f"{metrics['test_nats']:.2f} (exact)"
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from fit import IMAGES, Diverged, command_line, fit, mnist, nats, score, values
+from fit import IMAGES, Diverged, command_line, fit, has_nats, mnist, nats, score, values
 
 import pictures
 import settings
@@ -59,12 +59,12 @@ CANDIDATES = {
 }
 
 
-def plot(path, likelihood, rows):
+def plot(path, rows):
     """A picture: what whole runs of each candidate reached, against their minutes; and, if there
     are nats, how much of it was learned by heart."""
-    rows, has_nats = [row for row in rows if row["score"] is not None], likelihood != "none"
-    what = {"exact": "validation nats", "bound": "validation nats (−ELBO)",
-            "none": "Fréchet distance to validation digits"}[likelihood]
+    rows = [row for row in rows if row["score"] is not None]
+    has_nats = any("train_score" in row for row in rows)
+    what = "validation nats" if has_nats else "Fréchet distance to validation digits"
     figure, axes = plt.subplots(1, 1 + has_nats, figsize=(9 if has_nats else 5, 3.4), squeeze=False)
     for ax, gap in zip(axes[0], (False, True)):
         for name in dict.fromkeys(row["candidate"] for row in rows):
@@ -91,7 +91,7 @@ def measure(chapter, flags, data):
         return {"score": None}
     row = {"seconds": round(seconds, 1), "parameters": sum(p.numel() for p in model.parameters()),
            **score(chapter, model, data)}
-    if hasattr(chapter, "evaluate"):  # what is better on training images has been learned by heart
+    if has_nats(chapter, model):  # what is better on training images has been learned by heart
         row["train_score"] = nats(chapter, model, data.x_train[:IMAGES])
     return row
 
@@ -124,8 +124,7 @@ def main():
                 print(command, {key: value for key, value in rows[-1].items()
                                 if "score" in key or key == "seconds"}, flush=True)
         if rows:
-            likelihood = chapters[name].ABOUT["abilities"]["likelihood"]
-            plot(folder / f"{name}.png", likelihood, rows)
+            plot(folder / f"{name}.png", rows)
 
 
 if __name__ == "__main__":

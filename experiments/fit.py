@@ -89,8 +89,15 @@ def fit(chapter, settings, data, build=None):
 
 
 def the_one_that_draws(model):
-    """Of the players of gan.py, the average of G; any other model is alone."""
+    """Of the players of gan.py the average of G, of diffusion.py that of the weights; any other
+    model is alone."""
     return getattr(model, "average", model)
+
+
+def has_nats(chapter, model):
+    """Has it a likelihood of bits, or a bound on it? A chapter with models of both kinds says so at
+    each: model.likelihood."""
+    return getattr(model, "likelihood", "") != "none" and hasattr(chapter, "evaluate")
 
 
 def nats(chapter, model, x, y=None):
@@ -102,9 +109,9 @@ def nats(chapter, model, x, y=None):
 
 @torch.no_grad()
 def score(chapter, model, data, images=IMAGES):
-    """The figures of trained weights on validation, as a dict. Without a likelihood (a chapter that
-    has no evaluate()): the Fréchet distance of its draws, and the smallest share of a digit."""
-    if hasattr(chapter, "evaluate"):
+    """The figures of trained weights on validation, as a dict. Without a likelihood: the Fréchet
+    distance of draws, and the smallest share of a digit."""
+    if has_nats(chapter, model):
         return {"score": nats(chapter, model, data.x_val[:images])}
     network, generator = judge.load_judge("cpu"), torch.Generator().manual_seed(0)
     features, classes = judge.judged(network, model.sample(DRAWS, None, generator))

@@ -136,3 +136,24 @@ def test_the_line_is_kept_as_it_was_typed():
                                       ["--out", "a b", "--lr", "1e-3"])
     assert command == "python toy.py --out 'a b' --lr 1e-3" and args.out == "a b"
     assert not Path("runs").exists()
+
+
+def test_a_flag_may_be_for_several_variants_and_for_drawing_only(fails):
+    found = {"variant": Setting("a", "which", choices=("a", "b", "c")),
+             "clip": Setting(1.0, "length", only=("variant", "a", "b")),
+             "paths": Setting(5, "paths", only=("variant", "a", "b"), drawing=True)}
+
+    def hold(words, then=None):
+        _, chosen, _ = settings.parse("toy", "", found, {}, words.split())
+        return settings.resolve(found, {}, chosen, then)
+
+    assert hold("--variant b --clip 2")["clip"] == 2
+    fails(lambda: hold("--variant c --clip 2"), "--clip is for --variant a or b", "add that")
+    # What a run of another variant would not hear when it draws is refused then, too.
+    draw = "--sample-only --paths 7"
+    assert hold(draw, {"variant": "b"})["paths"] == 7
+    fails(lambda: hold(draw, {"variant": "c"}), "--paths is for --variant a or b", "leave --paths")
+    text = settings.make_parser("toy", "", found, {}).format_help()
+    words = " ".join(text.split())
+    assert "with --variant a or b: length" in words
+    assert "with --sample-only and --variant a or b: paths" in words
