@@ -1,0 +1,1019 @@
+"""
+Diffusion: from noise to digits, step by step
+=============================================
+Add a little noise to a digit, a thousand times over, until nothing is left but noise. That is easy,
+and its reverse would be a generative model: begin with noise, take a little away, a thousand times
+over. One small step back *can* be learned, by least squares: a network is shown a noisy image and
+guesses the clean one. There is no game as in a GAN, no decoder that blurs as in a VAE, and no order
+of the pixels; the price is one pass of the network for each step.
+
+    x_t  =  α_t x + σ_t ε,    ε ~ N(0, I),    t = 0 … T;    loss  =  E ‖ x̂(x_t, t) − x ‖²      (1)
+
+    code       symbol        shape            meaning
+    x          x, x_0        (B, 1, 28, 28)   a digit: grey levels in [−1, 1] (outside in [0, 1])
+    z          x_t           (B, 1, 28, 28)   the digit with noise; x_T is noise alone
+    t, s       t, s          (B,) or ()       how much noise, 0 … T = 1,000; s is the one before t
+    alpha      α_t           (B,)             how much is left of the digit: 1 … 0
+    sigma      σ_t           (B,)             how much noise: 0 … 1
+    snr        α_t²/σ_t²     (T + 1,)         signal-to-noise ratio
+    eps        ε             (B, 1, 28, 28)   the noise
+    x_hat      x̂             (B, 1, 28, 28)   what the network thinks x is; eps_hat: the same of ε
+    w          w             ()               guidance: how loudly the label speaks
+    known                    (B, 1, 28, 28)   pixels that a masked model is shown, bool
+    y          y             (B,)             class label 0..9, only with --conditional; 10: none
+    B batch size, C channels, D = 784 pixels, K steps in which digits are drawn
+
+Papers    Sohl-Dickstein et al., Deep Unsupervised Learning using Nonequilibrium Thermodynamics,
+          2015 (arXiv 1503.03585): the idea and the bound (6)
+          Ho, Jain & Abbeel, Denoising Diffusion Probabilistic Models, 2020 (2006.11239): Algorithms
+          1 and 2
+          Nichol & Dhariwal, Improved DDPM, 2021 (2102.09672): the schedule (3) but for its ends
+          Song, Meng & Ermon, DDIM, 2020 (2010.02502): (11)
+          Song et al., Score-Based Generative Modeling through SDEs, 2020 (2011.13456): the ODE
+          Kingma et al., Variational Diffusion Models, 2021 (2107.00630): (7)
+          Salimans & Ho, Progressive Distillation, 2022 (2202.00512): v of (10)
+          Lipman et al., Flow Matching, 2022 (2210.02747); Liu et al., Rectified Flow, 2022
+          (2209.03003): (13)
+          Ho & Salimans, Classifier-Free Diffusion Guidance, 2022 (2207.12598): (14)
+          Uria, Murray & Larochelle, A Deep and Tractable Density Estimator, 2013 (1310.1757);
+          Hoogeboom et al., Autoregressive Diffusion Models, 2021 (2110.02037): (15)–(17)
+Sittings  two: noise, to the mark "Here the first sitting ends"; then masks, and measuring
+Lecture   Berkeley CS294-158, lecture 6: diffusion models (edition of 2024)
+Run       python diffusion.py                           train, draw, measure: runs/diffusion/
+          python diffusion.py --conditional             the same with the class given
+          python diffusion.py --variant flow-matching   straight lines from noise to digits
+          python diffusion.py --variant masked          bits that are hidden: a bound in nats
+          python diffusion.py --sample-only --sampler ddim --sampling-steps 10
+          python diffusion.py --conditional --sample-only --guidance 2
+Left out  on purpose: a learned variance of the reverse steps, distillation into fewer of them,
+          diffusion in the latent space of an autoencoder (28×28 is small enough without).
+"""
+import copy
+import math
+import time
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import pictures
+import utils
+from judge import coins, frechet_distance, judged, load_judge, scores
+from pictures import plt  # matplotlib, with a backend that needs no screen
+from runner import Run
+from settings import Setting
+
+# Settings to turn, here or as flags (--variant masked).
+SETTINGS = {
+    "variant": Setting("gaussian", "gaussian: noise on grey levels, (3); flow-matching: the same "
+                       "on straight lines, (13); masked: bits that are hidden",
+                       choices=("gaussian", "flow-matching", "masked"), word="{}"),
+    "predict": Setting("x", "what the network is asked for: x, the noise eps, or v, (9), (10)",
+                       choices=("x", "eps", "v"), word="{}",
+                       only=("variant", "gaussian", "flow-matching")),
+    "steps": Setting(10000, "length of training"),
+    "batch_size": Setting(64, "images a step"),
+    "lr": Setting(2e-3, "highest learning rate"),
+    "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
+    "clip": Setting(100.0, "longer gradients are scaled down to this length"),
+    "width": Setting(32, "C, channels of the network at 14×14", 4, 10000, word="width{}"),
+    "average": Setting(0.999, "decay of the average of weights: what draws in the end", 0, 1),
+    "eval_draws": Setting(1000, "draws scored at each evaluation during training", 10),
+    "test_draws": Setting(5000, "draws scored at the end", 10),
+    "bound_draws": Setting(8, "choices of known pixels for each test image in the bound (16)",
+                           only=("variant", "masked")),
+    "sampler": Setting("ddpm", "how to step back: ddpm (5), ddim (11) or heun (12)",
+                       choices=("ddpm", "ddim", "heun"), drawing=True,
+                       only=("variant", "gaussian", "flow-matching")),
+    "sampling_steps": Setting(50, "K, steps from noise to digits", 1, 1000, drawing=True),
+    "guidance": Setting(1.0, "w of (14), with --conditional; 1: the model as it was trained",
+                        0, 100, drawing=True),
+}
+VARIANTS = {("variant", "masked"): {"sampling_steps": 98}}
+T = 1000  # steps of noise
+FEWER_STEPS = (1, 10, 25, 49, 98, 196)  # in which a masked model may be drawn: its bounds (17)
+WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guidance"
+
+# --------------------------------------------------------------------------------------------------
+# Notes, step by step
+#
+# Noise. Equation (1) says what a digit looks like after t steps, and takes no loop: one draw of ε.
+# It is the end of a chain, each of whose links takes away a little and adds a little. For s < t
+#
+#     x_t = (α_t/α_s) x_s + σ_ts ε′,        σ_ts² = σ_t² − (α_t/α_s)² σ_s²                      (2)
+#
+# Put x_s = α_s x + σ_s ε into it: x is multiplied by α_t, and the variances of the two independent
+# noises add up to (α_t/α_s)² σ_s² + σ_ts² = σ_t². So the chain and (1) are the same, and a network
+# can be shown any t without the steps before it. What is left to choose is α and σ:
+#
+#     α_t = cos(π/2 · t/T),    σ_t = sin(π/2 · t/T)                                             (3)
+#
+#     σ 1 ●──────___           t = T: noise, and nothing else
+#       │           ‾‾●        pixels have variance near 1 all the way, since α² + σ² = 1:
+#       │      x_t ↗   \       the network's input never changes its scale
+#       │               \
+#       └────────────────● α   t = 0: the digit
+#
+# At t = T the signal has to be gone: drawing begins with N(0, I), and a network that was trained on
+# images with a trace of a digit in them has never seen that. *The classic mistake*: a schedule made
+# for 1,000 steps, used with fewer. Ho et al.'s has α_T² = 0.00004 with T = 1,000; with T = 50 and
+# the same βs 0.6 of the variance would still be the digit's. The symptom: draws are all too grey or
+# too white, since the mean of an image survives noise best. With (3) α_T is 0, whatever T.
+#
+# The way back. A step back from x_t to x_s is a draw from q(x_s|x_t), and that nobody knows: it
+# takes the distribution of digits. But q(x_s|x_t, x), *given the digit*, is known by Bayes' rule:
+#
+#     q(x_s | x_t, x)  ∝  N( x_s; α_s x, σ_s² ) · N( x_t; (α_t/α_s) x_s, σ_ts² )                (4)
+#
+# Both are Gaussians in x_s, so is their product, and one completes the square: the precisions add
+# up, 1/σ_s² + (α_t/α_s)²/σ_ts² = σ_t²/(σ_s² σ_ts²). Hence the variance, and with it the mean, which
+# reads most easily if x_t is taken apart into x and ε = (x_t − α_t x)/σ_t once more:
+#
+#     x_s = α_s x + √(σ_s² − κ²) ε + κ ε″,        κ² = σ_s² σ_ts² / σ_t²                        (5)
+#
+# That is (1) at time s, with a noise that is partly the old one and partly fresh. The model is this
+# with the network's guess x̂ in the place of x. At s = 0 σ_s = 0, and so is κ: the last step adds no
+# noise, by itself. (Code that treats it apart and gets it wrong leaves grain on its digits.)
+#
+# The bound. p(x_0 … x_T), noise and steps (5) with x̂, is a latent variable model like the VAE's;
+# its encoder is (2), which has nothing to be learned. The ELBO (vae.py) falls apart into steps:
+#
+#     −log p(x) ≤ KL( q(x_T|x) ‖ N(0, I) ) + Σ_{t=2}^{T} E KL( q(x_{t−1}|x_t, x) ‖ p(x_{t−1}|x_t))
+#                 + E[ −log p(x|x_1) ]                                                          (6)
+#
+# The first is 0 by (3). The last is small: x_1 is x with noise of a fifth of a grey level, and x is
+# the level that is nearest. Each KL in the middle is one of two Gaussians with the same variance
+# κ², whose means differ by what multiplies x in (5), α_s σ_ts²/σ_t², times x̂ − x. So it is
+#
+#     ( α_s σ_ts²/σ_t² )² / 2κ² · ‖x̂ − x‖²  =  ½ ( α_s²/σ_s² − α_t²/σ_t² ) · ‖x̂ − x‖²         (7)
+#
+# half of how much the signal-to-noise ratio falls, times the squared error of the guess. Maximum
+# likelihood *is* least squares, with a weight for each t. That weight is enormous where there is
+# hardly any noise (α²/σ² is 400,000 at t = 1): there are the last bits of the grey levels, which
+# nobody sees, and most of the nats. So hardly anybody trains on (6) who wants pictures; Ho et al.
+# dropped the weights ("L_simple"), and what one does instead of them decides how draws look. Here:
+#
+#     loss  =  E_t ‖ x̂(x_t, t) − x ‖²,       σ_t⁴ uniform in [0, 1]                            (8)
+#
+# the plain squared error, and half of all t so late that noise has more than 70 % of the variance:
+# there is decided which digit it will be, and of what shape. (noise_level().) What other weights do
+# stands under "What was measured": a factor of three in Fréchet distance.
+#
+# x, ε or v. A network that knows x_t may as well be asked for the noise, or for anything else that
+# with x_t gives x:
+#
+#     x̂ = ( x_t − σ_t ε̂ ) / α_t                                                               (9)
+#     v = ∂x_t/∂φ = α_t ε − σ_t x  with φ = π/2 · t/T,    and back:  x̂ = α_t x_t − σ_t v̂     (10)
+#
+# (v is how x_t moves along the arc above: at t = 0 it is the noise, at t = T minus the digit.) One
+# guess can be read in three ways, but they do not learn alike. An error in ε̂ is multiplied by
+# σ_t/α_t: late, where the shape is decided, it is blown up without limit (at t = T ε̂ says nothing
+# of x at all: α = 0). And x is easy to say in a way that ε is not: digits are few among all images
+# and have black corners, noise has 784 dimensions and all of them have to be told. A large network
+# does not mind, at our size it decides: "What was measured".
+#
+# Drawing. Begin with x_T = noise, guess x̂, step back to s by (5), guess again. It need not be from
+# t to t − 1: (5) holds for any s < t, so one may take K = 50 long steps instead of T. Algorithm 2
+# of Ho et al. with s in place of t − 1; here --sampler ddpm.
+#
+# Without fresh noise. κ in (5) came from Bayes' rule, but x_s has the right distribution (1) for
+# *any* κ between 0 and σ_s, as long as x̂ is right. With κ = 0
+#
+#     x_s = α_s x̂ + σ_s ε̂                                                                    (11)
+#
+# each noise has its digit: a map, --sampler ddim. It can be run the other way (encode()), which
+# gives each digit its noise: then there is a latent space, and digits can be interpolated in it
+# (interpolation.png). (11) is x_t + (α_s − α_t) x̂ + (σ_s − σ_t) ε̂: Euler's step for the ordinary
+# differential equation dx_t = x̂ dα_t + ε̂ dσ_t ("probability flow"). One may do better than Euler:
+# look where the step ends, and go there with the mean of both directions,
+#
+#     x_s = x_t + (α_s − α_t) (x̂ + x̂′)/2 + (σ_s − σ_t) (ε̂ + ε̂′)/2                          (12)
+#
+# where x̂′, ε̂′ are guessed at the end of (11): Heun, two passes a step, an error of K⁻² instead of
+# K⁻¹. Fewer passes for the same accuracy; but accuracy is not everything. Fresh noise forgives: an
+# error that (5) makes early is drowned later, (11) carries it to the end. steps.png and speed.png
+# show what that means.
+#
+# Straight lines. Nothing so far needed the arc. On
+#
+#     α_t = 1 − t/T,    σ_t = t/T                                                              (13)
+#
+# x_t moves from x to ε in a straight line, ∂x_t/∂(t/T) = ε − x, and Euler's step along it is (11)
+# again. That is flow matching, or rectified flow: the same loss, the same network, another path:
+# --variant flow-matching. (Asked for v it gets ε − x: x̂ = x_t − σ_t v̂.) Its first papers come from
+# continuous flows, whose network v was hard to train because the ODE had to be solved for each
+# step; that it can be trained by least squares, one t at a time, is the discovery.
+#
+# Scores. ∇ log q(x_t) = −E[ε|x_t]/σ_t: a guess of the noise is a guess of the slope of the log
+# density of noisy images (Tweedie's formula; "score matching"). So one can also draw by walking
+# uphill with a little noise at each level (Langevin): that is what (5) does, in a way; ebm.py has
+# more of it.
+#
+# Guidance. With --conditional the label is added to what the network is told of the noise. For one
+# image in ten it is withheld (label 10), so one network knows p(x|y) and p(x). To draw, one may say
+#
+#     x̂  =  x̂_none + w ( x̂_y − x̂_none )                                                    (14)
+#
+# w = 1 is the model as it was trained, w = 0 has no label, w > 1 goes on in the direction that the
+# label points to: towards images of which a classifier would be sure. Digits get plainer and more
+# alike: precision rises, recall falls (guidance.png), and a step takes two passes. Papers differ in
+# what they call w: some have our w − 1.
+#
+# Completion. Given pixels are put in, with noise as (1) has it at that time, after each step. That
+# is simple and nearly right: the rest is drawn to fit them, but each guess is made before the next
+# noise on them is known, so this is no draw from p(rest|given). Early steps look only at the noise
+# of what is given. The masked model's completions are exact draws of its own conditionals.
+# --------------------------------------------------------------------------------------------------
+
+
+# --------------------------------------------------------------------------------------------------
+# Building blocks
+# --------------------------------------------------------------------------------------------------
+
+
+def noise_level(u):
+    """(8): u (B,), uniform in [0, 1) -> t (B,), integers 1 … T, of which σ_t⁴ is uniform."""
+    return ((1 - u).pow(0.25).asin() * 2 / math.pi * T).ceil().long().clamp(1, T)
+
+
+# --------------------------------------------------------------------------------------------------
+# The network
+# --------------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """Two convolutions, told how much noise there is, and added to what was there before.
+
+    (B, C, H, W), (B, E) -> (B, C, H, W). E: what is known of the noise level, and of the label.
+    """
+
+    def __init__(self, channels, told):
+        super().__init__()
+        self.norm_1, self.norm_2 = nn.GroupNorm(4, channels), nn.GroupNorm(4, channels)
+        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.tell = nn.Linear(told, 2 * channels)
+        nn.init.zeros_(self.conv_2.weight)  # at first a block changes nothing
+
+    def forward(self, h, e):
+        scale, shift = self.tell(e)[:, :, None, None].chunk(2, dim=1)
+        u = self.conv_1(F.silu(self.norm_1(h)))
+        return h + self.conv_2(F.silu(self.norm_2(u) * (1 + scale) + shift))
+
+
+class Hub(nn.Module):
+    """Where all places meet: the small image as one vector, through two layers of `wide` units.
+
+    (B, C, H, W), (B, E) -> (B, C, H, W).
+    """
+
+    def __init__(self, size, told, wide):
+        super().__init__()
+        self.norm = nn.GroupNorm(4, size[0])
+        self.first, self.second = nn.Linear(math.prod(size), wide), nn.Linear(wide, wide)
+        self.tell, self.last = nn.Linear(told, 2 * wide), nn.Linear(wide, math.prod(size))
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, h, e):
+        scale, shift = self.tell(e).chunk(2, dim=1)
+        u = F.layer_norm(self.first(self.norm(h).flatten(1)), (len(self.second.weight),))
+        u = F.silu(u * (1 + scale) + shift)
+        u = F.layer_norm(self.second(u), (len(self.second.weight),))
+        return h + self.last(F.silu(u)).view_as(h)
+
+
+class UNet(nn.Module):
+    """What all variants ask: images (B, I, H, W), and how much noise is in them, (B,) in [0, 1] ->
+    (B, 1, H, W).
+
+        words of 2×2 ─► C × 14×14 ─► Block ──────────────── skip ────────────────(+)─► Block ─► out
+                                       └─► shrink ─► 2C × 7×7 ─► Block, Hub, Block ─► grow ───┘
+
+    image_size: height and width, or (height, width), multiples of 4. conditional: one more vector a
+    label, and one for "no label".
+    """
+
+    def __init__(self, image_size, inputs, channels, conditional):
+        super().__init__()
+        height, width = image_size
+        if height % 4 or width % 4:
+            raise ValueError(f"an image of {height}×{width} cannot be halved twice: choose "
+                             "multiples of 4")
+        if channels % 4:
+            raise ValueError(f"--width {channels} cannot be divided into 4 groups of channels: "
+                             "choose a multiple of 4")
+        c, told = channels, 4 * channels
+        self.register_buffer("frequencies", torch.logspace(0, 2, 16), persistent=False)
+        self.level = nn.Sequential(nn.Linear(32, told), nn.SiLU(), nn.Linear(told, told))
+        self.label = nn.Embedding(11, told) if conditional else None
+        self.first = nn.Conv2d(4 * inputs, c, 3, padding=1)
+        self.position = nn.Parameter(torch.zeros(c, height // 2, width // 2))
+        self.down, self.up = Block(c, told), Block(c, told)
+        self.shrink = nn.Conv2d(c, 2 * c, 2, stride=2)
+        self.before, self.after = Block(2 * c, told), Block(2 * c, told)
+        self.hub = Hub((2 * c, height // 4, width // 4), told, 16 * c)
+        self.grow = nn.ConvTranspose2d(2 * c, c, 2, stride=2)
+        self.norm, self.last = nn.GroupNorm(4, c), nn.Conv2d(c, 4, 3, padding=1)
+
+    def forward(self, z, level, y=None):
+        """z: (B, I, H, W); level: (B,); y: (B,) labels, 10 for "no label", or None."""
+        angles = level[:, None] * self.frequencies
+        e = self.level(torch.cat([angles.sin(), angles.cos()], dim=1))
+        e = F.silu(e if y is None else e + self.label(y))
+        h = self.first(F.pixel_unshuffle(z, 2)) + self.position  # (B, C, H/2, W/2)
+        h = skip = self.down(h, e)
+        h = self.after(self.hub(self.before(self.shrink(h), e), e), e)  # (B, 2C, H/4, W/4)
+        h = self.up(skip + self.grow(h), e)
+        return F.pixel_shuffle(self.last(F.silu(self.norm(h))), 2)
+
+
+# --------------------------------------------------------------------------------------------------
+# Gaussian diffusion of grey levels
+# --------------------------------------------------------------------------------------------------
+
+
+def spread(values, images):
+    """A number for each image: (B,) -> (B, 1, 1, 1), to multiply images (B, 1, H, W) with."""
+    return values.view(-1, *[1] * (images.dim() - 1))
+
+
+def withheld(y):
+    """Labels (B,) for training, some of them replaced by 10, "no label"; None stays None."""
+    return y if y is None else y.masked_fill(torch.rand(y.shape, device=y.device) < WITHHELD, 10)
+
+
+class Diffusion(nn.Module):
+    """Noise to digits, on either path. Images are in [0, 1] outside and in [−1, 1] inside.
+
+    straight: the path (13) instead of (3). predict: what the network is asked for, "x", "eps" or
+    "v".
+    """
+
+    likelihood = "none"  # of bits; for a bound on grey levels see grey_bound()
+    noise_level = staticmethod(noise_level)  # here, so that an experiment can take another
+
+    def __init__(self, image_size=28, channels=32, straight=False, predict="x", conditional=False):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.straight, self.predict, self.conditional = straight, predict, conditional
+        self.network = UNet(self.image_size, 1, channels, conditional)
+        self.sampler, self.sampling_steps, self.guidance = "ddpm", 50, 1.0
+
+    def path(self, t):
+        """α_t and σ_t of (1). t: integers 0 .. T, of any shape -> two of that shape."""
+        u = t.to(self.network.position.dtype) / T
+        if self.straight:
+            return 1 - u, u
+        return torch.cos(u * math.pi / 2), torch.sin(u * math.pi / 2)
+
+    def noised(self, x, t, eps):
+        """(1): x_t. x, eps: (B, 1, H, W); t: (B,)."""
+        alpha, sigma = self.path(t)
+        return spread(alpha, x) * x + spread(sigma, x) * eps
+
+    def target(self, x, eps, alpha, sigma):
+        """What the network is asked for: x, ε, or (10). All (B, 1, H, W) or (B, 1, 1, 1)."""
+        if self.predict == "v":
+            return eps - x if self.straight else alpha * eps - sigma * x
+        return x if self.predict == "x" else eps
+
+    def guess(self, z, t, y=None):
+        """x̂(x_t, t): what the network's numbers say of the clean image. z: x_t (B, 1, H, W); t:
+        (B,)."""
+        out = self.network(z, t / T, y)
+        alpha, sigma = (spread(a, z) for a in self.path(t))
+        if self.predict == "x":
+            return out
+        if self.predict == "eps":  # (9); at t = T, where α is 0, it says nothing
+            return (z - sigma * out) / alpha.clamp(min=0.001)
+        return z - sigma * out if self.straight else alpha * z - sigma * out
+
+    def loss(self, x, y=None, step=0):
+        """What training minimises, (8): a mean over the batch of x (B, 1, H, W) in [0, 1]. -> ()"""
+        utils.check_label(self, y)
+        x, t = 2 * x - 1, self.noise_level(torch.rand(len(x), device=x.device))
+        eps, (alpha, sigma) = torch.randn_like(x), (spread(a, x) for a in self.path(t))
+        out = self.network(alpha * x + sigma * eps, t / T, withheld(y))
+        return (out - self.target(x, eps, alpha, sigma)).square().sum(dim=(1, 2, 3)).mean()
+
+    # ------------------------------------------------------------------------------------ sampling
+
+    def guided(self, z, t, y, guidance):
+        """(14): x̂, pushed away from what it would be without the label. t: one number."""
+        t = torch.full((len(z),), t, device=z.device)
+        if y is None:
+            return self.guess(z, t).clamp(-1, 1)
+        x_hat = self.guess(z, t, y)
+        if guidance != 1:
+            without = self.guess(z, t, torch.full_like(y, 10))
+            x_hat = without + guidance * (x_hat - without)
+        return x_hat.clamp(-1, 1)
+
+    def step_back(self, z, x_hat, t, s, noise=None):
+        """From x_t to x_s, s < t, as if x̂ were the clean image: (5), if there is fresh noise;
+        without, κ = 0 and (11). t, s: one number each."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (self.path(torch.tensor(i)) for i in (t, s))
+        eps_hat, kappa_2 = (z - alpha_t * x_hat) / sigma_t, torch.zeros(())
+        if noise is not None:
+            kappa_2 = sigma_s**2 * (1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2)
+        back = alpha_s * x_hat + (sigma_s**2 - kappa_2).sqrt() * eps_hat
+        return back if noise is None else back + kappa_2.sqrt() * noise
+
+    def heun(self, z, x_hat, t, s, y, guidance):
+        """(12): DDIM's step, and once more with the mean of what is seen at both of its ends."""
+        end = self.step_back(z, x_hat, t, s)
+        if s == 0:  # no noise is left there, and nothing to be guessed
+            return end
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (self.path(torch.tensor(i)) for i in (t, s))
+        x_end = self.guided(end, s, y, guidance)
+        eps = (z - alpha_t * x_hat) / sigma_t + (end - alpha_s * x_end) / sigma_s
+        return z + (alpha_s - alpha_t) * (x_hat + x_end) / 2 + (sigma_s - sigma_t) * eps / 2
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None, sampler=None, steps=None,
+               guidance=None, z=None, frames=None):
+        """n draws, grey, (n, 1, H, W) in [0, 1]: Algorithm 2 of Ho et al., with
+        fewer steps, or with those of another sampler.
+
+        x (n, 1, H, W) in [0, 1] and known (H, W) bool: pixels that are given ("Completion").
+        z: x_T, if it is not to be drawn. frames: a list that gets all x_t."""
+        utils.check_label(self, y)
+        sampler, steps = sampler or self.sampler, steps or self.sampling_steps
+        guidance = self.guidance if guidance is None else guidance
+        weight = self.network.position
+        y = None if y is None else y.to(weight.device)
+
+        def randn():  # always on the CPU, so that a seed gives the same digits everywhere
+            return torch.randn(n, 1, *self.image_size, generator=generator).to(weight)
+
+        z = randn() if z is None else z
+        times = torch.linspace(T, 0, steps + 1).round().int().tolist()
+        for t, s in zip(times, times[1:]):
+            x_hat = self.guided(z, t, y, guidance)
+            if sampler == "heun":
+                z = self.heun(z, x_hat, t, s, y, guidance)
+            else:
+                z = self.step_back(z, x_hat, t, s, randn() if sampler == "ddpm" and s else None)
+            if known is not None:
+                alpha, sigma = self.path(torch.tensor(s))
+                given = alpha * (2 * x.to(weight) - 1) + sigma * randn()
+                z = torch.where(known.to(weight.device), given, z)
+            if frames is not None:
+                frames.append(((z + 1) / 2).clamp(0, 1))
+        return ((z + 1) / 2).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode(self, x, y=None, steps=100):
+        """x_T of images x (B, 1, H, W) in [0, 1]: DDIM's steps (11), the other way."""
+        z = 2 * x - 1
+        times = torch.linspace(1, T, steps + 1).round().int().tolist()
+        z = self.noised(z, torch.tensor([1]), torch.zeros_like(z))
+        for t, s in zip(times, times[1:]):
+            z = self.step_back(z, self.guided(z, t, y, 1), t, s)
+        return z
+
+
+# --------------------------------------------------------------------------------------------------
+# Here the first sitting ends. The second has masks, and how all of it is measured and trained.
+# --------------------------------------------------------------------------------------------------
+
+# --------------------------------------------------------------------------------------------------
+# Masked diffusion of bits
+#
+# Masks instead of noise. For bits there is another way to lose a digit: pixels vanish one by one,
+# in random order. The reverse guesses a hidden pixel from those that are left. Given an order o
+# that is autoregression (made.py), and p(x) is the mean over all D! orders:
+#
+#     −log p(x) = −log E_o[ Π_d p(x_{o_d} | x_{o_<d}) ] ≤ E_o[ Σ_d −log p(x_{o_d} | x_{o_<d}) ]
+#                                                                                               (15)
+#
+# (Jensen.) The network is asked for all hidden pixels at once. With d pixels known, each of the
+# D − d hidden ones is as likely to be the next, so
+#
+#     bound (15)  =  Σ_{d=0}^{D−1} c_d,    c_d = E[ mean over hidden i of −log p(x_i | known) ] (16)
+#
+# and one d, drawn evenly, with one choice of d known pixels, gives D · c_d: an estimate of (16)
+# without bias, and the loss. It is made.py's order-agnostic model with a network that may be any,
+# since nothing needs to be hidden inside it: no masks on weights. To draw, one pixel after the
+# other takes D passes. In K < D steps several pixels are tossed at once, as if they did not depend
+# on each other. That is another model, with a worse bound: in each step all pay what its first
+# one pays,
+#
+#     K steps from d_0 = 0 to d_K = D known pixels:    Σ_k ( d_{k+1} − d_k ) · c_{d_k}         (17)
+#
+# so a bound without its number of steps says nothing (the figures here have D = 784 steps).
+# --------------------------------------------------------------------------------------------------
+
+
+def spaced(n, most, generator=None):
+    """n integers of 0 … most − 1, evenly spread, in random order: each is uniform, and their mean
+    is steadier than that of n independent ones. -> (n,)"""
+    places = (torch.arange(n) + torch.rand(n, generator=generator)) * most / n
+    return places.long().clamp(max=most - 1)[torch.randperm(n, generator=generator)]
+
+
+def some_known(counts, image_size, generator=None):
+    """For each image that many pixels, chosen at random: (B,) -> (B, 1, H, W) bool."""
+    dice = torch.rand(len(counts), math.prod(image_size), generator=generator)
+    place = dice.argsort(dim=1).argsort(dim=1)
+    return (place < counts[:, None]).view(-1, 1, *image_size)
+
+
+class MaskedDiffusion(nn.Module):
+    """Pixels are hidden instead of noised, and guessed from those that are left: (15)–(17)."""
+
+    likelihood = "bound"
+
+    def __init__(self, image_size=28, channels=32, conditional=False):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.conditional, self.guidance = conditional, 1.0
+        self.sampling_steps = self.pixels = math.prod(self.image_size)
+        self.network = UNet(self.image_size, 2, channels, conditional)
+        self.register_buffer("bias", torch.zeros(1, *self.image_size))
+
+    @torch.no_grad()
+    def start_from_mean(self, images):
+        """Start each pixel's logit at its log-odds. images: (N, 1, H, W) uint8, grey."""
+        mean = images.float().mean(dim=(0, 1)) / 255
+        self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)))
+
+    def logits(self, x, known, y=None):
+        """Log-odds of each pixel, given those that are known. x: (B, 1, H, W) in {0, 1}; known:
+        as many bools -> (B, 1, H, W)."""
+        seen = known.to(x)
+        hidden = 1 - seen.mean(dim=(1, 2, 3))
+        return self.bias + self.network(torch.cat([(2 * x - 1) * seen, seen], dim=1), hidden, y)
+
+    def cost(self, x, known, y=None):
+        """The mean in (16): −log p of a hidden pixel. -> (B,) nats."""
+        nll = F.binary_cross_entropy_with_logits(self.logits(x, known, y), x, reduction="none")
+        hidden = ~known
+        return (nll * hidden).sum(dim=(1, 2, 3)) / hidden.sum(dim=(1, 2, 3))
+
+    def loss(self, x, y=None, step=0):
+        """What training minimises: (16), of one choice of known pixels for each image."""
+        utils.check_label(self, y)
+        known = some_known(spaced(len(x), self.pixels), self.image_size).to(x.device)
+        return self.pixels * self.cost(x, known, withheld(y)).mean()
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None, steps=None, guidance=None,
+               frames=None):
+        """n draws of bits, (n, 1, H, W): the pixels in random order, in `steps` groups, all of a
+        group at once. x (n, 1, H, W) and known (H, W) bool: pixels that are given. frames: a list
+        that gets what is drawn so far, after each step."""
+        utils.check_label(self, y)
+        steps = min(steps or self.sampling_steps, self.pixels)
+        guidance = self.guidance if guidance is None else guidance
+        weight = self.network.position
+        y = None if y is None else y.to(weight.device)
+        order = torch.rand(n, self.pixels, generator=generator)
+        u = torch.rand(n, 1, *self.image_size, generator=generator).to(weight)
+        if known is not None:
+            order = order.masked_fill(known.flatten().cpu(), -1)  # they come first
+        first = 0 if known is None else int(known.sum())
+        place = order.argsort(dim=1).argsort(dim=1).view(n, 1, *self.image_size).to(weight.device)
+        image = torch.zeros_like(u) if x is None else x.to(weight) * known.to(weight)
+        counts = torch.linspace(first, self.pixels, steps + 1).round().int().tolist()
+        for here, after in zip(counts, counts[1:]):
+            logits = self.logits(image, place < here, y)
+            if y is not None and guidance != 1:
+                without = self.logits(image, place < here, torch.full_like(y, 10))
+                logits = without + guidance * (logits - without)
+            now = (place >= here) & (place < after)
+            image = torch.where(now, (u < torch.sigmoid(logits)).to(weight), image)
+            if frames is not None:
+                frames.append(torch.where(place < after, image, 0.5))
+        return image
+
+
+class Learner(nn.Module):
+    """The model that learns, and the average of its weights, which is the one that draws."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.average = model, copy.deepcopy(model).requires_grad_(False)
+        self.image_size, self.conditional = model.image_size, model.conditional
+        self.likelihood = model.likelihood
+
+    def start_from_mean(self, images):
+        """Of both, if they guess bits: a network that guesses grey levels begins at grey."""
+        for model in (self.model, self.average):
+            if self.likelihood == "bound":
+                model.start_from_mean(images)
+
+    def sample(self, n, y=None, generator=None):
+        """n draws of the average."""
+        return self.average.sample(n, y, generator)
+
+
+@torch.no_grad()
+def follow(average, model, decay):
+    """Move the average of the weights towards the present ones."""
+    for old, new in zip(average.state_dict().values(), model.state_dict().values()):
+        old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
+
+
+# --------------------------------------------------------------------------------------------------
+# Measuring
+# --------------------------------------------------------------------------------------------------
+
+
+def data_labels(data, n):
+    """n labels as frequent as in the training set, to draw a conditional model's digits by: all ten
+    alike would be another mixture. None if the model is told none."""
+    return None if data.y_train is None else data.y_train[torch.arange(n) % len(data.y_train)]
+
+
+def sample_many(model, n, y=None, **how):
+    """n draws from noise of a fixed seed, 500 at a time -> (n, 1, H, W), on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.cat([model.sample(min(500, n - i), None if y is None else y[i:i + 500], generator,
+                                   **how).cpu() for i in range(0, n, 500)])
+
+
+def measure(judge, draws, real, seed=0):
+    """Scores of draws (N, 1, H, W) in [0, 1] against real digits (M, 1, H, W): grey as they are,
+    and binarized once.
+
+    real: (grey uint8, bits). -> dict: frechet, precision, recall, shares of the ten classes, and
+    the first three again for draws that tossed a coin a pixel, against binarized real digits.
+    """
+    grey, binary = scores(judge, draws, real[0]), scores(judge, coins(draws, seed), real[1])
+    del binary["shares"]
+    return {**grey, **{f"{name}_binary": value for name, value in binary.items()}}
+
+
+@torch.no_grad()
+def evaluate(model, x, y, draws=1):
+    """The bound (16) of a masked model on bits x (N, 1, H, W), nats per image: of each image
+    `draws` choices of what is known, always the same ones."""
+    generator, total = torch.Generator().manual_seed(0), 0.0
+    for xb, yb in utils.batches(x, y, 500):
+        for _ in range(draws):
+            counts = spaced(len(xb), model.pixels, generator)
+            known = some_known(counts, model.image_size, generator).to(xb.device)
+            total += model.pixels * model.cost(xb, known, yb).sum().item() / draws
+    return total / len(x)
+
+
+@torch.no_grad()
+def bounds_by_steps(model, x, y, all_steps, points=50):
+    """(17): what the bound would be with fewer steps, nats per image, for each of all_steps, on
+    bits x (N, 1, H, W). What a hidden pixel costs is measured at `points` numbers of known ones."""
+    generator, costs = torch.Generator().manual_seed(0), []
+    numbers = np.linspace(0, model.pixels - 1, points).round()
+    for number in numbers:
+        counts, total = torch.full((len(x),), int(number)), 0.0
+        known = some_known(counts, model.image_size, generator).to(x.device)
+        for (xb, yb), part in zip(utils.batches(x, y, 500), known.split(500)):
+            total += model.cost(xb, part, yb).sum().item()
+        costs.append(total / len(x))
+    found = []
+    for steps in all_steps:
+        here = np.linspace(0, model.pixels, steps + 1).round()
+        found.append(float((np.diff(here) * np.interp(here[:-1], numbers, costs)).sum()))
+    return found
+
+
+@torch.no_grad()
+def grey_bound(model, x, y, frequencies, steps, draws=4):
+    """The bound (6) on −log₂ p of grey levels x (N, 1, H, W), uint8, in bits per pixel, if digits
+    are drawn in so many steps: of each image `draws` choices of a step, always the same ones.
+
+    From the last x_t to levels: p(level|x_t) by Bayes' rule, for each pixel alone, given how
+    frequent the 256 levels are."""
+    generator, nats = torch.Generator().manual_seed(0), 0.0
+    times = torch.linspace(T, 0, steps + 1).round().long().to(x.device)
+    (alpha, sigma), (last_alpha, last_sigma) = model.path(times), model.path(times[-2])
+    snr = (alpha / sigma) ** 2
+    levels = last_alpha * (torch.arange(256, device=x.device) / 127.5 - 1)
+    for grey, yb in utils.batches(x, y):
+        clean = grey / 127.5 - 1
+
+        def randn():
+            return torch.randn(grey.shape, generator=generator).to(clean)
+
+        for _ in range(draws):
+            k = spaced(len(grey), steps - 1, generator).to(x.device)  # from times[k] to [k + 1]
+            error = model.guess(model.noised(clean, times[k], randn()), times[k], yb) - clean
+            weight = (steps - 1) / 2 * (snr[k + 1] - snr[k])
+            nats += (weight * error.square().sum(dim=(1, 2, 3))).sum().item() / draws
+        z = last_alpha * clean + last_sigma * randn()
+        log_p = frequencies.log() - (z[..., None] - levels) ** 2 / (2 * last_sigma ** 2)
+        nats -= log_p.log_softmax(dim=-1).gather(-1, grey.long()[..., None]).sum().item()
+    return nats / len(x) / (x[0].numel() * math.log(2))
+
+
+@torch.no_grad()
+def errors_by_noise(model, x, y, times):
+    """Mean of ‖x̂ − x‖² over images x (N, 1, H, W) uint8, for each t of `times`."""
+    generator, clean, found = torch.Generator().manual_seed(0), x / 127.5 - 1, []
+    for time_ in times:
+        t = torch.full((len(x),), time_, device=x.device)
+        eps = torch.randn(x.shape, generator=generator).to(clean)
+        error = model.guess(model.noised(clean, t, eps), t, y) - clean
+        found.append(error.square().sum(dim=(1, 2, 3)).mean().item())
+    return found
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures: how this model behaves
+# --------------------------------------------------------------------------------------------------
+
+
+def sphere(a, b, t):
+    """From a to b (Z,) along an arc, t (K,) from 0 to 1 -> (K, Z): spherical interpolation. The
+    length goes from a's to b's."""
+    angle = torch.acos(F.cosine_similarity(a, b, dim=0).clamp(-1, 1))
+    if torch.sin(angle) < 1e-3:  # the same direction, or opposite ones: no arc is the shortest
+        return (1 - t)[:, None] * a + t[:, None] * b
+    weight_a, weight_b = torch.sin((1 - t) * angle), torch.sin(t * angle)
+    return (weight_a[:, None] * a + weight_b[:, None] * b) / torch.sin(angle)
+
+
+@torch.no_grad()
+def plot_noise(path, model, x, y):
+    """Digits x (n, 1, H, W) in [0, 1] on their way to noise, and what the network sees in each."""
+    rows, times = [], torch.linspace(T // 10, T, 10).long().to(x.device)
+    eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    for i in range(len(x)):
+        z = model.noised(2 * x[i:i + 1] - 1, times, eps[i:i + 1])
+        x_hat = model.guess(z, times, None if y is None else y[i].repeat(len(z)))
+        for name, images in ((f"x_t, t = {T // 10} … {T}", z), ("what x̂ is then", x_hat)):
+            rows.append((name, ((torch.cat([2 * x[i:i + 1] - 1, images]) + 1) / 2).clamp(0, 1)))
+    pictures.labelled_rows(path, rows)
+
+
+def plot_errors(path, errors):
+    """‖x̂ − x‖² against t. errors: {name: a list, at times evenly apart from 1 to T}."""
+    figure, ax = plt.subplots(figsize=(6, 3))
+    for name, values in errors.items():
+        ax.plot(np.linspace(1, T, len(values)), values, ".-", label=name)
+    ax.set(xlabel="t, of 1,000", ylabel="‖x̂ − x‖², sum over pixels", yscale="log")
+    ax.grid(alpha=0.3)
+    ax.legend()
+    pictures.save_figure(path, figure)
+
+
+def plot_steps(path, model, all_steps, **how):
+    """The same noise, and the same fresh noise, in few steps and in many."""
+    y = utils.row_labels(model, 12)
+    pictures.labelled_rows(path, [
+        (f"{k} steps", model.sample(12, y, torch.Generator().manual_seed(3), steps=k, **how))
+        for k in all_steps])
+
+
+def plot_speed(path, curves):
+    """Quality against cost. curves: {name: rows of (passes, seconds for 64 digits, distance)}."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
+    for name, rows in curves.items():
+        passes, seconds, distances = zip(*rows)
+        for ax, values in zip(axes, (passes, seconds)):
+            ax.plot(values, distances, ".-", label=name)
+    for ax, label in zip(axes, ("passes of the network", "seconds for 64 digits")):
+        ax.set(xlabel=label, xscale="log", yscale="log")
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("Fréchet distance to validation digits")
+    axes[0].legend()
+    pictures.save_figure(path, figure)
+
+
+def plot_interpolation(path, model, x, y):
+    """From one digit to the next of x (n, 1, H, W) in [0, 1], between their noises (encode())."""
+    z, t = model.encode(x, y).flatten(1), torch.linspace(0, 1, 10).to(x)
+    between = [sphere(z[i], z[i + 1], t) for i in range(0, len(x), 2)]
+    labels = None if y is None else y[::2].repeat_interleave(10)
+    images = model.sample(len(between) * 10, labels, sampler="ddim", steps=100, guidance=1,
+                          z=torch.cat(between).view(-1, *x.shape[1:])).split(10)
+    pictures.labelled_rows(path, [
+        ("a test digit … another" * (i == 0), torch.cat([x[2 * i][None], row, x[2 * i + 1][None]]))
+        for i, row in enumerate(images)])
+
+
+def plot_sampling(path, model):
+    """Sixteen digits appearing, as an endless GIF."""
+    frames = []
+    model.sample(16, utils.row_labels(model, 16), torch.Generator().manual_seed(2), frames=frames)
+    pictures.save_animation(path, frames[::max(1, len(frames) // 50)] + frames[-1:])
+
+
+def speeds(model, judge, data, plans, n):
+    """How good n draws are, for each plan. plans: {name: list of (passes, how to draw)}. ->
+    {name: rows of (passes, seconds for 64 digits, Fréchet distance to validation)}."""
+    bits = model.likelihood == "bound"
+    real, found = judged(judge, data.x_val if bits else data.val)[0], {}
+    for name, plan in plans.items():
+        found[name] = []
+        for passes, how in plan:
+            start = time.perf_counter()
+            draws = sample_many(model, n, data_labels(data, n), **how)
+            seconds = (time.perf_counter() - start) * 64 / n
+            distance = frechet_distance(judged(judge, draws)[0], real)
+            found[name].append((passes, round(seconds, 4), distance))
+    return found
+
+
+def guidances(model, judge, data, weights, n):
+    """What guidance w does to n draws: rows of (w, Fréchet distance to validation, precision,
+    recall, how often the judge finds the digit that was asked for)."""
+    rows, labels = [], data_labels(data, n)
+    for w in weights:
+        draws = sample_many(model, n, labels, guidance=w)
+        found = scores(judge, draws, data.x_val if model.likelihood == "bound" else data.val)
+        agree = (judged(judge, draws)[1] == labels.cpu()).double().mean().item()
+        rows.append((w, found["frechet"], found["precision"], found["recall"], agree))
+    return rows
+
+
+def plot_guidance(path, model, rows):
+    """The same noise with more and more guidance; rows: as guidances() has them."""
+    pictures.labelled_rows(path, [
+        (f"w = {w:g}: distance {distance:.2f}, {100 * agree:.1f} % right",
+         model.sample(10, torch.arange(10), torch.Generator().manual_seed(4), guidance=w))
+        for w, distance, _, _, agree in rows])
+
+
+def plot_pictures(model, folder, data, judge, n):
+    """All of the chapter's own pictures -> a dict of the figures in them. n: draws to be scored."""
+    bits, found, x = model.likelihood == "bound", {}, data.x_test
+    plot_sampling(folder / "sampling.gif", model)
+    all_steps = (1, 2, 5, 10, 25, 50, 100)
+    if bits:
+        plans = {"masked": [(k, {"steps": k}) for k in (*all_steps, 196)]}
+        plot_steps(folder / "steps.png", model, (*all_steps, 196, model.pixels))
+    else:
+        x = data.test / 255
+        plans = {name: [(k, {"steps": k, "sampler": name}) for k in all_steps]
+                 for name in ("ddpm", "ddim")}
+        plans["heun"] = [(2 * k - 1, {"steps": k, "sampler": "heun"}) for k in (1, 3, 5, 13, 25)]
+        plot_steps(folder / "steps.png", model, all_steps, sampler="ddim")
+        plot_noise(folder / "noise.png", model, *utils.first(2, x, data.y_test))
+        plot_interpolation(folder / "interpolation.png", model, *utils.first(8, x, data.y_test))
+        times = torch.linspace(1, T, 41).round().int().tolist()
+        found["errors_by_noise"] = {
+            name: errors_by_noise(model, *utils.first(1000, grey, y), times)
+            for name, grey, y in (("training images", data.train, data.y_train),
+                                  ("validation images", data.val, data.y_val))}
+        plot_errors(folder / "errors.png", found["errors_by_noise"])
+    found["speed"] = speeds(model, judge, data, plans, n)
+    plot_speed(folder / "speed.png", found["speed"])
+    if model.conditional:
+        found["guidance_scores"] = guidances(model, judge, data, (0, 1, 1.5, 2, 3, 5), n)
+        plot_guidance(folder / "guidance.png", model, found["guidance_scores"])
+    height, width = model.image_size
+    top, left = torch.zeros(2, height, width, dtype=torch.bool)
+    top[:height // 2], left[:, :width // 2] = True, True
+    for name, known in (("top", top), ("left", left)):
+        pictures.plot_completions(folder / f"completion_{name}.png", model, x[:8], data.y_test,
+                                  known)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------
+
+
+def build(s, image_size=28):
+    """The model that settings ask for, and the average of its weights beside it."""
+    if s.guidance != 1 and not s.conditional:
+        raise ValueError(f"--guidance {s.guidance:g} is for models trained with --conditional")
+    if s.variant == "masked":
+        learner = Learner(MaskedDiffusion(image_size, s.width, s.conditional))
+    else:
+        learner = Learner(Diffusion(image_size, s.width, s.variant == "flow-matching", s.predict,
+                                    s.conditional))
+        learner.average.sampler = s.sampler
+    learner.average.sampling_steps, learner.average.guidance = s.sampling_steps, s.guidance
+    return learner
+
+
+def train(model, data, run):
+    """Adam on (8), or on (16). model: a Learner."""
+    s, learner, average = run.settings, model.model, model.average
+    bits = learner.likelihood == "bound"
+    optimizer = torch.optim.Adam(learner.parameters(), lr=s.lr, fused=True)
+    judge = load_judge(run.device)
+    real = judged(judge, data.val)[0]
+    with run.training(model=learner, average=average, optimizer=optimizer):
+        while run.step < s.steps:
+            # As in all chapters: the rate rises over the first part of the run, and falls to 0.
+            warm, left = (run.step + 1) / (s.steps * s.warm_up + 1), 1 - run.step / s.steps
+            optimizer.param_groups[0]["lr"] = s.lr * min(warm, left)
+            x, y = utils.random_batch(data, s.batch_size, grey=not bits)
+            loss = learner.loss(x, y, run.step)
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = nn.utils.clip_grad_norm_(learner.parameters(), s.clip)
+            run.check_finite(loss=loss.item(), gradient=grad_norm.item())
+            optimizer.step()
+            # At first a short average.
+            follow(average, learner, min(s.average, (run.step + 1) / (run.step + 10)))
+            if run.tick(loss.item(), "nats" if bits else "squared error"):
+                same_noise = torch.Generator().manual_seed(1)
+                digits = average.sample(10, utils.row_labels(average, 10), same_noise, steps=25)
+                if bits:
+                    sets = (data.x_train, data.y_train), (data.x_val, data.y_val)
+                    run.record(*[evaluate(average, *utils.first(2000, *xy)) for xy in sets],
+                               average, digits)
+                else:
+                    draws = sample_many(average, s.eval_draws, data_labels(data, s.eval_draws),
+                                     steps=25)
+                    distance = frechet_distance(judged(judge, draws)[0], real)
+                    run.record(None, None, average, digits, score=distance, val_frechet=distance)
+
+
+def final_figures(model, data, judge, s):
+    """What is measured at the end, on the test set -> (nats or None, a dict)."""
+    labels = data_labels(data, s.test_draws)
+    draws = sample_many(model, s.test_draws, labels)
+    if s.variant == "masked":
+        nats = evaluate(model, data.x_test, data.y_test, s.bound_draws)
+        found = {f"test_{name}": value for name, value in scores(judge, draws, data.x_test).items()}
+        bounds = bounds_by_steps(model, data.x_test, data.y_test, FEWER_STEPS)
+        found |= {"bound_steps": model.pixels, "bounds_by_steps": dict(zip(FEWER_STEPS, bounds))}
+        if model.conditional:  # "no label" is one of the labels
+            nobody = torch.full_like(data.y_test, 10)
+            found["marginal_nats"] = evaluate(model, data.x_test, nobody, s.bound_draws)
+    else:
+        nats, found = None, {f"test_{name}": value for name, value in
+                             measure(judge, draws, (data.test, data.x_test)).items()}
+        counts = torch.bincount(data.train.flatten().cpu().int(), minlength=256) + 1.0
+        frequencies = (counts / counts.sum()).to(data.test.device)
+        by_steps = {steps: grey_bound(model, *utils.first(1000, data.val, data.y_val), frequencies,
+                                      steps) for steps in (5, 10, 25, 50)}
+        steps = min(by_steps, key=by_steps.get)  # of these, validation chooses
+        found |= {"grey_bound_steps": steps, "validation_grey_bits_per_dim_by_steps": by_steps,
+                  "grey_bits_per_dim": grey_bound(model, data.test, data.y_test, frequencies,
+                                                  steps)}
+        found["binarization"] = ("none: trained on grey levels; draws are scored grey, and "
+                                 "(…_binary) after one coin a pixel")
+    if labels is not None:
+        agree = judged(judge, draws)[1] == labels.cpu()
+        found["label_agreement"] = agree.double().mean().item()
+    return nats, found
+
+
+def main(argv=None):
+    run = Run(__file__, "Train a diffusion model on MNIST, sample from it, measure it.",
+              SETTINGS, VARIANTS, argv)
+    s, model = run.settings, run.build(build)
+    if run.sample_only:  # no data, no training
+        return run.write_samples(run.load_best(model.average))
+    if run.finished:
+        return
+    data = run.load_data()
+    model.start_from_mean(data.train)
+    train(model, data, run)
+
+    # From here on only the weights that were best on validation, and, once, the test set.
+    average, judge = run.load_best(model.average), load_judge(run.device)
+    print("scoring draws against the test set ...")
+    nats, figures = final_figures(average, data, judge, s)
+    print("painting ...")
+    figures |= plot_pictures(average, run.folder, data, judge, s.eval_draws)
+    run.write_samples(average)
+    run.finish(average, test_nats=nats, likelihood=average.likelihood,
+               test_images=len(data.x_test), test_draws=s.test_draws, **figures)
+
+
+# What tables and tests know of this chapter (CONTRIBUTING.md).
+ABOUT = {
+    "order": 8,
+    "title": lambda s: {"gaussian": "diffusion", "flow-matching": "flow matching",
+                        "masked": "masked diffusion"}[s.variant] + (
+        f", asked for {s.predict}" * (s.predict != "x")),
+    "published": {
+        "gaussian": ("none found on this scale", ""),
+        "flow-matching": ("none found on this scale", ""),
+        "masked": ("79.46 with 100 steps, 77.87 at best", "Bayesian flow networks (Graves et al. "
+                   "2023); its test bits are drawn anew each time"),
+    },
+    "abilities": {"likelihood": "none; masked: a bound", "latent space": "yes, of 784 dimensions",
+                  "interpolation": "yes, between real digits (ddim)",
+                  "completion": "any part (masked: exact)",
+                  "steps a draw takes": "50, or as many as one likes"},
+    "variants": {"diffusion": "", "diffusion, flow matching": "--variant flow-matching",
+                 "diffusion, masked": "--variant masked"},
+    "small": "--width 4 --eval-draws 80 --test-draws 100",
+    "pictures": {
+        "noise.png": "Two test digits on their way to noise, and what the network guesses of them: "
+                     "when does it no longer know which digit it was?",
+        "errors.png": "How far the guess is from the digit, for each amount of noise.",
+        "steps.png": "The same noise in 1, 2, 5, … steps: how many are enough?",
+        "speed.png": "Fréchet distance against passes of the network and seconds, by sampler.",
+        "interpolation.png": "Between the noises that two real digits came from: are all drawings "
+                             "in between digits?",
+        "guidance.png": "The same noise with more and more guidance: plainer digits, fewer kinds.",
+    },
+}
+
+# --------------------------------------------------------------------------------------------------
+# Exercises
+# --------------------------------------------------------------------------------------------------
+
+if __name__ == "__main__":
+    utils.start(main)
