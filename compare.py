@@ -3,13 +3,12 @@ compare.py: all models side by side, and what is published of them
 ==================================================================
 A likelihood says how well a model predicts real digits; it says nothing of a model that has none,
 and little of how samples look. So models are compared by both here: by their nats, and by what
-judge.py says of 5,000 draws of each, grey and after one coin a pixel. Of a VAE both its draws
-(bits) and its means (grey, and no draws of the model) are scored.
+judge.py says of 5,000 draws of each, grey and after one coin a pixel (of a VAE its means, too).
 
 Run       python compare.py                    all runs in runs/: tables, curves, digits; writes
                                                runs/comparison.md
-          python compare.py FOLDER …           these runs (a folder stands for all runs in it);
-                                               writes comparison.md beside the first, or --out
+          python compare.py FOLDER …           these runs, or all in a folder; writes
+                                               comparison.md beside the first, or --out
           python compare.py samples            the published runs: writes samples/comparison.md, the
                                                galleries (samples/README.md and a README.md a run),
                                                and the tables of README.md and docs/
@@ -170,7 +169,8 @@ def check_metrics(metrics):
     key, figures = "val_nats", {"test_nats"}
     if likelihood == "none":
         key, figures = "val_frechet", {"test_frechet", "test_precision", "test_recall"}
-    check_numbers(metrics, *figures, *{"marginal_nats", "bayes_accuracy"} & set(metrics))
+    check_numbers(metrics, *figures, *set(metrics) & {
+        "marginal_nats", "bayes_accuracy", "grey_bits_per_dim", "grey_bound_steps"})
     hangs_on = "bound_steps" if "bound_steps" in metrics else "iw_samples"
     check_numbers(metrics, "parameters", "train_seconds", "sample_seconds_64", "best_step", "steps",
                   "batch_size", "lr", *[hangs_on] * (likelihood == "bound"), least=0)

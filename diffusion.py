@@ -72,7 +72,7 @@ SETTINGS = {
     "predict": Setting("x", "what the network is asked for: x, the noise eps, or v, (9), (10)",
                        choices=("x", "eps", "v"), word="{}",
                        only=("variant", "gaussian", "flow-matching")),
-    "steps": Setting(10000, "length of training"),
+    "steps": Setting(11000, "length of training"),
     "batch_size": Setting(64, "images a step"),
     "lr": Setting(2e-3, "highest learning rate"),
     "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
@@ -207,23 +207,7 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 #
 # Scores. ∇ log q(x_t) = −E[ε|x_t]/σ_t: a guess of the noise is a guess of the slope of the log
 # density of noisy images (Tweedie's formula; "score matching"). So one can also draw by walking
-# uphill with a little noise at each level (Langevin): that is what (5) does, in a way; ebm.py has
-# more of it.
-#
-# Guidance. With --conditional the label is added to what the network is told of the noise. For one
-# image in ten it is withheld (label 10), so one network knows p(x|y) and p(x). To draw, one may say
-#
-#     x̂  =  x̂_none + w ( x̂_y − x̂_none )                                                    (14)
-#
-# w = 1 is the model as it was trained, w = 0 has no label, w > 1 goes on in the direction that the
-# label points to: towards images of which a classifier would be sure. Digits get plainer and more
-# alike: precision rises, recall falls (guidance.png), and a step takes two passes. Papers differ in
-# what they call w: some have our w − 1.
-#
-# Completion. Given pixels are put in, with noise as (1) has it at that time, after each step. That
-# is simple and nearly right: the rest is drawn to fit them, but each guess is made before the next
-# noise on them is known, so this is no draw from p(rest|given). Early steps look only at the noise
-# of what is given. The masked model's completions are exact draws of its own conditionals.
+# uphill with a little noise at each level (Langevin): that is what (5) does, in a way.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +223,23 @@ def noise_level(u):
 
 # --------------------------------------------------------------------------------------------------
 # The network
+#
+# It gets a noisy image and gives one of the same size, so it has to see strokes, which are large,
+# and put pixels where they belong, which are small. A U-Net does the one below and the other above:
+# halve the image, work there, double it, and add what was there before (the skip), so that nothing
+# fine is lost on the way. Convolutions at 28×28 are dear on a CPU and see little: four neighbouring
+# pixels become one place of four channels ("words of 2×2"), as in transformer_ar.py, and all work
+# is done at 14×14 and 7×7.
+#
+#     Hub        49 places, each told what all others have, by two dense layers. Digits are centred:
+#                a weight for each pair of places is a good thing to have, and a matrix product is
+#                what a processor does best. (Larger images have attention here.)
+#     GroupNorm  the scale of activations does not depend on the image or on the batch
+#     tell       noise level and label become a scale and a shift of each channel: a network with
+#                little noise in front of it is another network than one that sees nothing else
+#     sin, cos   of level · frequencies, 1 to 100: one number, written so that near levels can be
+#                told apart
+#     position   a learned image that is added at the entrance: where in the picture? (wavenet.py)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -312,7 +313,7 @@ class UNet(nn.Module):
         self.down, self.up = Block(c, told), Block(c, told)
         self.shrink = nn.Conv2d(c, 2 * c, 2, stride=2)
         self.before, self.after = Block(2 * c, told), Block(2 * c, told)
-        self.hub = Hub((2 * c, height // 4, width // 4), told, 16 * c)
+        self.hub = Hub((2 * c, height // 4, width // 4), told, 8 * c)
         self.grow = nn.ConvTranspose2d(2 * c, c, 2, stride=2)
         self.norm, self.last = nn.GroupNorm(4, c), nn.Conv2d(c, 4, 3, padding=1)
 
@@ -330,6 +331,22 @@ class UNet(nn.Module):
 
 # --------------------------------------------------------------------------------------------------
 # Gaussian diffusion of grey levels
+#
+# Guidance. With --conditional the label is added to what the network is told of the noise. For one
+# image in ten it is withheld (label 10), so one network knows p(x|y) and p(x). To draw, one may say
+#
+#     x̂  =  x̂_none + w ( x̂_y − x̂_none )                                                    (14)
+#
+# w = 1 is the model as it was trained, w = 0 has no label, w > 1 goes on in the direction that the
+# label points to: towards images of which a classifier would be sure. Digits get plainer and more
+# alike: precision rises, recall falls (guidance.png), and a step takes two passes. Papers differ in
+# what they call w: some have our w − 1.
+#
+# Completion. Given pixels are put in, with noise as (1) has it at that time, after each step. That
+# is simple and nearly right: the rest is drawn to fit them, but each guess is made before the next
+# noise on them is known, so this is no draw from p(rest|given). Early steps look only at the noise
+# of what is given. (The masked model's completions are exact draws of its own conditionals, if it
+# draws one pixel at a time.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -433,8 +450,8 @@ class Diffusion(nn.Module):
     @torch.no_grad()
     def sample(self, n, y=None, generator=None, x=None, known=None, sampler=None, steps=None,
                guidance=None, z=None, frames=None):
-        """n draws, grey, (n, 1, H, W) in [0, 1]: Algorithm 2 of Ho et al., with
-        fewer steps, or with those of another sampler.
+        """n draws, grey, (n, 1, H, W) in [0, 1]: Algorithm 2 of Ho et al., with fewer steps, or
+        with those of another sampler.
 
         x (n, 1, H, W) in [0, 1] and known (H, W) bool: pixels that are given ("Completion").
         z: x_T, if it is not to be drawn. frames: a list that gets all x_t."""
@@ -468,7 +485,7 @@ class Diffusion(nn.Module):
         """x_T of images x (B, 1, H, W) in [0, 1]: DDIM's steps (11), the other way."""
         z = 2 * x - 1
         times = torch.linspace(1, T, steps + 1).round().int().tolist()
-        z = self.noised(z, torch.tensor([1]), torch.zeros_like(z))
+        z = self.noised(z, torch.ones(1, device=x.device), torch.zeros_like(z))
         for t, s in zip(times, times[1:]):
             z = self.step_back(z, self.guided(z, t, y, 1), t, s)
         return z
@@ -1013,6 +1030,21 @@ ABOUT = {
 
 # --------------------------------------------------------------------------------------------------
 # Exercises
+# 1. --predict eps, --predict v. Which noise levels are to blame? (errors.png.)
+# 2. In noise_level() return (1 + u * T).long(), all t alike, then .pow(0.125) in place of
+#    .pow(0.25). What happens to precision, what to recall?
+# 3. In UNet.forward() put 0 * level for level: the network is not told how much noise there is.
+#    Can it see that by itself?
+# 4. In path() put 0.8 * u for u: the chain ends before the digit is gone. What becomes of draws?
+#    Which test fails?
+# 5. In step_back() take kappa_2 = sigma_s**2 and no old noise at all. (Allowed: "without fresh
+#    noise" says that any κ up to σ_s will do.) Is it better or worse with 10 steps, with 100?
+# 6. --sample-only --sampler ddim --sampling-steps 1. Why do all draws look alike, and what is it
+#    that they look like?
+# 7. --conditional, and then --sample-only --guidance 0, 1, 3, 10. Score each with judge.py: what
+#    falls first, precision or recall?
+# 8. --variant masked: in sample() let `order` be torch.arange: pixels in reading order, in groups.
+#    Are draws better or worse than in random order, and what did the bound say of that?
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ SETTINGS = {
     "eval_images": Setting(500, "training and validation images scored at each evaluation"),
 }
 VARIANTS = {  # what some defaults are if another setting has that value
-    ("variant", "original"): {"steps": 4500, "lr": 5e-3, "width": 64, "depth": 8},
+    ("variant", "original"): {"steps": 4500, "lr": 5e-3, "width": 64},
     ("variant", "rnn"): {"steps": 4000, "width": 32, "depth": 3},
 }
 

@@ -116,6 +116,14 @@ def published_table(runs):
     return table(("model", "test nats", "published", "source", "command"), rows)
 
 
+def grey_table(runs):
+    """Bounds on the likelihood of grey levels: another scale than nats of bits."""
+    rows = [[run.name, f"≤ {run.metrics['grey_bits_per_dim']:.3f} (bound, "
+                       f"{run.metrics['grey_bound_steps']} steps)", f"`{run.metrics['command']}`"]
+            for run in runs if "grey_bits_per_dim" in run.metrics and not run.conditional]
+    return table(("model", "bits/dim of 256 grey levels", "command"), rows)
+
+
 def quality_table(runs, scores, floors, draws):
     """Scores of so many draws, binarized and grey, and the balance of classes."""
     rows, names = [], ("frechet", "precision", "recall")
@@ -438,6 +446,7 @@ def page_blocks(runs, scores, floors, sampling, left_out, stem="comparison",
         "all models": all_table(runs, scores, floors, sampling),
         "digits": [f"![The first digits of each run]({stem}_digits.png)"],
         "beside published figures": published_table(runs),
+        "grey levels": grey_table(runs),
         "minutes": [*minutes_table(runs), "",
                     f"![Validation nats against minutes]({stem}_curves.png)"],
         "likelihood and quality": [f"![Likelihood against quality of draws]({stem}_plane.png)"],

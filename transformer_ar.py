@@ -816,8 +816,9 @@ ABOUT = {
 #    labels in loss() by an eleventh one, "not said"; when sampling, use
 #    ℓ = ℓ(not said) + s·(ℓ(y) − ℓ(not said)) with s = 1, 2, 4. What do digits gain, and what do
 #    they lose? Is the result still a draw from p(x|y)?
-# 8. Time sample() against sample_obvious() for n = 1 and 64, with --patch 2 and 1. (README has it
-#    for 64.) Why does the ratio grow with T, and why does one digit take nearly as long as ten?
+# 8. Time sample() against sample_obvious() for n = 1 and 64, with --patch 2 and 1. (For 64:
+#    docs/results.md.) Why does the ratio grow with T, and why does one digit take nearly as long as
+#    ten?
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -54,6 +54,14 @@ class Late(Diffusion):
     noise_level = staticmethod(levels(8))
 
 
+class Unfinished(Diffusion):
+    """The chain ends before the digit is gone (α_T = 0.31), and drawing begins with noise alone."""
+
+    def path(self, t):
+        u = t.to(self.network.position.dtype) / T * 0.8
+        return torch.cos(u * math.pi / 2), torch.sin(u * math.pi / 2)
+
+
 class Weighted(Diffusion):
     """Trained on the squared error of x̂, whatever the network is asked for."""
 
@@ -111,6 +119,7 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "t uniform": (diffusion, "", learner(Uniform)),
     "σ² uniform": (diffusion, "", learner(Variance)),
     "σ⁸ uniform": (diffusion, "", learner(Late)),
+    "the chain ends too early": (diffusion, "", learner(Unfinished)),
     "asked for eps": (diffusion, "--predict eps", None),
     "asked for v": (diffusion, "--predict v", None),
     "asked for v, loss in x": (diffusion, "--predict v", learner(Weighted)),
