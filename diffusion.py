@@ -87,10 +87,11 @@ SETTINGS = {
                        choices=("ddpm", "ddim", "heun"), drawing=True,
                        only=("variant", "gaussian", "flow-matching")),
     "sampling_steps": Setting(50, "K, steps from noise to digits", 1, 1000, drawing=True),
-    "guidance": Setting(1.0, "w of (14), with --conditional; 1: the model as it was trained",
-                        0, 100, drawing=True),
+    "guidance": Setting(1.0, "w of (14): how loudly the label speaks; 1: as it was trained", 0, 100,
+                        drawing=True),
 }
-VARIANTS = {("variant", "masked"): {"sampling_steps": 98}}
+VARIANTS = {("variant", "masked"): {"sampling_steps": 98},
+            ("conditional", True): {"guidance": 1.25}}
 T = 1000  # steps of noise
 FEWER_STEPS = (1, 10, 25, 49, 98, 196)  # in which a masked model may be drawn: its bounds (17)
 WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guidance"
@@ -878,7 +879,7 @@ def plot_pictures(model, folder, data, judge, n):
     found["speed"] = speeds(model, judge, data, plans, n)
     plot_speed(folder / "speed.png", found["speed"])
     if model.conditional:
-        found["guidance_scores"] = guidances(model, judge, data, (0, 1, 1.5, 2, 3, 5), n)
+        found["guidance_scores"] = guidances(model, judge, data, (0, 1, 1.25, 1.5, 2, 3), n)
         plot_guidance(folder / "guidance.png", model, found["guidance_scores"])
     height, width = model.image_size
     top, left = torch.zeros(2, height, width, dtype=torch.bool)
@@ -1015,6 +1016,7 @@ ABOUT = {
                   "steps a draw takes": "50, or as many as one likes"},
     "variants": {"diffusion": "", "diffusion, flow matching": "--variant flow-matching",
                  "diffusion, masked": "--variant masked"},
+    "robust": ["diffusion", "diffusion, masked"],
     "small": "--width 4 --eval-draws 80 --test-draws 100",
     "pictures": {
         "noise.png": "Two test digits on their way to noise, and what the network guesses of them: "

@@ -93,7 +93,7 @@ def make_parser(script, description, settings, variants):
         if isinstance(s.default, bool):
             group.add_argument(flag(name), action="store_true", help=s.help)
             continue
-        others = [f"; with {flag(key)} {value}: {other[name]}"
+        others = [f"; with {flag(key)}{'' if value is True else f' {value}'}: {other[name]}"
                   for (key, value), other in variants.items() if name in other]
         only = f"with {flag(s.only[0])} {' or '.join(s.only[1:])}: " if s.only else ""
         only = f"with --sample-only{only and ' and' + only[4:-2]}: " if s.drawing else only

@@ -452,8 +452,8 @@ def test_a_chapter_declares_itself(chapter):
     for name, setting in chapter.SETTINGS.items():
         assert setting.help and (not setting.only or setting.only[0] in chapter.SETTINGS), name
     for (name, value), other in chapter.VARIANTS.items():
-        assert set(other) <= set(chapter.SETTINGS) and name in chapter.SETTINGS
-        assert value in (chapter.SETTINGS[name].choices or (value,))
+        setting = {**chapter.SETTINGS, **settings.COMMON}[name]
+        assert set(other) <= set(chapter.SETTINGS) and value in (setting.choices or (value,))
 
 
 # What chapters do each in a way of their own, though the name is one.

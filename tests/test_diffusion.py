@@ -575,6 +575,7 @@ def test_settings_reach_the_model():
     for flags, words in (("--width 6", "4 groups"), ("--width 4", "multiples of 4")):
         with pytest.raises(ValueError, match=words):
             diffusion.build(values(diffusion, flags), 28 if "6" in flags else 30)
+    assert diffusion.build(values(diffusion, "--width 4 --conditional")).average.guidance == 1.25
     s.guidance = 2.0
     with pytest.raises(ValueError, match="--conditional"):
         diffusion.build(s)
