@@ -1,12 +1,12 @@
 """Do the weights that ship (samples/*/weights.pt, half precision) reach the nats of their runs?
 
-    python experiments/score_weights.py [--data-dir data] [--runs runs] [--json OUT.json]
+    python experiments/score_weights.py [--data-dir data] [--runs runs] [--only …] [--json OUT]
 
 Scores the full test set with each, as the run itself did, and prints both figures;
 results/weights.json is such a file. A VAE ships its decoder alone: with --runs, a folder that has
-the run's checkpoint.pt, its encoder is taken from there, and the ELBO is compared. A GAN has no
-nats: its Fréchet distance is. Exit code 1 if a figure moves by more than 0.01. Not a part of
-pytest: it needs the full MNIST and some minutes.
+the run's checkpoint.pt, its encoder is taken from there, and the ELBO is compared. What has no nats
+has a Fréchet distance. --only: these runs; what OUT says of others stays. Exit code 1 if a
+figure moves by more than 0.01. Not a part of pytest: it needs the full MNIST and some minutes.
 """
 import json
 import shutil
@@ -40,7 +40,11 @@ def score(chapter, model, data, metrics):
     data = told(data, model.conditional)
     if metrics["likelihood"] == "none":
         labels = chapter.data_labels(data, metrics["test_draws"])
-        draws = model.sample(metrics["test_draws"], labels, torch.Generator().manual_seed(0))
+        n, generator = metrics["test_draws"], torch.Generator().manual_seed(0)
+        if hasattr(chapter, "sample_many"):
+            draws = chapter.sample_many(model, n, labels)
+        else:
+            draws = model.sample(n, labels, generator)
         distance = judge.scores(judge.load_judge("cpu"), draws, data.test)["frechet"]
         return "Fréchet distance", metrics["test_frechet"], distance
     what, key = ("−ELBO", "elbo_nats") if "elbo_nats" in metrics else ("nats", "test_nats")
@@ -52,9 +56,14 @@ def main():
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--runs", default="runs")
     parser.add_argument("--json", metavar="OUT.json", help="also write the figures there")
+    parser.add_argument("--only", nargs="+", metavar="NAME")
     args = parser.parse_args()
     data, rows = mnist(parser, args.data_dir), {}
+    if args.only and args.json and Path(args.json).exists():
+        rows = json.loads(Path(args.json).read_text())
     for path in sorted((ROOT / "samples").glob("*/weights.pt")):
+        if args.only and path.parent.name not in args.only:
+            continue
         metrics, name = json.loads((path.parent / "metrics.json").read_text()), path.parent.name
         chapter = settings.chapters()[metrics["model"]]
         model, left_out = model_of(chapter, path.parent)
@@ -71,7 +80,8 @@ def main():
         print(f"{name:28} {row['what']:16} {row['run']:8.4f} in full, "
               f"{row['shipped']:8.4f} shipped; {path.stat().st_size / 1e6:.2f} MB", flush=True)
     if args.json:
-        utils.write_atomically(args.json, (json.dumps(rows, indent=1) + "\n").encode())
+        text = json.dumps(dict(sorted(rows.items())), indent=1) + "\n"
+        utils.write_atomically(args.json, text.encode())
     sys.exit(any(abs(row["run"] - row["shipped"]) > 0.01 for row in rows.values()))
 
 

