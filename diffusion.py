@@ -803,7 +803,7 @@ def plot_speed(path, curves):
     pictures.save_figure(path, figure)
 
 
-def plot_interpolation(path, model, x, y):
+def plot_between(path, model, x, y):
     """From one digit to the next of x (n, 1, H, W) in [0, 1], between their noises (encode())."""
     z = model.encode(x, y, torch.Generator().manual_seed(0)).flatten(1)
     t = torch.linspace(0, 1, 10).to(x)
@@ -874,7 +874,7 @@ def plot_pictures(model, folder, data, judge, n):
         plans["heun"] = [(2 * k - 1, {"steps": k, "sampler": "heun"}) for k in (1, 3, 5, 13, 25)]
         plot_steps(folder / "steps.png", model, all_steps, sampler="ddim")
         plot_noise(folder / "noise.png", model, *utils.first(2, x, data.y_test))
-        plot_interpolation(folder / "interpolation.png", model, *utils.first(8, x, data.y_test))
+        plot_between(folder / "interpolation.png", model, *utils.first(8, x, data.y_test))
         times = torch.linspace(1, T, 41).round().int().tolist()
         found["errors_by_noise"] = {
             name: errors_by_noise(model, *utils.first(1000, grey, y), times)
