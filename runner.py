@@ -252,7 +252,7 @@ class Run:
             self.best = {"score": score, "step": self.step, "weights": weights}
         self.save()
         bits = utils.bits_per_dim(val_nats)
-        found = f"Fréchet distance {score:7.2f}" if val_nats is None else \
+        found = f"Fréchet distance {more.get('val_frechet', score):7.2f}" if val_nats is None else \
             f"train {train_nats:7.2f} | val {val_nats:7.2f} nats | {bits:.4f} bits/dim"
         with contextlib.suppress(OSError, ValueError):  # a full disk does not end training
             say = tqdm.write if sys.stderr.isatty() else print

@@ -117,9 +117,13 @@ def published_table(runs):
 
 
 def grey_table(runs):
-    """Bounds on the likelihood of grey levels: another scale than nats of bits."""
-    rows = [[run.name, f"≤ {run.metrics['grey_bits_per_dim']:.3f} (bound, "
-                       f"{run.metrics['grey_bound_steps']} steps)", f"`{run.metrics['command']}`"]
+    """Likelihoods of grey levels, or bounds on them: another scale than nats of bits."""
+    def figure(metrics):
+        exact = "grey_bound_steps" not in metrics
+        return f"{metrics['grey_bits_per_dim']:.3f} (exact)" if exact else (
+            f"≤ {metrics['grey_bits_per_dim']:.3f} (bound, {metrics['grey_bound_steps']} steps)")
+
+    rows = [[run.name, figure(run.metrics), f"`{run.metrics['command']}`"]
             for run in runs if "grey_bits_per_dim" in run.metrics and not run.conditional]
     return table(("model", "bits/dim of 256 grey levels", "command"), rows)
 

@@ -28,7 +28,7 @@ FITTING = {  # tests that are asked first
     "pixelcnn": ("convolutions", "autoregressive", "chapters"),
     "transformer_ar": ("transformer", "autoregressive", "chapters"), "judge": ("judge", "gan"),
     "compare": ("compare",), "tables": ("compare",), "utils": ("data", "runner"),
-    "diffusion": ("diffusion", "chapters"),
+    "diffusion": ("diffusion", "chapters"), "flow": ("flow", "chapters"),
     "settings": ("settings", "runner"), "runner": ("runner", "settings", "chapters"),
     "pictures": ("chapters",)}
 

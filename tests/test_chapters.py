@@ -304,8 +304,8 @@ def test_batches_are_training_images_with_their_labels(chapter, conditional):
         nats = [n[1] - n[0] if isinstance(n, tuple) else n for n in nats]
         assert nats[0] < nats[1] - 20
     else:
-        draws = model.average.sample(8, y, torch.Generator().manual_seed(0))
-        plain = chapter.build(spy.settings).average.sample(8, y, torch.Generator().manual_seed(0))
+        draws, plain = (fit.the_one_that_draws(m).sample(8, y, torch.Generator().manual_seed(0))
+                        for m in (model, chapter.build(spy.settings)))
         assert draws.mean() > plain.mean() + 0.01
 
 
@@ -318,8 +318,8 @@ def test_an_evaluation_scores_what_it_says(chapter, conditional):
     assert record.picture.shape == (10, 1, 28, 28)
     if not fit.has_nats(chapter, model):
         assert record.train is None and record.val is None
-        assert record.score == record.more["val_frechet"] > 0
-        assert record.model is model.average
+        assert record.score == record.more.get("val_grey_nats", record.more["val_frechet"]) > 0
+        assert record.model is fit.the_one_that_draws(model)
         return
     n = getattr(spy.settings, "eval_images", 10**6) // getattr(spy.settings, "num_masks", 1)
     nats = [chapter.evaluate(model, x[:n], None if y is None else y[:n]) for x, y in (
@@ -375,7 +375,8 @@ def test_every_setting_is_heard(name):
             if outcome(chapter, usual) != outcome(chapter, unusual):
                 continue
             silent.append(key)
-    read_at_the_end = {"iw_samples", "naive_samples", "test_draws", "bound_draws"}
+    read_at_the_end = {"iw_samples", "naive_samples", "test_draws", "bound_draws",
+                       "noise_draws"}
     assert set(silent) <= read_at_the_end
 
 
@@ -470,7 +471,8 @@ def test_a_chapter_declares_itself(chapter):
 # What chapters do each in a way of their own, though the name is one.
 OWN = {"main", "build", "plot_pictures", "fields", "choose_dilations", ("vae", "evaluate"),
        ("vae", "evaluate_without_label"), ("vae", "train"), ("gan", "train"), ("made", "train"),
-       ("diffusion", "evaluate"), ("diffusion", "train"),
+       ("diffusion", "evaluate"), ("diffusion", "train"), ("flow", "evaluate"), ("flow", "train"),
+       ("flow", "evaluate_without_label"),
        ("transformer_ar", "surprise")}
 
 

@@ -1,0 +1,327 @@
+"""flow.py: slopes and determinants against autograd, inverses, everything summed on 4×4 bits, the
+bound and its gap. Each with a control: the classic mistakes, made."""
+import math
+
+import pytest
+import torch
+
+import flow
+from flow import Flow
+
+KINDS = ("spline", "affine", "additive")
+
+
+def lively(levels=2, kind="spline", size=4, conditional=False, scale=0.5):
+    """A flow with weights that say something, in float64; black is 0.7 of all pixels."""
+    torch.manual_seed(0)
+    model = Flow(size, levels, 4, kind, conditional)
+    share = torch.tensor([0.7, *[0.3 / (levels - 1)] * (levels - 1)])
+    model.cdf.copy_(torch.cat([torch.zeros(1), share.cumsum(0)]))
+    model.cdf[-1] = 1
+    model.knots.copy_(model.place_knots())
+    with torch.no_grad():
+        for p in model.parameters():
+            p += scale * torch.randn_like(p) * (p.shape[-1] if p.dim() > 1 else 1) ** -0.5
+    return model.to(torch.float64)
+
+
+def all_images():
+    bits = (torch.arange(2**16)[:, None] >> torch.arange(16)) & 1
+    return bits.to(torch.float64).view(-1, 1, 4, 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_slopes_are_those_of_autograd_and_the_way_back_is_one(kind):
+    torch.manual_seed(0)
+    knots = torch.tensor([0, 0.3, 0.301, 0.7, 1], dtype=torch.float64)
+    says = 0.5 * torch.randn(500, 5 if kind == "spline" else 2, dtype=torch.float64)
+    u = (0.01 + 0.98 * torch.rand(500, dtype=torch.float64)).requires_grad_()
+
+    def there(u):
+        return flow.spline(u, says, knots) if kind == "spline" else flow.affine(
+            u, says, kind == "additive")
+
+    z, log_slope = there(u)
+    slope, = torch.autograd.grad(z.sum(), u)
+    assert torch.allclose(slope.log(), log_slope, atol=1e-9)
+    back = flow.spline_back(z, says, knots) if kind == "spline" else flow.affine_back(
+        z, says, kind == "additive")
+    assert torch.allclose(back, u, atol=1e-9) and (z - u).abs().max() > 0.1
+    # From 0 to 1, rising: a distribution function.
+    ends = there(torch.tensor([[0.0], [1.0]], dtype=torch.float64).expand(2, 500).flatten()[:500])
+    assert ends[0].max() < 1e-6
+    grid = torch.linspace(0.001, 0.999, 500, dtype=torch.float64)
+    one = says[:1].expand(500, -1)
+    z, log_slope = flow.spline(grid, one, knots) if kind == "spline" else flow.affine(
+        grid, one, kind == "additive")
+    assert (z.diff() > 0).all()
+    # The area under the slope is what z rises by; control: a trapezium's half is missing.
+    area = torch.trapezoid(log_slope.exp(), grid)
+    assert area.item() == pytest.approx((z[-1] - z[0]).item(), abs=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("levels", [2, 256])
+def test_the_determinant_is_that_of_the_jacobian(kind, levels):
+    model = lively(levels, kind)
+    x = torch.randint(levels, (1, 1, 4, 4))
+    u, _ = model.dequantize(x, torch.Generator().manual_seed(1))
+    z, log_det = model.encode(u)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda v: model.encode(v.view(1, 1, 4, 4))[0].flatten(), u.flatten())
+    sign, found = torch.linalg.slogdet(jacobian)
+    assert sign > 0 and found.item() == pytest.approx(log_det.item(), abs=1e-8)
+    assert log_det.abs() > 0.1
+    # One coupling at a time, too: determinants multiply.
+    states = [u]
+    model.encode(u, states=states)
+    moved = [(a != b).sum().item() for a, b in zip(states, states[1:])]
+    assert moved == [c.moved.numel() for c in model.couplings] and sum(moved) == 16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("levels", [2, 256])
+def test_reconstruction_is_exact(kind, levels):
+    model = lively(levels, kind, 8, scale=0.5 if kind == "spline" else 0.1)
+    x = torch.randint(levels, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    u, _ = model.dequantize(x)
+    back = model.decode(model.encode(u)[0])
+    assert torch.allclose(back, u, atol=1e-8)
+    assert torch.equal(model.quantize(back), x)
+    error, same = flow.round_trip(model, x.to(torch.float64), None)
+    assert error < 1e-8 and same == 1
+    z, _ = model.encode(u)
+    with torch.no_grad():
+        model.couplings[0].network.last.bias += 0.5 * torch.randn_like(
+            model.couplings[0].network.last.bias)
+    assert not torch.allclose(model.decode(z), u, atol=1e-3)  # control: other networks
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_probabilities_of_all_images_sum_to_1(kind):
+    model, x = lively(kind=kind), all_images()
+    p = model.log_prob(x).exp()
+    assert p.sum().item() == pytest.approx(1, abs=1e-6)
+    assert p.max() > 4 * p.median()
+    model.cdf[1] = 0.6  # control: cells of other widths than the knots' black
+    coarse = model.log_prob(x[:100]).exp()
+    assert not torch.allclose(coarse, p[:100])
+
+
+def test_each_pixel_depends_on_coarser_ones_alone():
+    """Flip a pixel: what it costs, and what those cost that look at it, changes; nothing else."""
+    model = lively(size=8)
+    x = (torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.4).to(torch.float64)
+    before = model.log_probs(x).flatten()
+    may = {d: {d} for d in range(64)}
+    for coupling in model.couplings:
+        for d in coupling.known.flatten().tolist():
+            may[d] |= set(coupling.moved.flatten().tolist())
+    for d in range(64):
+        other = x.clone()
+        other.view(-1)[d] = 1 - other.view(-1)[d]
+        changed = set((model.log_probs(other).flatten() - before).abs().gt(1e-12).nonzero()
+                      .flatten().tolist())
+        assert changed <= may[d] and d in changed
+        if len(may[d]) > 1:
+            assert len(changed) > 1
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 12), (28, 28)])
+def test_each_pixel_is_moved_once_after_those_that_look_at_it(size):
+    plan = flow.plan(*size)
+    moved = torch.cat([m.flatten() for _, m in plan])
+    assert sorted(moved.tolist()) == list(range(size[0] * size[1]))
+    gone = set()
+    for known, here in plan:
+        assert not gone & set(known.flatten().tolist()) and not set(
+            known.flatten().tolist()) & set(here.flatten().tolist())
+        gone |= set(here.flatten().tolist())
+    if size == (28, 28):
+        assert len(plan) == 10
+        known, here = plan[0]  # a checkerboard
+        rows, columns = here.flatten() // 28, here.flatten() % 28
+        assert len(here.flatten()) == 392 and ((rows + columns) % 2 == 1).all()
+
+
+def test_at_its_start_it_knows_how_frequent_levels_are():
+    torch.manual_seed(0)
+    model, bits = Flow(28, 256, 4), Flow(28, 2, 4)
+    grey = (torch.rand(50, 1, 28, 28) ** 4 * 255).to(torch.uint8)
+    for m in (model, bits):
+        m.start_from_mean(grey)
+    counts = torch.bincount(grey.flatten().int(), minlength=256) + 1.0
+    p = counts / counts.sum()
+    entropy = -(p.log()[grey.long()]).sum().item() / 50
+    assert flow.evaluate(model, grey, None) == pytest.approx(entropy, rel=1e-4)
+    assert model.loss(grey / 255).item() == pytest.approx(entropy, rel=1e-4)
+    assert bits.cdf.tolist() == pytest.approx([0, 1 - grey.float().mean().item() / 255, 1])
+    black = model.cdf[1]
+    assert model.knots[1] < black < model.knots[2] and model.knots[2] - model.knots[1] < 0.001
+    assert (model.knots.diff() > 0).all() and len(model.knots) == 15 and len(bits.knots) == 4
+
+
+@pytest.mark.parametrize("levels", [2, 256])
+def test_levels_survive_any_noise(levels):
+    model = Flow(28, levels, 4)
+    model.start_from_mean((torch.rand(20, 1, 28, 28) ** 9 * 255).to(torch.uint8))
+    x = torch.arange(784).view(1, 1, 28, 28) % levels
+
+    class Extreme(torch.Generator):
+        pass
+
+    for r in (0.0, 1 - 2**-24):
+        start, end = model.cdf[x], model.cdf[x + 1]
+        keep = torch.rand
+        try:
+            flow.torch.rand = lambda *a, **k: torch.full((1, 1, 28, 28), r)
+            u, log_volume = model.dequantize(x)
+        finally:
+            flow.torch.rand = keep
+        assert torch.equal(model.quantize(u), x)
+    assert log_volume.item() == pytest.approx((end - start).log().sum().item())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bound_is_a_bound_and_its_mean_is_exact(kind):
+    """E[exp(bound)] = P(x): on 4×4 bits, over many draws of the noise. With noise of half the
+    width it is not."""
+    model = lively(kind=kind, scale=0.4 if kind == "spline" else 0.15)
+    x = all_images()[[3, 777, 40000]].repeat_interleave(20000, 0)
+    found = model.bound(x, generator=torch.Generator().manual_seed(0)).view(3, -1)
+    exact = model.log_prob(x[::20000])
+    mean, error = found.exp().mean(1), found.exp().std(1) / 20000**0.5
+    assert ((mean - exact.exp()).abs() < 5 * error + 2e-3 * exact.exp()).all()
+    assert (found.mean(1) < exact + 1e-6).all()
+    gap = (exact - found.mean(1)).mean().item()
+    assert gap > 0.01
+    if kind == "spline":  # the same height on both sides of a cell: nothing is lost
+        for coupling in model.couplings:
+            def says(levels, y, says=coupling.says):
+                return says(levels, y)[..., [0, 0, 3, 3]]
+            coupling.says = says
+        bound, exact_box = model.bound(x), model.log_prob(x)
+        gaps = (exact_box - bound).abs()  # but for noise that falls where the slope jumps
+        assert gaps.median() < 0.002 and gaps.mean() < 0.01
+        return
+    start, end = model.cdf[x.long()], model.cdf[x.long() + 1]
+    r = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    narrow = model.encode(start + (end - start) * r / 2)[1] + (
+        end - start).log().flatten(1).sum(1)
+    mean, error = narrow.view(3, -1).exp().mean(1), narrow.view(3, -1).exp().std(1) / 141
+    assert ((mean - exact.exp()).abs() > 5 * error).any()
+
+
+def test_a_bound_below_the_exact_figure_is_noticed():
+    model, x = lively(kind="affine"), all_images()[::100]
+    one, ten = flow.evaluate_noise(model, x, None, 10)
+    exact = flow.evaluate(model, x, None)
+    assert exact < ten < one
+    right = Flow.bound
+    try:
+        Flow.bound = lambda self, *a: right(self, *a) + 50
+        with pytest.raises(AssertionError, match="below the exact figure"):
+            flow.evaluate_noise(model, x, None, 10)
+    finally:
+        Flow.bound = right
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_have_the_probabilities_that_it_says(kind):
+    """χ² of 20,000 draws: patterns of the four pixels that are drawn first, summed exactly."""
+    model, n = lively(kind=kind), 20000
+    model.couplings.to(torch.float64)
+    drawn = model.sample(n, generator=torch.Generator().manual_seed(0))
+    first = [int(d) for c in list(model.couplings)[-3:] for d in c.moved.flatten()][-4:]
+    weights = torch.tensor([1, 2, 4, 8], dtype=torch.float64)
+    pattern = (all_images().flatten(1)[:, first] @ weights).long()
+    expected = torch.zeros(16, dtype=torch.float64).index_add(
+        0, pattern, model.log_prob(all_images()).exp())
+    found = torch.bincount((drawn.flatten(1)[:, first].to(torch.float64) @ weights).long(),
+                           minlength=16)
+    chi = ((found - n * expected) ** 2 / (n * expected).clamp(min=1)).sum()
+    assert chi < 45  # 15 degrees of freedom: one time in 10,000
+    wrong = expected.roll(1)  # control
+    assert ((found - n * wrong) ** 2 / (n * wrong).clamp(min=1)).sum() > 100
+
+
+def test_the_density_integrates_to_1_on_a_grid():
+    """Two pixels: the second given the first's level; the mean of the density over the square."""
+    torch.manual_seed(0)
+    side, levels = 400, torch.tensor([0, 1])
+    model = lively(levels=2)
+    knots = model.knots
+    says_first = torch.randn(4, dtype=torch.float64)
+    says_second = torch.randn(2, 4, dtype=torch.float64)  # what a network would say of two levels
+    grid = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+    seen = (grid > model.cdf[1]).long()
+    first = flow.spline(grid, says_first.expand(side, 4), knots)[1]
+    second = flow.spline(grid.repeat(side), says_second[seen].repeat_interleave(side, 0), knots)[1]
+    density = (first.repeat_interleave(side) + second).exp()
+    assert density.mean().item() == pytest.approx(1, abs=2e-3) and density.std() > 0.1
+    assert levels.tolist() == [0, 1]
+
+
+def test_what_is_given_comes_out_and_the_rest_fits_it():
+    model = lively(size=8, scale=1.0)
+    known = torch.zeros(8, 8, dtype=torch.bool)
+    known[::4, ::4] = True
+    x = torch.ones(400, 1, 8, 8, dtype=torch.float64)
+    drawn = [model.sample(400, generator=torch.Generator().manual_seed(0), x=v, known=known)
+             for v in (x, 1 - x)]
+    assert (drawn[0][:, 0, known] == 1).all() and (drawn[1][:, 0, known] == 0).all()
+    assert not torch.equal(drawn[0][:, 0, ~known], drawn[1][:, 0, ~known])
+    # Their own coarse pixels given back to draws of the model change nothing.
+    plain = model.sample(50, generator=torch.Generator().manual_seed(3))
+    again = model.sample(50, generator=torch.Generator().manual_seed(3), x=plain, known=known)
+    assert torch.equal(plain, again)
+
+
+def test_temperature_0_is_the_middle_of_each_distribution():
+    model = lively()
+    drawn = model.sample(5, temperature=0)
+    assert (drawn == drawn[:1]).all()
+    z = torch.full((1, 1, 4, 4), 0.5, dtype=torch.float64)
+    assert torch.equal(drawn[:1], model.quantize(model.decode(z)).to(torch.float64))
+    cold, warm = (model.sample(2000, generator=torch.Generator().manual_seed(0),
+                               temperature=t).std(0).mean() for t in (0.5, 1))
+    assert cold < warm
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_a_network_says_makes_nan(kind):
+    knots = torch.tensor([0, 0.8, 0.8002, 1])
+    says = torch.tensor([[1e4, -1e4, 1e4, -1e4], [-1e4] * 4, [1e4] * 4, [0, 1e4, 0, 0]])
+    says = says if kind == "spline" else says[:, :2]
+    for u in (1e-7, 0.5, 1 - 6e-8):
+        u = torch.full((4,), u)
+        z, log_slope = flow.spline(u, says, knots) if kind == "spline" else flow.affine(
+            u, says, kind == "additive")
+        assert z.isfinite().all() and log_slope.isfinite().all()
+        back = flow.spline_back(z, says, knots) if kind == "spline" else flow.affine_back(
+            z, says, kind == "additive")
+        assert back.isfinite().all() and (back >= 0).all() and (back <= 1).all()
+
+
+def test_the_label_is_heard_by_every_coupling():
+    model = lively(size=8, conditional=True)
+    x = (torch.rand(1, 1, 8, 8) < 0.4).to(torch.float64)
+    a, b = (model.log_probs(x, torch.tensor([k])).flatten() for k in (0, 1))
+    for coupling in model.couplings:
+        at = coupling.moved.flatten()
+        assert (a[at] != b[at]).any()
+    marginal, right = flow.evaluate_without_label(model, x.repeat(2, 1, 1, 1), torch.tensor([0, 1]))
+    by_label = torch.stack([model.log_prob(x, torch.tensor([k])) for k in range(10)])
+    assert marginal == pytest.approx(-(by_label.exp().mean().log().item()))
+    assert right == (0.5 if by_label.argmax() in (0, 1) else 0)
+    with pytest.raises(ValueError, match="conditional"):
+        model.log_prob(x)
+
+
+def test_sizes_that_cannot_be_are_refused_with_a_sentence():
+    with pytest.raises(ValueError, match="halved twice"):
+        Flow(30)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        Flow(28, channels=6)
+    assert Flow((8, 12), 2, 4).sample(2).shape == (2, 1, 8, 12)
+    assert math.isclose(Flow(8, 2, 4).sample(64).mean().item(), 0.5, abs_tol=0.05)
