@@ -15,10 +15,7 @@ def lively(levels=2, kind="spline", size=4, conditional=False, scale=0.5):
     """A flow with weights that say something, in float64; black is 0.7 of all pixels."""
     torch.manual_seed(0)
     model = Flow(size, levels, 4, kind, conditional)
-    share = torch.tensor([0.7, *[0.3 / (levels - 1)] * (levels - 1)])
-    model.cdf.copy_(torch.cat([torch.zeros(1), share.cumsum(0)]))
-    model.cdf[-1] = 1
-    model.knots.copy_(model.place_knots())
+    model.counts.copy_(torch.tensor([7 * (levels - 1), *[3] * (levels - 1)]))
     with torch.no_grad():
         for p in model.parameters():
             p += scale * torch.randn_like(p) * (p.shape[-1] if p.dim() > 1 else 1) ** -0.5
@@ -103,7 +100,7 @@ def test_the_probabilities_of_all_images_sum_to_1(kind):
     p = model.log_prob(x).exp()
     assert p.sum().item() == pytest.approx(1, abs=1e-6)
     assert p.max() > 4 * p.median()
-    model.cdf[1] = 0.6  # control: cells of other widths than the knots' black
+    model.counts.copy_(torch.tensor([4, 6]))  # control: other cells
     coarse = model.log_prob(x[:100]).exp()
     assert not torch.allclose(coarse, p[:100])
 
@@ -138,7 +135,7 @@ def test_each_pixel_is_moved_once_after_those_that_look_at_it(size):
             known.flatten().tolist()) & set(here.flatten().tolist())
         gone |= set(here.flatten().tolist())
     if size == (28, 28):
-        assert len(plan) == 10
+        assert len(plan) == 18
         known, here = plan[0]  # a checkerboard
         rows, columns = here.flatten() // 28, here.flatten() % 28
         assert len(here.flatten()) == 392 and ((rows + columns) % 2 == 1).all()
@@ -155,7 +152,8 @@ def test_at_its_start_it_knows_how_frequent_levels_are():
     entropy = -(p.log()[grey.long()]).sum().item() / 50
     assert flow.evaluate(model, grey, None) == pytest.approx(entropy, rel=1e-4)
     assert model.loss(grey / 255).item() == pytest.approx(entropy, rel=1e-4)
-    assert bits.cdf.tolist() == pytest.approx([0, 1 - grey.float().mean().item() / 255, 1])
+    assert bits.cdf.tolist() == pytest.approx([0, 1 - grey.float().mean().item() / 255, 1],
+                                             abs=0.001)
     black = model.cdf[1]
     assert model.knots[1] < black < model.knots[2] and model.knots[2] - model.knots[1] < 0.001
     assert (model.knots.diff() > 0).all() and len(model.knots) == 15 and len(bits.knots) == 4
@@ -232,7 +230,7 @@ def test_draws_have_the_probabilities_that_it_says(kind):
     model, n = lively(kind=kind), 20000
     model.couplings.to(torch.float64)
     drawn = model.sample(n, generator=torch.Generator().manual_seed(0))
-    first = [int(d) for c in list(model.couplings)[-3:] for d in c.moved.flatten()][-4:]
+    first = [int(d) for c in list(model.couplings)[-4:] for d in c.moved.flatten()][-4:]
     weights = torch.tensor([1, 2, 4, 8], dtype=torch.float64)
     pattern = (all_images().flatten(1)[:, first] @ weights).long()
     expected = torch.zeros(16, dtype=torch.float64).index_add(
@@ -325,3 +323,15 @@ def test_sizes_that_cannot_be_are_refused_with_a_sentence():
         Flow(28, channels=6)
     assert Flow((8, 12), 2, 4).sample(2).shape == (2, 1, 8, 12)
     assert math.isclose(Flow(8, 2, 4).sample(64).mean().item(), 0.5, abs_tol=0.05)
+
+
+def test_half_precision_moves_no_cell():
+    """Weights that ship are rounded; the histogram must not be: draws keep their levels."""
+    model = Flow(28, 256, 4)
+    model.start_from_mean((torch.rand(200, 1, 28, 28) ** 9 * 255).to(torch.uint8))
+    state = {k: v.half().float() if v.is_floating_point() else v
+             for k, v in model.state_dict().items()}
+    other = Flow(28, 256, 4)
+    other.load_state_dict(state)
+    assert torch.equal(other.cdf, model.cdf) and torch.equal(other.knots, model.knots)
+    assert not torch.equal(model.cdf.half().float(), model.cdf)  # control
