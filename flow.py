@@ -112,7 +112,7 @@ VARIANTS = {}  # no setting changes the defaults of others
 # that is uniform noise, as everybody has it, and behind it a first layer that has nothing to learn:
 # the distribution function of all pixels together. (Its slope is in the widths.) After it a pixel,
 # taken alone, is uniform: without couplings the flow is right about each level's frequency, and
-# says so, 1.6 bits a pixel, before its first step. In the usual coordinates, x + r, black would be
+# says so, 2.0 bits a pixel, before its first step. In the usual coordinates, x + r, black would be
 # a spike of height 0.81 on 1/256 of the axis, and each coupling would have to build it anew.
 #
 # What the noise costs. The probability of a level is the integral of the density over its cell, so
@@ -637,7 +637,7 @@ def plot_couplings(path, model, x, y):
 
 
 @torch.no_grad()
-def plot_between(path, model, x, y):
+def plot_paths(path, model, x, y):
     """From one digit to the next of levels x (n, 1, H, W), between their latents, as Gaussians."""
     u, _ = model.dequantize(x, torch.Generator().manual_seed(0))
     z = torch.special.ndtri(model.encode(u, y)[0].clamp(1e-6, 1 - 1e-6)).flatten(1)
@@ -651,7 +651,7 @@ def plot_between(path, model, x, y):
     pictures.labelled_rows(path, rows)
 
 
-def plot_temperatures(path, model):
+def plot_spread(path, model):
     """The same noise at five temperatures."""
     pictures.labelled_rows(path, [
         (f"τ = {tau:g}", model.sample(12, utils.row_labels(model, 12),
@@ -673,8 +673,8 @@ def plot_pictures(model, folder, x, y):
     """All of the chapter's own pictures, of levels x (N, 1, H, W) of the test set."""
     x8, y8 = utils.first(8, x.float(), y)
     plot_couplings(folder / "couplings.png", model, *utils.first(4, x8, y8))
-    plot_between(folder / "interpolation.png", model, x8, y8)
-    plot_temperatures(folder / "temperatures.png", model)
+    plot_paths(folder / "interpolation.png", model, x8, y8)
+    plot_spread(folder / "temperatures.png", model)
     many = utils.batches(*utils.first(2000, x, y), 250)
     bits = -torch.cat([model.log_probs(xb, yb) for xb, yb in many]) / math.log(2)
     pictures.plot_surprise(folder / "surprise.png", bits, x8 / (model.levels - 1))
@@ -728,7 +728,7 @@ def train(model, data, run):
                                digits)
 
 
-def final_figures(model, data, judge, s):
+def figures_at_the_end(model, data, judge, s):
     """What is measured at the end, on the test set -> (nats of bits or None, a dict)."""
     labels = data_labels(data, s.test_draws)
     draws, grey = sample_many(model, s.test_draws, labels), model.levels > 2
@@ -768,7 +768,7 @@ def main(argv=None):
     # From here on only the weights that were best on validation, and, once, the test set.
     run.load_best(model)
     print("scoring the test set ...")
-    nats, figures = final_figures(model, data, load_judge(run.device), s)
+    nats, figures = figures_at_the_end(model, data, load_judge(run.device), s)
     plot_pictures(model, run.folder, data.test if nats is None else data.x_test, data.y_test)
     run.write_samples(model)
     run.finish(model, test_nats=nats, likelihood=model.likelihood, test_images=len(data.x_test),
@@ -819,9 +819,9 @@ ABOUT = {
 #
 # Large hubs do not pay, and word after word is far behind in minutes.
 #
-# Where draws go wrong. Fréchet distance of 2,000 draws to validation digits, grey and after one coin
-# a pixel, of a flow of 5,500 steps (couplings of half the pixels) if a part of the pixels is a real
-# digit's and the rest is drawn:
+# Where draws go wrong. Fréchet distance of 2,000 draws to validation digits, grey and after one
+# coin a pixel, of a flow of 5,500 steps (couplings of half the pixels) if a part of the pixels is
+# a real digit's and the rest is drawn:
 #
 #     nothing is given                       6.1     3.6
 #     every fourth pixel in each direction   2.8     1.5

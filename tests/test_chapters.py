@@ -398,7 +398,8 @@ def outcome(chapter, s):
     spy = Spy(s, (1, 3))
     chapter.train(model, data, spy)
     state = {k: v.double().sum().item() for k, v in model.state_dict().items()}
-    return state, [(r.train, r.val, r.score) for r in spy.records], len(spy.rates)
+    seen = [(r.train, r.val, r.score, r.more.get("val_frechet")) for r in spy.records]
+    return state, seen, len(spy.rates)
 
 
 # ---------------------------------------------------------------------------------------- one form
