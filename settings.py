@@ -152,10 +152,10 @@ def parse(script, description, settings, variants, argv):
 
 def resolve(settings, variants, chosen, then=None):
     """The values that hold, as a dict: defaults, variant's, checkpoint's (then), typed (chosen)."""
-    chosen = {**(then or {}), **chosen}
+    typed, chosen = chosen, {**(then or {}), **chosen}
     values = {**defaults(settings, variants, chosen), **chosen}
     for name, s in settings.items():
-        if s.only and name in chosen and (s.drawing or not then) \
+        if s.only and name in typed and (s.drawing or not then) \
                 and values[s.only[0]] not in s.only[1:]:
             fail(f"{flag(name)} is for {flag(s.only[0])} {' or '.join(s.only[1:])}: "
                  f"{'choose another --out' if then else 'add that'}, or leave {flag(name)} out.")

@@ -153,6 +153,8 @@ def test_a_flag_may_be_for_several_variants_and_for_drawing_only(fails):
     draw = "--sample-only --paths 7"
     assert hold(draw, {"variant": "b"})["paths"] == 7
     fails(lambda: hold(draw, {"variant": "c"}), "--paths is for --variant a or b", "leave --paths")
+    # A checkpoint holds all settings: one that nobody typed is refused to nobody.
+    assert hold("", {"variant": "c", "paths": 5, "clip": 1.0})["variant"] == "c"
     text = settings.make_parser("toy", "", found, {}).format_help()
     words = " ".join(text.split())
     assert "with --variant a or b: length" in words
