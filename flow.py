@@ -161,27 +161,24 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 #     0 1 0 1       1. move 1 and 2, look at 0 and 3     a checkerboard: half of all pixels
 #     2 3 2 3       2. move 3, look at 0                 a quarter
-#     0 1 0 1       3. the 0s are an image of 14×14. Its 1s, 2s and 3s are moved by halves (24 or
-#     2 3 2 3          25 pixels at a time), each of which looks at all that is left
-#                   4. its 0s are 49 pixels. Eight of them are moved at a time, the last ones one by
-#                      one; the very last looks at nothing
+#     0 1 0 1       3. the 0s are an image of 14×14: its own 0s, 3s, 1s and 2s are moved one by
+#     2 3 2 3          one, in that order; each looks at those before it
 #
-# Heaps are small where a digit's shape is decided. There dense networks do, of 128 units; 1. and 2.
-# have convolutions.
+# The third is a coupling with one pixel on the other side, 196 times. Each costs a pass when one
+# draws; but here a digit's shape is decided ("What was measured"), and what is moved at the same
+# time is drawn apart, so that what these pixels owe each other is lost.
 #
 # After 1. half of the pixels are noise, if the coupling was good: nobody needs to touch them any
 # more. RealNVP lets them go as latents, the multi-scale architecture. Usual flows repeat 1. and 2.
 # many times with parts exchanged, since an affine map cannot make of a pixel what it should be in
 # one go. A spline can, so here each pixel is moved once, and the flow is easy to read backwards.
 #
-# Drawing. Begin with noise and undo the couplings, last one first: one pixel, one, two, four, … 49;
-# then the pixels between them, and again, from coarse to fine: 18 passes of small networks, all
-# images at once. So a coupling flow whose parts are moved once *is* an autoregressive model, whose
-# steps are not pixels but heaps of them; and an autoregressive model is a flow: p(x_d | before)
-# with its distribution function as g, triangular by nature. (MAF. One pass finds z, drawing takes
-# 784; turned round, IAF, it draws in one and needs 784 to score what others have drawn.)
-# pixelcnn.py is exact and slow to draw since each heap is one pixel. The price of large heaps: the
-# pixels of one heap are drawn apart, given the coarser ones. What they owe each other is lost.
+# Drawing. Begin with noise and undo the couplings, last one first: 196 coarse pixels, one after the
+# other, then the pixels between them, and again: 198 passes of small networks, all images at once.
+# So a flow that moves each part once *is* an autoregressive model, whose steps are not pixels but
+# parts; and an autoregressive model is a flow, p(x_d | before) with its distribution function as g,
+# triangular by nature. (MAF, and our third step. One pass finds z, drawing takes a pass for each
+# pixel. Turned round, IAF, it draws in one, and scores what others have drawn in one for each.)
 #
 # Mixing. Glow puts a learned matrix over channels between couplings, log |det| = log |det W| a
 # place, where RealNVP exchanges halves. Here the coordinates have cells: after a mixture of four
@@ -191,7 +188,7 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 # A good density need not draw well. log p is a mean over real digits: a model that draws one third
 # rubbish loses log 1.5 = 0.4 nats of hundreds. And most nats are spent on edges and grey levels,
-# where nobody looks (surprise.png), while the shape of the digit is in the 49 coarsest pixels and
+# where nobody looks (surprise.png), while the shape of the digit is in the 196 coarse pixels and
 # costs few. So flows have good nats and draws that are odd. Temperature: turn the noise into a
 # Gaussian, multiply by τ, and back. τ < 1 stays near the middle of each distribution, which for
 # most pixels is black: temperatures.png.
@@ -227,26 +224,23 @@ class ResidualBlock(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """(B, I, H, W) -> (B, O, H, W): all places through `depth` layers of `wide` units, in which
-    each place can be told of each other. What a coupling of few pixels asks."""
+    """(B, C, H, W) -> the same shape: all places through two layers of `wide` units, in which each
+    place can be told of each other."""
 
-    def __init__(self, inputs, outputs, size, wide, conditional, depth=3):
+    def __init__(self, channels, size, wide, conditional):
         super().__init__()
-        self.shape, places = (outputs, *size), math.prod(size)
-        self.first = nn.Linear(max(1, inputs * places), wide)  # with nothing to see, a 1
+        numbers = channels * math.prod(size)
+        self.first, self.last = nn.Linear(numbers, wide), nn.Linear(wide, numbers)
+        self.hidden = nn.Linear(wide, wide)
         self.label = nn.Embedding(10, wide) if conditional else None
-        self.hidden = nn.ModuleList(nn.Linear(wide, wide) for _ in range(depth - 1))
-        self.last = nn.Linear(wide, outputs * places)
-        nn.init.zeros_(self.last.weight)  # at first g is the identity
+        nn.init.zeros_(self.last.weight)  # at first it says nothing
         nn.init.zeros_(self.last.bias)
 
     def forward(self, seen, y=None):
-        seen = seen.flatten(1) if seen.numel() else seen.new_ones(len(seen), 1)
-        h = self.first(seen) if y is None else self.first(seen) + self.label(y)
-        h = F.layer_norm(F.silu(h), h.shape[1:])
-        for layer in self.hidden:
-            h = h + F.layer_norm(F.silu(layer(h)), h.shape[1:])
-        return self.last(h).view(-1, *self.shape)
+        h = self.first(seen.flatten(1))
+        h = F.layer_norm(F.silu(h if y is None else h + self.label(y)), h.shape[1:])
+        h = h + F.layer_norm(F.silu(self.hidden(h)), h.shape[1:])
+        return self.last(h).view_as(seen)
 
 
 class ConvNet(nn.Module):
@@ -255,13 +249,13 @@ class ConvNet(nn.Module):
 
     def __init__(self, inputs, outputs, size, channels, conditional):
         super().__init__()
-        c, wide, half = channels, 3 * channels, (2 * channels, size[0] // 2, size[1] // 2)
+        c, half = channels, (size[0] // 2, size[1] // 2)
         self.first = nn.Conv2d(inputs, c, 3, padding=1)
         self.position = nn.Parameter(torch.zeros(c, *size))  # where in the picture? (wavenet.py)
         self.label = nn.Embedding(10, c) if conditional else None
         self.down, self.up = ResidualBlock(c), ResidualBlock(c)
         self.shrink, self.grow = nn.Conv2d(c, 2 * c, 2, 2), nn.ConvTranspose2d(2 * c, c, 2, 2)
-        self.hub = DenseNet(2 * c, 2 * c, half[1:], wide, conditional, depth=2)
+        self.hub = DenseNet(2 * c, half, 2 * c, conditional)
         self.norm, self.last = nn.GroupNorm(4, c), nn.Conv2d(c, outputs, 1)
         nn.init.zeros_(self.last.weight)  # at first g is the identity
         nn.init.zeros_(self.last.bias)
@@ -273,6 +267,35 @@ class ConvNet(nn.Module):
         small = self.shrink(h)
         h = self.up(h + self.grow(small + self.hub(small, y)))
         return self.last(F.silu(self.norm(h))) + self.bias
+
+
+class PixelNets(nn.Module):
+    """(B, D) -> (B, D, numbers): for each of D pixels a small network of its own, which is told the
+    pixels before it and says the numbers of its map. They lie side by side, one matrix a pixel, so
+    that one multiplication serves all."""
+
+    def __init__(self, pixels, numbers, wide, conditional):
+        super().__init__()
+        d, scale = pixels, wide**-0.5
+        before = torch.ones(d, d).tril(-1)  # a row for each pixel: whom it is told of
+        self.register_buffer("before", before, persistent=False)
+        per_input = before.sum(dim=1).clamp(min=1).rsqrt()
+        self.first = nn.Parameter(torch.randn(d, d, wide) * per_input[:, None, None])
+        self.hidden = nn.Parameter(torch.randn(d, wide, wide) * scale)
+        self.last = nn.Parameter(torch.zeros(d, wide, numbers))  # at first g is the identity
+        self.biases = nn.ParameterList(torch.zeros(d, 1, n) for n in (wide, wide, numbers))
+        self.label = nn.Embedding(10, d * wide) if conditional else None
+
+    def forward(self, seen, y=None, pixels=slice(None)):
+        """pixels: a slice, whose networks are asked; others would cost time when one is drawn."""
+        first = self.first[pixels] * self.before[pixels, :, None]  # else it would see itself
+        h = torch.einsum("bi,diw->dbw", seen, first) + self.biases[0][pixels]
+        if y is not None:
+            h = h + self.label(y).unflatten(1, (len(self.first), -1))[:, pixels].transpose(0, 1)
+        h = F.layer_norm(F.silu(h), h.shape[2:])
+        inner = torch.baddbmm(self.biases[1][pixels], h, self.hidden[pixels])
+        h = h + F.layer_norm(F.silu(inner), h.shape[2:])
+        return torch.baddbmm(self.biases[2][pixels], h, self.last[pixels]).transpose(0, 1)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -347,49 +370,42 @@ def affine_back(z, says, additive=False):
 
 
 def plan(height, width):
-    """"Which half?": for each coupling the pixels that it looks at and those that it moves, from
-    the finest to the last pixel: a list of (known, moved), indices into D pixels, (k, H', W') and
-    (m, H', W')."""
+    """"Which half?": pixels as indices into D. -> a list of (known, moved), (k, H', W') and
+    (m, H', W'), for the couplings of many pixels, the finest first; and those pixels that are left,
+    in the order in which they are drawn."""
 
     def words(image):  # "squeeze": (H, W) -> (4, H/2, W/2)
         return torch.stack([image[i::2, j::2] for i in (0, 1) for j in (0, 1)])
 
     fine = words(torch.arange(height * width).view(height, width))
-    coarse = words(fine[0])
-    # Heaps in the order in which they are drawn: first the coarsest pixels, in an order that mixes
-    # places, one, one, two, four, and then eight at a time; then those between them, by halves.
-    first = coarse[0].flatten()
-    first = first[torch.randperm(len(first), generator=torch.Generator().manual_seed(0))]
-    ends = [e for e in (1, 2, 4, *range(8, len(first), 8)) if e < len(first)]
-    heaps = list(first.tensor_split(ends))
-    i = torch.arange(len(first))
-    black = (i // coarse.shape[2] + i % coarse.shape[2]) % 2 == 0
-    for channel in (3, 2, 1):
-        pixels = coarse[channel].flatten()
-        heaps += [heap for heap in (pixels[black], pixels[~black]) if len(heap)]
-    before = [torch.cat([*heaps[:k], heaps[0][:0]]) for k in range(len(heaps))]
-    found = [(known.view(-1, 1, 1), moved.view(-1, 1, 1)) for known, moved in zip(before, heaps)]
-    return [(fine[[0, 3]], fine[[1, 2]]), (fine[[0]], fine[[3]]), *reversed(found)]
+    return [(fine[[0, 3]], fine[[1, 2]]), (fine[[0]], fine[[3]])], words(fine[0])[
+        [0, 3, 1, 2]].flatten()
 
 
 class Coupling(nn.Module):
-    """Moves some pixels of u (B, D), as others say: (6), (7) or (8)."""
+    """Moves some pixels of u (B, D), as others say: (6), (7) or (8). If known is None, pixels
+    (moved: one dimension) are moved one by one, as those before them say."""
 
     def __init__(self, known, moved, kind, numbers, channels, conditional):
         super().__init__()
-        self.kind, self.numbers = kind, numbers  # of each pixel that is moved
-        self.register_buffer("known", known, persistent=False)
+        self.kind, self.numbers, d = kind, numbers, len(moved)  # numbers: of each pixel
+        self.one_by_one = known is None
+        self.register_buffer("known", moved if self.one_by_one else known, persistent=False)
         self.register_buffer("moved", moved, persistent=False)
-        size, inputs, outputs = moved.shape[1:], len(known), len(moved) * numbers
-        if min(size) >= 14:
-            self.network = ConvNet(inputs, outputs, size, channels, conditional)
+        if self.one_by_one:
+            self.network = PixelNets(d, numbers, channels, conditional)
+            self.parts = [slice(i, i + 1) for i in range(d)]  # what is drawn at a time
         else:
-            self.network = DenseNet(inputs, outputs, size, 4 * channels, conditional)
+            self.network = ConvNet(len(known), d * numbers, moved.shape[1:], channels, conditional)
+            self.parts = [slice(None)]
 
-    def says(self, levels, y):
-        """What the network reads from levels in [−1, 1], (B, D) -> (B, m, H', W', numbers)."""
+    def says(self, levels, y, part=slice(None)):
+        """What the network reads from levels in [−1, 1], (B, D) -> (B, m, …, numbers), of a part of
+        the pixels that it moves."""
+        if self.one_by_one:
+            return self.network(levels[:, self.known], y, part)
         out = self.network(levels[:, self.known], y)
-        return out.unflatten(1, (len(self.moved), self.numbers)).movedim(2, -1)
+        return out.unflatten(1, (-1, self.numbers)).movedim(2, -1)
 
     def map(self, u, says, knots):
         """g(u) and its log slope, of pixels alone."""
@@ -426,8 +442,9 @@ class Flow(nn.Module):
         # rounded moves all cells.
         self.register_buffer("counts", torch.ones(levels, dtype=torch.long))
         numbers = (4 if levels == 2 else 15) if kind == "spline" else 2  # knots, or s and t
+        couplings, rest = plan(height, width)
         self.couplings = nn.ModuleList(Coupling(known, moved, kind, numbers, channels, conditional)
-                                       for known, moved in plan(height, width))
+                                       for known, moved in [*couplings, (None, rest)])
 
     @property
     def cdf(self):
@@ -464,22 +481,23 @@ class Flow(nn.Module):
         u = torch.minimum(u.clamp(min=1e-7), torch.nextafter(end, start))
         return u, (end - start).log().flatten(1).sum(dim=1)
 
-    def quantize(self, u):
-        """The levels whose cells u lies in: of the shape of u, integers."""
-        return (torch.searchsorted(self.cdf, u.contiguous(), right=True) - 1).clamp(
-            0, self.levels - 1)
+    def quantize(self, u, cdf=None):
+        """The levels whose cells u lies in: of the shape of u, integers. cdf: self.cdf, if it is at
+        hand."""
+        cdf = self.cdf if cdf is None else cdf
+        return (torch.searchsorted(cdf, u.contiguous(), right=True) - 1).clamp(0, self.levels - 1)
 
-    def seen(self, u):
+    def seen(self, levels):
         """What networks look at: levels, in [−1, 1], and not where in its cell u is. So noise on
         known pixels cannot disturb them, and (5) can be summed exactly."""
-        return 2 * self.quantize(u).to(u) / (self.levels - 1) - 1
+        return 2 * levels / (self.levels - 1) - 1
 
     def encode(self, u, y=None, states=None):
         """f of (1): u (B, 1, H, W) -> z of that shape, and log |det ∂z/∂u|, (B,) nats. states: a
         list that gets u after each coupling. All couplings can look at u itself, since what one
         looks at no earlier one has moved."""
         utils.check_label(self, y)
-        levels, z, log_det = self.seen(u).flatten(1), u.flatten(1), 0
+        levels, z, log_det = self.seen(self.quantize(u).to(u)).flatten(1), u.flatten(1), 0
         for coupling in self.couplings:
             says = coupling.says(levels, y)
             new, log_slope = coupling.map(u.flatten(1)[:, coupling.moved], says, self.knots)
@@ -492,14 +510,18 @@ class Flow(nn.Module):
     def decode(self, z, y=None, x=None, known=None):
         """f⁻¹: z (B, 1, H, W) -> u, the coarsest pixels first. x (levels) and known (H, W) bool:
         pixels that are put in instead of drawn."""
-        u = z.flatten(1).clone()
+        u, knots, cdf = z.flatten(1).clone(), self.knots, self.cdf
+        levels = torch.zeros_like(u)  # as networks see them; what is not drawn yet, none looks at
+        given = None if x is None else (self.seen(x.flatten(1).to(u)), known.flatten().to(u.device))
         for coupling in reversed(self.couplings):
-            levels = self.seen(u)
-            if x is not None:
-                given = 2 * x.flatten(1).to(u) / (self.levels - 1) - 1
-                levels = torch.where(known.flatten().to(u.device), given, levels)
-            says = coupling.says(levels, y)
-            u[:, coupling.moved] = coupling.map_back(u[:, coupling.moved], says, self.knots)
+            for part in coupling.parts:
+                pixels = coupling.moved[part]
+                says = coupling.says(levels, y, part)
+                u[:, pixels] = coupling.map_back(u[:, pixels], says, knots)
+                levels[:, pixels] = self.seen(self.quantize(u[:, pixels], cdf).to(u))
+                if given is not None:
+                    levels[:, pixels] = torch.where(given[1][pixels], given[0][:, pixels],
+                                                    levels[:, pixels])
         return u.view_as(z)
 
     def bound(self, x, y=None, generator=None):
@@ -517,7 +539,7 @@ class Flow(nn.Module):
         of g at both ends of the cell. x: levels (B, 1, H, W) -> (B, 1, H, W) nats, in float64 on
         the CPU, since cells of rare levels are narrow."""
         utils.check_label(self, y)
-        levels = 2 * x.flatten(1).to(self.cdf) / (self.levels - 1) - 1
+        levels = self.seen(x.flatten(1).to(self.cdf))
         nats, cdf, knots = torch.zeros_like(levels).cpu().to(torch.float64), *(
             t.cpu().to(torch.float64) for t in (self.cdf, self.knots))
         for coupling in self.couplings:
@@ -793,13 +815,13 @@ ABOUT = {
                   "latent space": "yes, of 784 dimensions, and exact",
                   "interpolation": "yes, between real digits",
                   "completion": "exact from coarse to fine",
-                  "steps a draw takes": "18, all pixels of a heap at once"},
+                  "steps a draw takes": "198: 196 coarse pixels, then the rest in two"},
     "variants": {"flow": "", "flow, bits": "--data bits"},
     "robust": ["flow"],
     "small": "--width 4 --eval-draws 80 --test-draws 100 --noise-draws 2",
     "pictures": {
-        "couplings.png": "Four test digits on their way to noise, one coupling a column: first a "
-                         "checkerboard dissolves, at last the 49 coarsest pixels.",
+        "couplings.png": "Four test digits on their way to noise, one coupling a column: a "
+                         "checkerboard dissolves, a quarter, and every other pixel.",
         "interpolation.png": "Between the latents of two real digits: an exact latent space need "
                              "not be a smooth one.",
         "temperatures.png": "The same noise at five temperatures: what is most probable, pixel by "
