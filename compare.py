@@ -99,20 +99,13 @@ def find_runs(folders):
                  "nats of two data sets cannot be compared." for run in runs if run.data != data]
     runs = [run for run in runs if run.data == data]
     # Two of one name: first by how long they trained, if that was typed; else by their folders.
-    for more in (lambda run: trained_for(run.metrics), lambda run: f" ({run.place})"):
+    for more in (lambda run: tables.trained_for(run.metrics), lambda run: f" ({run.place})"):
         names, words = [run.name for run in runs], [more(run) for run in runs]
         for run, name, word in zip(runs, names, words):
             others = {other for other, its in zip(words, names) if its == name}
             run.name += word * (len(others) > 1)
     return sorted(runs, key=lambda run: (run.order, not run.first, not run.default,
                                          run.folder.name)), left_out
-
-
-def trained_for(metrics):
-    """What a command says of how its run trained: ", 50,000 steps", or nothing."""
-    words = {"batch_size": "batches of {:,}", "lr": "rate {:g}", "steps": "{:,} steps"}
-    return "".join(f", {word.format(metrics[key])}" for key, word in words.items()
-                   if re.search(f"{flag(key)}[ =]", metrics["command"]))
 
 
 def read_run(folder):
@@ -161,10 +154,14 @@ def check_metrics(metrics):
         if usual in (int, float):
             setting.read(str(value))
     metrics["settings"] = settings
-    check(likelihood in ("exact", "bound", "none"), f"likelihood {likelihood}")
+    check(likelihood in ("exact", "bound", "estimate", "none"), f"likelihood {likelihood}")
     check((metrics["conditional"], metrics["variant"])
           == (settings["conditional"], settings.get("variant", "")), "conditional or variant")
     check((likelihood == "none") == (metrics["test_nats"] is None), "likelihood and test_nats")
+    if likelihood == "estimate":
+        low, high = metrics["nats_interval"]
+        check_numbers({"low": low, "high": high}, "low", "high")
+        check(low <= metrics["test_nats"] <= high, "nats_interval")
     check(isinstance(metrics["command"], str) and metrics["data"] in ("mnist", "mnist_5k"), "data")
     key, figures = "val_nats", {"test_nats"}
     if likelihood == "none":

@@ -417,9 +417,9 @@ class Run:
                                   "best": {**self.best, "weights": weights}})
 
     def finish(self, model, test_nats, likelihood, left_out=(), **own):
-        """Write weights.pt, metrics.json, loss.png, progress.png. likelihood: "exact", "bound" or
-        "none". left_out: names of weights that begin so are not needed to draw. own: the chapter's
-        further figures, all of which have to be finite."""
+        """Write weights.pt, metrics.json, loss.png, progress.png. likelihood: "exact", "bound",
+        "estimate" (with nats_interval=) or "none". left_out: names of weights that begin so are not
+        needed to draw. own: the chapter's further figures, all of which have to be finite."""
         self.check_finite(test_nats=test_nats, **own)
         y, s = utils.row_labels(model, 64, 8), self.settings
         sample_seconds = utils.median_seconds(lambda: model.sample(64, y))

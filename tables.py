@@ -16,7 +16,7 @@ from PIL import Image
 
 import pictures
 import utils
-from settings import chapters
+from settings import chapters, flag
 
 # --------------------------------------------------------------------------------------------------
 # Tables
@@ -31,9 +31,13 @@ def table(head, rows):
 
 
 def nats_of(metrics):
-    """"85.56 (exact)", "≤ 87.32 (bound, K = 200)" or "no likelihood"."""
+    """"85.56 (exact)", "≤ 87.32 (bound, K = 200)", "88.9 (estimate, 88.5 … 89.3)" or "no
+    likelihood"."""
     if metrics["likelihood"] == "none":
         return "no likelihood"
+    if metrics["likelihood"] == "estimate":
+        low, high = metrics["nats_interval"]
+        return f"{metrics['test_nats']:.2f} (estimate, {low:.2f} … {high:.2f})"
     if metrics["likelihood"] == "bound":
         by = f"{metrics['bound_steps']} steps" if "bound_steps" in metrics else \
             f"K = {metrics['iw_samples']}"
@@ -48,6 +52,13 @@ def bits_of(nats):
 def two(found, *names):
     """Figures of scores with two digits, or dashes."""
     return [f"{found[name]:.2f}" if found else "—" for name in names]
+
+
+def trained_for(metrics):
+    """What a command says of how its run trained: ", 50,000 steps", or nothing."""
+    words = {"batch_size": "batches of {:,}", "lr": "rate {:g}", "steps": "{:,} steps"}
+    return "".join(f", {word.format(metrics[key])}" for key, word in words.items()
+                   if re.search(f"{flag(key)}[ =]", metrics["command"]))
 
 
 def minutes(metrics):
@@ -181,7 +192,7 @@ def at_minute(curve, key, minute):
 def minutes_table(runs):
     """What one has after some minutes of training, on validation."""
     rows, times = [], (0.5, 1, 2, 5, 15)
-    what = {"none": "Fréchet, grey", "bound": "−ELBO", "exact": "exact"}
+    what = {"none": "Fréchet, grey", "bound": "−ELBO", "exact": "exact", "estimate": "estimate"}
     for run in runs:
         m, s, curve, key = run.metrics, run.metrics["settings"], run.metrics["curve"], run.key
         images = 10000 if m["data"] == "mnist" else 500

@@ -2,6 +2,7 @@
 scores are named, and the rest is compared all the same; planted heaps get the scores they must."""
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -252,6 +253,16 @@ def test_runs_are_compared(runs_folder, capsys):
     assert read(ROOT / "README.md") == README  # only the published page goes there
 
 
+def test_an_estimate_is_called_one_and_shows_its_interval(runs_folder):
+    path = runs_folder / "vae" / "metrics.json"
+    nats = json.loads(read(path))["test_nats"]
+    edit(path, likelihood="estimate", nats_interval=[nats - 0.25, nats + 0.5])
+    compare.main([])
+    text = read(runs_folder / "comparison.md")
+    assert f"{nats:.2f} (estimate, {nats - 0.25:.2f} … {nats + 0.5:.2f})" in text
+    assert "| VAE | estimate |" in text and f"≤ {nats:.2f}" not in text
+
+
 def test_what_stands_around_the_marks_stays(runs_folder):
     compare.main([])
     path = runs_folder / "comparison.md"
@@ -291,6 +302,11 @@ ODD = {  # what is done to metrics.json, and words of the sentence
     "conditional, but not by its settings": (lambda m: edit(m, conditional=True), NOT_OURS),
     "another likelihood": (lambda m: edit(m, likelihood="perhaps"), NOT_OURS),
     "no likelihood, and nats": (lambda m: edit(m, likelihood="none"), NOT_OURS),
+    "an estimate without its interval": (lambda m: edit(m, likelihood="estimate"), NOT_OURS),
+    "an interval of something else": (lambda m: edit(
+        m, likelihood="estimate", nats_interval=[1.0, 2.0]), NOT_OURS),
+    "an interval with no end": (lambda m: edit(
+        m, likelihood="estimate", nats_interval=[1.0, math.nan]), NOT_OURS),
     "no number of draws": (lambda m: drop(m, "iw_samples"), NOT_OURS),
     "a huge number": (lambda m: edit(m, parameters=10**400), NOT_OURS),
     "a command that is none": (lambda m: edit(m, command=7), NOT_OURS),

@@ -1,0 +1,930 @@
+"""
+Energy-based models: a number for each picture, and nothing else
+=================================================================
+Take any network that gives a picture one number, its energy, and say that pictures of low energy
+are probable. Nothing is asked of the network: no order of pixels, no bijection, no decoder. What
+one pays comes later. To call exp(−E) a probability it has to be divided by its sum over all
+pictures, Z, and 2⁷⁸⁴ of them cannot be added up; and nobody says how to draw. The chapter shows
+three ways around Z: chains that walk over pictures, comparing with a model whose Z is known, and
+never asking for it.
+
+    p(x) = exp(−E(x)) / Z,      Z = Σ_x exp(−E(x))                                             (1)
+
+    code          symbol      shape           meaning
+    x             x           (B, 1, 28, 28)  a digit, 0 and 1; with --variant conv grey, 0 … 1
+    energy        E(x)        (B,)            nats: −log p(x), up to log Z
+    log_z         log Z       (1,) or (10,)   its estimate, for each label
+    chains                    (N, …)          pictures that walk while the model is trained
+    weight, b, c  W, b, c     (D, hidden) …   of the RBM (7)
+    a             a           (D,)            of independent pixels, where chains begin
+    beta          β                           inverse temperature: 0 independent pixels, 1 p
+    log_w         log w       (labels, n)     weights of chains or draws: (10), (14)
+    base          q(x)                        of --variant residual: an exact model (12)
+    noise         σ                           of --variant conv: width of the noise (16)
+    y             y           (B,)            class label 0..9, only with --conditional
+    B batch size, D = 784 pixels
+
+Papers    Smolensky 1986; Hinton, Training products of experts, 2002: RBM, contrastive divergence
+          Tieleman, PCD, 2008; Salakhutdinov & Murray, 2008: annealed importance sampling for RBMs
+          Neal, Annealed importance sampling, 1998 (physics/9803008)
+          Burda, Grosse & Salakhutdinov, 2014 (arXiv 1412.8566): from both sides
+          Gutmann & Hyvärinen, Noise-contrastive estimation, 2010; Deng et al., Residual EBMs, 2020
+          (2004.11714): an energy on top of an exact model
+          Du & Mordatch, 2019 (1903.08689); Nijkamp et al., 2019 (1903.12370): networks, Langevin
+          Hyvärinen, Score matching, 2005; Vincent, 2011; Saremi & Hyvärinen, Neural empirical
+          Bayes, 2019 (1903.02334): walk on noisy pictures, jump back
+Run       python ebm.py                         train, draw, measure; writes runs/ebm/
+          python ebm.py --variant rbm           a restricted Boltzmann machine
+          python ebm.py --variant conv          a network alone, on grey digits
+          python ebm.py --conditional           the same with the class given: p(x|y)
+          python ebm.py --sample-only --sampling-steps 200
+Left out  on purpose: a conv energy on bits (Gibbs with gradients: an exercise), tempered and
+          parallel chains, deep Boltzmann machines.
+"""
+import math
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import pictures
+import utils
+from judge import coins, frechet_distance, judged, load_judge, scores
+from runner import Run
+from settings import Setting
+
+# Settings to turn, here or as flags (--variant rbm).
+SETTINGS = {
+    "variant": Setting("residual", "residual: an energy on top of an exact model; rbm: a "
+                       "restricted Boltzmann machine; conv: a network alone, on grey digits",
+                       choices=("residual", "rbm", "conv"), word="{}"),
+    "steps": Setting(10000, "length of training"),
+    "batch_size": Setting(64, "images a step, and chains"),
+    "lr": Setting(3e-3, "highest learning rate"),
+    "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
+    "clip": Setting(100.0, "longer gradients are scaled down to this length"),
+    "width": Setting(32, "channels of the energy; with rbm: hidden units", 4, 10000,
+                     word="width{}"),
+    "base_part": Setting(0.5, "part of the run that trains the base q", 0, 0.99,
+                         only=("variant", "residual")),
+    "z_steps": Setting(50000, "log Z, at the end: draws of q; with rbm: temperatures", 10,
+                       only=("variant", "residual", "rbm")),
+    "noise": Setting(0.25, "σ: noise on the digits whose energy is learned",
+                     only=("variant", "conv")),
+    "chain_steps": Setting(10, "K: how far a chain goes between two steps of training",
+                           only=("variant", "conv")),
+    "test_draws": Setting(5000, "draws scored at the end", 10),
+    "sampling_steps": Setting(20, "length of the chain that draws", drawing=True),
+}
+VARIANTS = {
+    ("variant", "rbm"): {"steps": 100000, "batch_size": 128, "lr": 1e-3, "width": 500,
+                         "z_steps": 10000, "sampling_steps": 1000},
+    ("variant", "conv"): {"steps": 5000, "lr": 1e-3, "sampling_steps": 500},
+}
+
+# --------------------------------------------------------------------------------------------------
+# Notes, step by step
+#
+# Energy. (1) is Boltzmann's formula at temperature 1: twice as probable is log 2 nats lower. Only
+# differences count, since a constant that is added to E is taken away again by log Z. It is a
+# product where a mixture is a sum: exp(−E_a − E_b) is high where *both* agree.
+#
+# The gradient. log Z is out of reach, its gradient is not:
+#
+#     ∂ log Z/∂θ = 1/Z Σ_x ∂/∂θ exp(−E(x)) = −Σ_x p(x) ∂E(x)/∂θ = −E_p[∂E/∂θ],       so
+#
+#     ∂/∂θ mean of −log p = E_data[∂E/∂θ] − E_p[∂E/∂θ]                                          (2)
+#
+# Press down the energy of data, lift that of what the model itself draws; at peace when nobody
+# could tell them apart. In code it is the gradient of
+#
+#     loss = mean of E(data) − mean of E(draws),    draws taken as constants                    (3)
+#
+#     E ╲      ╱╲       ╱      a valley that no datum lies in is found by the model's own draws,
+#        ╲    ╱  ╲_____╱       and is filled up
+#         ╲__╱     ▲
+#          ▼     draws
+#        data
+#
+# Its *value* says nothing: near 0 when all is well, and also when chains are stuck. Watch draws,
+# and log Z. If chains are too short, draws are not p's, (2) is wrong, and energies fall without end
+# at places where no chain ever comes.
+#
+# Chains. How can one draw from p without Z? By a walk whose steps know ratios p(x′)/p(x) only, in
+# which Z is gone. If a step T leaves p as it is, and can reach everything, it ends in p. Enough is
+#
+#     p(x) T(x → x′) = p(x′) T(x′ → x)                        detailed balance                  (4)
+#
+# as much traffic one way as the other. Three such steps, one for each part of this chapter:
+#
+#     Metropolis: propose x′ from q, accept with probability min(1, p(x′)q(x) / p(x)q(x′))      (5)
+#     Gibbs: draw some pixels anew, given all others (of which p says how: see (8))
+#     Langevin: x′ = x − ε²/2 ∇E(x) + ε·noise,   noise N(0, 1)                                  (6)
+#
+# (6) is a ball that rolls downhill, in the dark, kicked about: for ε → 0 it leaves p as it is. Step
+# and noise belong together, ε² and ε. *The classic mistake* is a step of 10 with noise of 0.005:
+# that is gradient descent on E, its pictures are minima and not draws, and (3) trains something for
+# which there is no word.
+#
+# 1. The RBM. Hidden bits h beside the pixels v, and no links within a side:
+#
+#     p(v, h) ∝ exp(b·v + c·h + vᵀWh)          h  ●   ●   ●        given v, hidden bits are
+#                                                │╲ ╱│╲ ╱│         independent coins; given h,
+#     E(v) = −b·v − Σ_j log(1 + e^(c_j + W_jᵀv))  v  ○   ○   ○     pixels are                   (7)
+#
+#     P(h_j = 1|v) = sigmoid(c_j + W_jᵀv),   P(v_i = 1|h) = sigmoid(b_i + W_i·h)                (8)
+#
+# (7), the free energy, is what is left when h is summed out: each sum over h_j = 0, 1 is a factor
+# of its own. It is a product of experts, one a hidden unit, each of which may veto. (8) are Gibbs
+# steps that move half of everything at once. CD-1 (Hinton) begins each chain at data and takes one
+# step: low variance, but it never sees valleys far from data. PCD keeps chains from one batch to
+# the next: weights move slowly, chains follow. So do 1. and 3. here.
+#
+# Nats after all: AIS. log Z of independent pixels is known; that of p is reached over a ladder
+#
+#     p_β(v) ∝ exp((1 − β) a·v + β b·v) Π_j (1 + e^(β(c_j + W_jᵀv))),   β = 0 … 1               (9)
+#
+#     w = Π_k p*_{β_k}(v_k) / p*_{β_{k−1}}(v_k),   v_{k+1} by (8) at β_k;   Z = Z_0 E[w]        (10)
+#
+# p* without its Z. E[w] is exact whatever the number of temperatures; but w is skewed, and the mean
+# of a few is mostly too low: log Z comes out low, and −log p *flatters*. Begin with draws of p and
+# walk down instead, and
+#
+#     Z = Z_0 / E[w′]                                                                          (11)
+#
+# is mostly too high. What lies between the two is what we know (annealing.png). The reverse chains
+# begin at draws that took long chains, not perfect ones: so it is an estimate, from both sides, and
+# no bound. The tables say "estimate" and give the interval.
+#
+# 2. On top of an exact model. Let q be autoregressive, and p what corrects it:
+#
+#     p(x) = q(x) exp(−E(x)) / Z                                                               (12)
+#
+# A causal model decides pixel by pixel and never looks back at the whole; E sees nothing else. And
+# draws of q are cheap and independent, so no chain is needed to train. Noise contrast: let E tell
+# data from draws of q as a classifier would, whose logit is −E,
+#
+#     loss = mean of log(1 + e^E(data)) + mean of log(1 + e^−E(draws of q))                    (13)
+#
+# Its optimum is −E = log p_data/q, log Z = 0: the normaliser is learned along, as a bias. (A GAN's
+# critic has the same loss: it is an energy on top of the generator, thrown away after training.)
+# For nats one does not trust it, and counts:
+#
+#     log Z = log E_q[w],  w = exp(−E);   −log p = −log q + E + log Z                          (14)
+#
+#     effective sample size: (Σ w)² / Σ w², of n draws                                         (15)
+#
+# If E knows much that q does not, few draws carry all weight, and (14) is as noisy as those few: a
+# gain of g nats costs e^2g of the draws, if log w is Gaussian (then g is half its variance). So an
+# energy adds a nat or so to a good base, not ten. To draw: (5) with q as proposal, in which q(x)
+# and q(x′) drop out and only energies are compared.
+#
+# 3. A network alone. Grey digits lie on thin sheets in 784 dimensions. There E has to have walls as
+# steep as the sheets are thin, (6) needs tiny steps, and training explodes. Thicken them: learn the
+# energy of digits with noise of width σ, where p is smooth and steps of σ/2 are safe,
+#
+#     E(x) = Σ (x_d − mean_d)²/(2 var_d) + network(x),   of x = digit + σ·noise                (16)
+#
+# on top of independent pixels, so that E rises outside of all data and no chain is lost; and come
+# back by what Gaussian noise allows (Miyasawa, Tweedie; diffusion.py does it a hundred times):
+#
+#     E[digit | x] = x − σ² ∇E(x)                                                              (17)
+#
+# "Walk and jump." Why: p(x) = ∫ p(digit) N(x; digit, σ²), whose ∇ log p(x) = E[digit − x | x]/σ².
+# So ∇E can also be learned without any chain, by making (17) a good guess of the digit: denoising
+# score matching. It knows slopes alone, not which of two far valleys is deeper; with a σ that goes
+# from large to small it is diffusion.py, and that is how energies lost to it.
+#
+# What energies are good for: they add (a product of experts), they judge (outliers.png), they mend
+# what is given in part (completion_top.png), with one network.
+#
+# Labels. With --conditional E is told the digit, each label has a Z of its own, and all equations
+# get "| y"; evaluate_without_label() takes it away again (made.py).
+# --------------------------------------------------------------------------------------------------
+
+
+def randu(shape, like, generator=None):
+    """Uniform numbers from a generator on the CPU, so that a seed gives the same everywhere."""
+    return torch.rand(shape, generator=generator).to(like)
+
+
+# --------------------------------------------------------------------------------------------------
+# 1. The restricted Boltzmann machine
+# --------------------------------------------------------------------------------------------------
+
+
+class RBM(nn.Module):
+    """p(v, h) ∝ exp(b·v + c·h + vᵀWh), v: bits of an image, h: hidden bits. With labels each digit
+    has biases b and c of its own."""
+
+    likelihood = "estimate"
+
+    def __init__(self, image_size=28, hidden=500, conditional=False, chains=128):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.conditional, d, k = conditional, math.prod(self.image_size), 10 if conditional else 1
+        self.sampling_steps = 1000
+        self.weight = nn.Parameter(0.01 * torch.randn(d, hidden))
+        self.b, self.c = nn.Parameter(torch.zeros(k, d)), nn.Parameter(torch.zeros(k, hidden))
+        self.register_buffer("a", torch.zeros(d))  # of independent pixels, where all chains begin
+        self.register_buffer("log_z", torch.zeros(k))
+        self.register_buffer("chains", torch.zeros(chains, d, dtype=torch.uint8))
+
+    def start_from_mean(self, images):
+        """Biases of independent pixels, from images (N, 1, H, W) uint8, grey; chains from them."""
+        mean = images.float().mean(dim=(0, 1)).flatten() / 255
+        self.a.copy_(torch.logit(0.01 + 0.98 * mean))
+        self.b.data.copy_(self.a.expand_as(self.b))
+        self.chains.copy_(torch.rand(self.chains.shape).to(self.a) < self.a.sigmoid())
+
+    def label(self, y, n):
+        """Which biases each of n images takes: (n,)."""
+        utils.check_label(self, y)
+        return self.b.new_zeros(n, dtype=torch.long) if y is None else y.to(self.b.device)
+
+    def inputs(self, v, y):
+        """What each hidden unit gets, v: (B, D) -> (B, hidden)."""
+        return v @ self.weight + self.c[y]
+
+    def energy(self, x, y=None):
+        """The free energy (7): x (B, 1, H, W), 0 or 1 -> (B,) nats; −log p(x) − log Z."""
+        v, y = x.flatten(1).to(self.a), self.label(y, len(x))
+        return -(v * self.b[y]).sum(dim=1) - F.softplus(self.inputs(v, y)).sum(dim=1)
+
+    def log_prob(self, x, y=None):
+        """−energy − log Z, with log Z as measure() has estimated it. -> (B,) nats"""
+        return -self.energy(x, y) - self.log_z[self.label(y, len(x))]
+
+    def sweep(self, v, y, generator=None, beta=1.0, inputs=None):
+        """One step of block Gibbs: all hidden bits given v (B, D), then v given them, (8). It
+        leaves p_β of (9) as it is."""
+        inputs = self.inputs(v, y) if inputs is None else inputs
+        h = (randu(inputs.shape, v, generator) < (beta * inputs).sigmoid()).to(v)
+        bias = beta * self.b[y] + (1 - beta) * self.a
+        logits = beta * (h @ self.weight.T) + bias
+        return (randu(v.shape, v, generator) < logits.sigmoid()).to(v)
+
+    def loss(self, x, y=None, step=0):
+        """(3): its gradient is that of −log p, if the chains are draws of p. Its value means
+        nothing."""
+        labels = None if y is None else torch.arange(len(self.chains)) % 10
+        with torch.no_grad():
+            at = self.label(labels, len(self.chains))
+            self.chains.copy_(self.sweep(self.chains.to(x), at))
+        chains = self.chains.to(x).view(-1, 1, *self.image_size)
+        return self.energy(x, y).mean() - self.energy(chains, labels).mean()
+
+    # ------------------------------------------------------------------------------------ sampling
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None, watch=None):
+        """n draws, (n, 1, H, W): chains of sampling_steps sweeps that begin with independent
+        pixels. x (n, 1, H, W) and known (H, W) bool: pixels that are given, put in again after each
+        sweep. watch(step, images): is told where the chains are after each step."""
+        y = self.label(y, n)
+        v = (randu((n, len(self.a)), self.a, generator) < self.a.sigmoid()).to(self.a)
+        for step in range(self.sampling_steps):
+            v = self.sweep(v, y, generator)
+            if x is not None:
+                v = torch.where(known.flatten().to(v.device), x.flatten(1).to(v), v)
+            if watch:
+                watch(step + 1, v.view(n, 1, *self.image_size))
+        return v.view(n, 1, *self.image_size)
+
+    # ----------------------------------------------------------------------------------- measuring
+
+    def log_p_star(self, v, inputs, y, beta):
+        """log of (9) without its Z: -> (B,)."""
+        bias = beta * self.b[y] + (1 - beta) * self.a
+        return (v * bias).sum(dim=1) + F.softplus(beta * inputs).sum(dim=1)
+
+    @torch.no_grad()
+    def anneal(self, v, y, temperatures, generator, reverse=False):
+        """(10): log w of each chain, (n,). v (n, D): draws of p_0, or with reverse of p_1."""
+        betas = torch.linspace(0, 1, temperatures).tolist()
+        log_w = v.new_zeros(len(v))
+        for now, then in zip(betas, betas[1:]) if not reverse else zip(betas[:0:-1], betas[-2::-1]):
+            if reverse:
+                v = self.sweep(v, y, generator, now)
+            inputs = self.inputs(v, y)
+            log_w += self.log_p_star(v, inputs, y, then) - self.log_p_star(v, inputs, y, now)
+            if not reverse:
+                v = self.sweep(v, y, generator, then, inputs)
+        return log_w
+
+    @torch.no_grad()
+    def measure(self, temperatures, n=100, both=False):
+        """Estimate log Z from n chains a label, forward and, with `both`, in reverse: (10), (11).
+        What lies in the middle is kept in log_z. -> its (low, high), each (labels,): two standard
+        errors beyond the lower and the higher one."""
+        generator, k = torch.Generator().manual_seed(0), len(self.log_z)
+        y = torch.arange(k).repeat_interleave(n).to(self.a.device)
+        log_z_0 = F.softplus(self.a).sum() + self.c.shape[1] * math.log(2)  # of independent bits
+        v = (randu((n * k, len(self.a)), self.a, generator) < self.a.sigmoid()).to(self.a)
+        log_w, error = log_mean(self.anneal(v, y, temperatures, generator).view(k, n))
+        found, errors = [log_z_0 + log_w], [error]
+        if both:
+            v = self.sample(n * k, y if self.conditional else None, generator).flatten(1)
+            log_w, error = log_mean(self.anneal(v, y, temperatures, generator, True).view(k, n))
+            found, errors = [*found, log_z_0 - log_w], [*errors, error]
+        found, errors = torch.stack(found), torch.stack(errors)
+        self.log_z.copy_(found.mean(dim=0))
+        return (found - 2 * errors).amin(dim=0), (found + 2 * errors).amax(dim=0)
+
+
+def log_mean(log_w):
+    """log_w: (k, n) -> log of the mean of w over n, and the standard error of that, each (k,)."""
+    top = log_w.amax(dim=1, keepdim=True)
+    w = (log_w - top).exp()
+    mean = w.mean(dim=1)
+    return mean.log() + top[:, 0], w.std(dim=1) / log_w.shape[1] ** 0.5 / mean
+
+
+# --------------------------------------------------------------------------------------------------
+# Networks that say a number
+# --------------------------------------------------------------------------------------------------
+
+
+class Energy(nn.Module):
+    """Images (B, 1, H, W) -> (B,): convolutions, smooth everywhere, since chains follow its slope
+    (with ReLU it would be flat in pieces). H, W: multiples of 4."""
+
+    def __init__(self, image_size, channels, conditional):
+        super().__init__()
+        height, width = image_size
+        if height % 4 or width % 4:
+            raise ValueError(f"an image of {height}×{width} cannot be halved twice: choose "
+                             "multiples of 4")
+        c = channels
+        self.body = nn.Sequential(
+            nn.Conv2d(1, c, 4, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(c, 2 * c, 4, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(2 * c, 2 * c, 3, padding=1), nn.SiLU(),
+            nn.Flatten(), nn.Linear(2 * c * height * width // 16, 4 * c))
+        self.label = nn.Embedding(10, 4 * c) if conditional else None
+        self.last = nn.Linear(4 * c, 1)
+        nn.init.zeros_(self.last.weight)  # at first all images are alike
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x, y=None):
+        h = self.body(2 * x.to(self.last.weight) - 1)
+        return self.last(F.silu(h if y is None else h + self.label(y)))[:, 0]
+
+
+# --------------------------------------------------------------------------------------------------
+# 2. An energy on top of an exact model
+# --------------------------------------------------------------------------------------------------
+
+
+class Base(nn.Module):
+    """q(x), exact: word after word of 2×2 pixels, as transformer_ar.py has them, each given the
+    words before it in a window, `reach` rows up and as many columns to both sides."""
+
+    def __init__(self, image_size, units, conditional, reach=6):
+        super().__init__()
+        size, self.reach = (image_size[0] // 2, image_size[1] // 2), reach
+        before = torch.ones(4, reach + 1, 2 * reach + 1)
+        before[:, -1, reach:] = 0  # the word itself, and those to its right
+        self.register_buffer("before", before.flatten().nonzero()[:, 0], persistent=False)
+        self.see = nn.Linear(len(self.before), units)
+        self.position = nn.Parameter(torch.zeros(*size, units))
+        self.label = nn.Embedding(10, units) if conditional else None
+        self.inner = nn.ModuleList(nn.Linear(units, units) for _ in range(2))
+        self.last = nn.Linear(units, 16)
+        patterns = (torch.arange(16)[:, None] >> torch.tensor([3, 2, 1, 0])) & 1
+        self.register_buffer("patterns", patterns.float(), persistent=False)  # (16, 4)
+
+    def logits(self, seen, position, y):
+        """seen: (B, words, V), what is in their windows; position: (words, units) -> logits of the
+        16 patterns of each, (B, words, 16)."""
+        h = self.see(seen) + position
+        if y is not None:
+            h = h + self.label(y)[:, None]
+        for layer in self.inner:
+            h = h + F.layer_norm(F.silu(layer(F.silu(h))), h.shape[-1:])
+        return self.last(F.silu(h))
+
+    def log_prob(self, x, y=None):
+        """log q(x): bits (B, 1, H, W) -> (B,) nats, exact."""
+        words, r = F.pixel_unshuffle(x.to(self.position), 2), self.reach  # (B, 4, H/2, W/2)
+        seen = F.unfold(F.pad(2 * words - 1, (r, r, r, 0)), (r + 1, 2 * r + 1))  # 0: outside
+        logits = self.logits(seen[:, self.before].transpose(1, 2), self.position.flatten(0, 1), y)
+        which = torch.einsum("bkhw,k->bhw", words, words.new_tensor([8, 4, 2, 1])).long()
+        log_q = F.log_softmax(logits, dim=-1).gather(-1, which.flatten(1)[..., None])
+        return log_q.flatten(1).sum(dim=1)
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None):
+        """n draws of q, (n, 1, H, W). x (n, 1, H, W), known (H, W) bool: pixels that are given."""
+        (height, width, _), r = self.position.shape, self.reach
+        seen = self.position.new_zeros(n, 4, height + r, width + 2 * r)
+        u = randu((n, height, width, 1), seen, generator)
+        if x is not None:
+            given = F.pixel_unshuffle(x.to(seen), 2)
+            fixed = F.pixel_unshuffle(known[None, None].to(seen), 2)[0].bool()  # (4, H/2, W/2)
+        for i in range(height):
+            for j in range(width):
+                window = seen[:, :, i:i + r + 1, j:j + 2 * r + 1].flatten(1)[:, None, self.before]
+                q = self.logits(window, self.position[i, j], y)[:, 0].softmax(dim=-1)
+                if x is not None:  # patterns that have other pixels where they are given: no
+                    other = self.patterns != given[:, None, :, i, j]  # (n, 16, 4)
+                    q = q * ~(other & fixed[:, i, j]).any(dim=-1)
+                    q = q / q.sum(dim=-1, keepdim=True)
+                pick = (q.cumsum(dim=-1) <= u[:, i, j]).sum(dim=-1).clamp(max=15)
+                seen[:, :, i + r, j + r] = 2 * self.patterns[pick] - 1
+        return F.pixel_shuffle((seen[:, :, r:, r:r + width] + 1) / 2, 2)
+
+
+class Residual(nn.Module):
+    """p(x) = q(x) exp(−E(x)) / Z: (12)."""
+
+    likelihood, every = "estimate", 16  # steps between two lots of new draws of q
+
+    def __init__(self, image_size=28, channels=32, conditional=False, base_steps=0, pool=2048):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.conditional, self.base_steps, self.sampling_steps = conditional, base_steps, 20
+        self.network = Energy(self.image_size, channels, conditional)
+        self.base = Base(self.image_size, 4 * channels, conditional)
+        self.register_buffer("log_z", torch.zeros(10 if conditional else 1))
+        self.register_buffer("pool", torch.zeros(pool, 1, *self.image_size, dtype=torch.uint8))
+
+    def energy(self, x, y=None):
+        """−log q(x) + E(x): x (B, 1, H, W), 0 or 1 -> (B,) nats."""
+        utils.check_label(self, y)
+        return self.network(x, y) - self.base.log_prob(x, y)
+
+    def log_prob(self, x, y=None):
+        """−energy − log Z, with log Z as measure() has estimated it. -> (B,) nats"""
+        return -self.energy(x, y) - self.log_z[0 if y is None else y]
+
+    def labels(self, n):
+        """As many of each digit: (n,), or None."""
+        return torch.arange(n, device=self.log_z.device) % 10 if self.conditional else None
+
+    def loss(self, x, y=None, step=0):
+        """−log q(x) as long as q is trained; then (13)."""
+        utils.check_label(self, y)
+        if step < self.base_steps:
+            return -self.base.log_prob(x, y).mean()
+        self.refill(step - self.base_steps)
+        i = torch.randint(len(self.pool), (len(x),), device=x.device)
+        labels = None if y is None else self.labels(len(self.pool))[i]
+        real, drawn = self.network(x, y), self.network(self.pool[i], labels)
+        return F.softplus(real).mean() + F.softplus(-drawn).mean()
+
+    def refill(self, step):
+        """New draws of q take the place of the oldest quarter of the pool (at first of all)."""
+        lot, labels = len(self.pool) // 4, self.labels(len(self.pool))
+        for part in range(4) if step == 0 else [step // self.every % 4] * (step % self.every == 0):
+            y = None if labels is None else labels[part * lot:(part + 1) * lot]
+            self.pool[part * lot:(part + 1) * lot] = self.base.sample(lot, y).to(torch.uint8)
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None, watch=None):
+        """n draws, (n, 1, H, W): Metropolis chains of sampling_steps steps, whose proposals are
+        draws of q (5). x, known: as in Base.sample(); exact if nothing that is given comes after
+        something that is not. watch(step, images): is told where the chains are."""
+        utils.check_label(self, y)
+        device, chains = self.log_z.device, self.sampling_steps + 1
+        y = None if y is None else y.to(device).repeat(chains)
+        x = None if x is None else x.repeat(chains, 1, 1, 1)
+        drawn = self.base.sample(n * chains, y, generator, x, known)
+        energies = torch.cat([self.network(xb, yb) for xb, yb in utils.batches(drawn, y, 500)])
+        drawn, energies = drawn.view(chains, n, *drawn.shape[1:]), energies.view(chains, n)
+        accept = randu((chains, n), energies, generator).log()
+        now, energy = drawn[0].clone(), energies[0].clone()
+        for step in range(1, chains):
+            move = accept[step] < energy - energies[step]
+            now[move], energy[move] = drawn[step, move], energies[step, move]
+            if watch:
+                watch(step, now.clone())
+        return now
+
+    @torch.no_grad()
+    def measure(self, draws):
+        """Estimate log Z = log E_q[exp(−E)] from draws of q, and keep it in log_z. -> its (low,
+        high), each (labels,): two standard errors to both sides; and the effective sample size of
+        (15), a part of the draws."""
+        generator, y, log_w = torch.Generator().manual_seed(0), self.labels(draws), []
+        for i in range(0, draws, 2000):
+            yb = None if y is None else y[i:i + 2000]
+            x = self.base.sample(min(2000, draws - i), yb, generator)
+            log_w.append(-self.network(x, yb))
+        k = len(self.log_z)
+        log_w = torch.cat(log_w)[:draws // k * k].view(-1, k).T
+        log_z, error = log_mean(log_w)
+        self.log_z.copy_(log_z)
+        w = log_w.softmax(dim=1)
+        effective = (1 / w.square().sum(dim=1) / log_w.shape[1]).mean().item()
+        return (log_z - 2 * error, log_z + 2 * error), effective
+
+
+# --------------------------------------------------------------------------------------------------
+# 3. A network alone, on grey digits with noise
+# --------------------------------------------------------------------------------------------------
+
+
+class Smoothed(nn.Module):
+    """p(x) ∝ exp(−E(x)) of grey digits to which noise of width σ was added: (16)."""
+
+    likelihood = "none"
+
+    def __init__(self, image_size=28, channels=32, conditional=False, noise=0.25, chain_steps=10,
+                 chains=2048):
+        super().__init__()
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.conditional, self.noise, self.chain_steps = conditional, noise, chain_steps
+        self.sampling_steps = 500
+        self.network = Energy(self.image_size, channels, conditional)
+        self.register_buffer("mean", torch.zeros(1, *self.image_size))
+        self.register_buffer("var", torch.ones(1, *self.image_size))
+        self.register_buffer("chains", torch.zeros(chains, 1, *self.image_size))
+
+    def start_from_mean(self, images):
+        """Mean and variance of each pixel with its noise, from images (N, 1, H, W) uint8."""
+        images = images.float() / 255
+        self.mean.copy_(images.mean(dim=0))
+        self.var.copy_(images.var(dim=0, correction=0) + self.noise**2)
+        self.chains.copy_(self.begin(len(self.chains)))
+
+    def begin(self, n, generator=None):
+        """Independent pixels, where all chains begin: (n, 1, H, W)."""
+        noise = torch.randn(n, 1, *self.image_size, generator=generator).to(self.mean)
+        return self.mean + self.var.sqrt() * noise
+
+    def energy(self, x, y=None):
+        """(16): that of independent Gaussian pixels, and what the network adds. -> (B,)."""
+        utils.check_label(self, y)
+        return ((x - self.mean) ** 2 / (2 * self.var)).flatten(1).sum(dim=1) + self.network(x, y)
+
+    def score(self, x, y=None):
+        """−∇E, the direction in which p rises: (B, 1, H, W), as x."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return -torch.autograd.grad(self.energy(x, y).sum(), x)[0]
+
+    def walk(self, x, y=None, generator=None, temperature=1.0):
+        """(6): one step of Langevin dynamics, of size ε = σ/2."""
+        step = self.noise / 2
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        return x + step**2 / 2 * self.score(x, y) + step * temperature**0.5 * noise
+
+    def jump(self, x, y=None):
+        """(17): the mean of the digits that x may have been before noise was added."""
+        return (x + self.noise**2 * self.score(x, y)).clamp(0, 1)
+
+    def labels(self, n):
+        return torch.arange(n, device=self.mean.device) % 10 if self.conditional else None
+
+    def loss(self, x, y=None, step=0):
+        """(3), with chains that walk on from where they stood when they were last used."""
+        i = torch.randperm(len(self.chains), device=x.device)[:len(x)]
+        labels = None if y is None else self.labels(len(self.chains))[i]
+        chains = self.chains[i]
+        fresh = torch.rand(len(i)).to(x) < 0.05
+        chains[fresh] = self.begin(len(i))[fresh]
+        for p in self.network.parameters():
+            p.requires_grad_(False)
+        for _ in range(self.chain_steps):
+            chains = self.walk(chains, labels)
+        for p in self.network.parameters():
+            p.requires_grad_(True)
+        self.chains[i] = chains
+        noisy = x + self.noise * torch.randn_like(x)
+        return self.energy(noisy, y).mean() - self.energy(chains, labels).mean()
+
+    @torch.no_grad()
+    def sample(self, n, y=None, generator=None, x=None, known=None, watch=None):
+        """n draws, (n, 1, H, W) in [0, 1]: sampling_steps of (6) from independent pixels, then
+        (17). x, known: pixels that are given; they are put in, with noise, after each step.
+        watch(step, images): is told where the chains are, noise and all."""
+        utils.check_label(self, y)
+        y, now = None if y is None else y.to(self.mean.device), self.begin(n, generator)
+        for step in range(self.sampling_steps):
+            now = self.walk(now, y, generator)
+            if x is not None:
+                noisy = x.to(now) + self.noise * torch.randn(x.shape, generator=generator).to(now)
+                now = torch.where(known.to(now.device), noisy, now)
+            if watch:
+                watch(step + 1, now)
+        now = self.jump(now, y)
+        return now if x is None else torch.where(known.to(now.device), x.to(now), now)
+
+
+# --------------------------------------------------------------------------------------------------
+# Measuring
+# --------------------------------------------------------------------------------------------------
+
+
+def measure(model, s):
+    """log Z as well as we can -> an interval, (low, high), each (labels,), and further figures."""
+    if s.variant == "rbm":
+        return model.measure(s.z_steps, both=True), {}
+    ends, effective = model.measure(s.z_steps)
+    return ends, {"effective_sample_size": effective}
+
+
+@torch.no_grad()
+def evaluate(model, x, y):
+    """Mean of −log p(x) over bits x (N, 1, H, W), nats per image, with log Z as it was measured
+    last: an estimate."""
+    return -sum(model.log_prob(xb, yb).sum().item() for xb, yb in utils.batches(x, y, 250)) / len(x)
+
+
+@torch.no_grad()
+def evaluate_without_label(model, x, y):
+    """Scores of a conditional model that is not told the label: p(x) = ⅒ Σ_k p(x|k). x: bits
+    (N, 1, H, W), y: labels (N,) -> mean of −log p(x), nats per image, and the part of images for
+    which the most probable k is y (Bayes' rule)."""
+    total, right = 0.0, 0
+    for xb, yb in utils.batches(x, y, 250):
+        by_label = torch.stack([model.log_prob(xb, torch.full_like(yb, k)) for k in range(10)])
+        right += (by_label.argmax(dim=0) == yb).sum().item()
+        total -= (by_label.logsumexp(dim=0) - math.log(10)).sum().item()
+    return total / len(x), right / len(x)
+
+
+def data_labels(data, n):
+    """n labels as frequent as in the training set, to draw a conditional model's digits by: all ten
+    alike would be another mixture. None if the model is told none."""
+    return None if data.y_train is None else data.y_train[torch.arange(n) % len(data.y_train)]
+
+
+def sample_many(model, n, y=None, **how):
+    """n draws from noise of a fixed seed, 500 at a time -> (n, 1, H, W), on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.cat([model.sample(min(500, n - i), None if y is None else y[i:i + 500], generator,
+                                   **how).cpu() for i in range(0, n, 500)])
+
+
+def auroc(low, high):
+    """How often a number of `high` is above one of `low`, ties half: the area under the ROC curve
+    of a detector that calls high numbers outliers. (N,), (M,) -> 0 … 1."""
+    both = torch.cat([low, high]).double()
+    order = both.argsort()
+    rank = torch.empty_like(both)
+    rank[order] = torch.arange(1, len(both) + 1, dtype=torch.float64)
+    _, at, count = both.unique(return_inverse=True, return_counts=True)
+    rank = (torch.zeros(len(count), dtype=torch.float64).index_add(0, at, rank) / count)[at]
+    n, m = len(low), len(high)
+    return ((rank[n:].sum() - m * (m + 1) / 2) / (n * m)).item()
+
+
+@torch.no_grad()
+def energies(model, x, y):
+    """(N,): of images x (N, 1, H, W) as the model knows them (with noise, if it was trained so)."""
+    generator, found = torch.Generator().manual_seed(0), []
+    for xb, yb in utils.batches(x, y, 250):
+        if model.likelihood == "none":
+            noise = torch.randn(xb.shape, generator=generator).to(xb)
+            xb = xb + model.noise * noise
+        found.append(model.energy(xb, yb).cpu())
+    return torch.cat(found)
+
+
+# --------------------------------------------------------------------------------------------------
+# Pictures: how this model behaves
+# --------------------------------------------------------------------------------------------------
+
+
+def watched(model, n, steps, at, seed=3):
+    """Where n chains of `steps` steps are after those steps that are in `at`: a dict."""
+    usual, model.sampling_steps, seen = model.sampling_steps, steps, {}
+
+    def watch(step, images):
+        if step in at:
+            clean = images if model.likelihood != "none" else model.jump(images, labels)
+            seen[step] = clean.cpu().clone()
+
+    labels = utils.row_labels(model, n)
+    model.sample(n, labels, torch.Generator().manual_seed(seed), watch=watch)
+    model.sampling_steps = usual
+    return seen
+
+
+def plot_chains(path, model):
+    """The same chains from their first step to ten times the usual length."""
+    most = 10 * model.sampling_steps
+    at = sorted({max(1, round(most * 10 ** -(k / 2))) for k in range(8)})
+    pictures.labelled_rows(path, [(f"{step} steps", images) for step, images in
+                                  watched(model, 12, most, at).items()])
+
+
+def plot_sampling(path, model):
+    """Sixteen chains on their way, as an animation."""
+    most = model.sampling_steps
+    at = sorted({max(1, round(most * (k / 40) ** 2)) for k in range(1, 41)})
+    pictures.save_animation(path, list(watched(model, 16, most, at).values()))
+
+
+def plot_outliers(path, model, x, y):
+    """Energies of test digits x (N, 1, H, W), of the same upside down, and of independent pixels
+    -> the AUROC of both against the digits, a dict."""
+    mean = x.float().mean(dim=0, keepdim=True).expand_as(x)
+    noise = coins(mean.cpu().contiguous(), 1).to(x.device)
+    kinds = {"test digits": x, "upside down": x.flip(2), "independent pixels": noise}
+    found = {name: energies(model, images, y) for name, images in kinds.items()}
+    figure, ax = plt.subplots(figsize=(7, 3))
+    low = min(e.min().item() for e in found.values())
+    high = max(e.quantile(0.99).item() for e in found.values())
+    areas = {name: auroc(found["test digits"], e) for name, e in list(found.items())[1:]}
+    for name, e in found.items():
+        area = f", AUROC {areas[name]:.3f}" if name in areas else ""
+        ax.hist(e.clamp(max=high).numpy(), bins=80, range=(low, high), alpha=0.6, label=name + area)
+    ax.set(xlabel="energy (nats, up to log Z)", ylabel="images")
+    ax.legend(fontsize=8)
+    pictures.save_figure(path, figure)
+    return areas
+
+
+def plot_filters(path, model):
+    """The 64 hidden units of an RBM with the strongest weights. White: pixels that turn them on."""
+    w = model.weight.detach().T
+    w = w[w.norm(dim=1).argsort(descending=True)[:64]]
+    w = w / w.abs().amax(dim=1, keepdim=True) / 2 + 0.5
+    pictures.save_grid(path, w.view(-1, 1, *model.image_size))
+
+
+def plot_annealing(path, model, energy, lengths):
+    """−log p of bits whose mean energy (nats) is given, from AIS of several lengths, from both
+    sides -> a dict of its (low, high) by length."""
+    kept, found = model.log_z.clone(), {}
+    for temperatures in lengths:
+        low, high = model.measure(temperatures, both=True)
+        found[temperatures] = [energy + end.mean().item() for end in (low, high)]
+    model.log_z.copy_(kept)
+    figure, ax = plt.subplots(figsize=(5, 3.2))
+    for i, name in enumerate(("forward, less two standard errors", "reverse, and two more")):
+        ax.plot(list(found), [ends[i] for ends in found.values()], "o-", label=name)
+    ax.set(xscale="log", xlabel="temperatures", ylabel="nats per image")
+    ax.legend(fontsize=8)
+    ax.grid(alpha=0.3)
+    pictures.save_figure(path, figure)
+    return found
+
+
+def plot_pictures(model, folder, x, y):
+    """All of the chapter's own pictures, of test images x (N, 1, H, W) -> figures in them."""
+    found = {"auroc": plot_outliers(folder / "outliers.png", model, *utils.first(2000, x, y))}
+    plot_sampling(folder / "sampling.gif", model)
+    plot_chains(folder / "chains.png", model)
+    if isinstance(model, RBM):
+        plot_filters(folder / "filters.png", model)
+        energy = energies(model, *utils.first(2000, x, y)).mean().item()
+        found["nats_by_temperatures"] = plot_annealing(folder / "annealing.png", model, energy,
+                                                       (100, 300, 1000, 3000))
+    top = torch.zeros(model.image_size, dtype=torch.bool)
+    top[:model.image_size[0] // 2] = True
+    pictures.plot_completions(folder / "completion_top.png", model, x[:8].float(), y, top)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------
+
+
+def build(s, image_size=28):
+    """The model that settings ask for."""
+    if s.variant == "rbm":
+        model = RBM(image_size, s.width, s.conditional, s.batch_size)
+    elif s.variant == "conv":
+        model = Smoothed(image_size, s.width, s.conditional, s.noise, s.chain_steps)
+    else:
+        model = Residual(image_size, s.width, s.conditional, int(s.base_part * s.steps))
+    model.sampling_steps = s.sampling_steps
+    return model
+
+
+def rate(step, s):
+    """As in all chapters the rate rises over the first part of the run, and falls to 0; with an
+    energy on top of a base it does so twice."""
+    middle = int(s.base_part * s.steps) if s.variant == "residual" else 0
+    begin, end = (0, middle) if step < middle else (middle, s.steps)
+    warm, left = (step - begin + 1) / ((end - begin) * s.warm_up + 1), (end - step) / (end - begin)
+    return s.lr * min(warm, left)
+
+
+def train(model, data, run):
+    """Adam on the model's own loss. Chains and pools are in the model."""
+    s, grey = run.settings, model.likelihood == "none"
+    optimizer = torch.optim.Adam(model.parameters(), lr=s.lr, fused=True)
+    judge = load_judge(run.device) if grey else None
+    real = judged(judge, data.val)[0] if grey else None
+    with run.training(model=model, optimizer=optimizer):
+        while run.step < s.steps:
+            optimizer.param_groups[0]["lr"] = rate(run.step, s)
+            x, y = utils.random_batch(data, s.batch_size, grey=grey)
+            loss = model.loss(x, y, run.step)
+            optimizer.zero_grad()
+            loss.backward()
+            grad_norm = nn.utils.clip_grad_norm_(model.parameters(), s.clip)
+            run.check_finite(loss=loss.item(), gradient=grad_norm.item())
+            optimizer.step()
+            if run.tick(loss.item()):
+                same_noise = torch.Generator().manual_seed(1)
+                digits = model.sample(10, utils.row_labels(model, 10), same_noise)
+                if grey:
+                    draws = model.jump(model.chains, model.labels(len(model.chains)))
+                    distance = frechet_distance(judged(judge, draws)[0], real)
+                    run.record(None, None, model, digits, score=distance, val_frechet=distance)
+                else:
+                    model.measure(1000)
+                    sets = (data.x_train, data.y_train), (data.x_val, data.y_val)
+                    run.record(*[evaluate(model, *utils.first(2000, *xy)) for xy in sets], model,
+                               digits)
+
+
+def figures_in_the_end(model, data, judge, s):
+    """What is measured at the end, on the test set -> (nats or None, a dict)."""
+    labels = data_labels(data, s.test_draws)
+    draws, found = sample_many(model, s.test_draws, labels), {}
+    real = data.test if model.likelihood == "none" else data.x_test
+    found = {f"test_{name}": value for name, value in scores(judge, draws, real).items()}
+    if model.likelihood == "none":
+        nats, bits = None, scores(judge, coins(draws), data.x_test)
+        found |= {f"test_{name}_binary": bits[name] for name in ("frechet", "precision", "recall")}
+        found["binarization"] = ("none: trained on grey levels; draws are scored grey, and "
+                                 "(…_binary) after one coin a pixel")
+    else:
+        ends, more = measure(model, s)
+        nats, found = evaluate(model, data.x_test, data.y_test), {**found, **more}
+        at = torch.zeros_like(data.test_labels) if data.y_test is None else data.y_test
+        found["nats_interval"] = [nats + (end - model.log_z)[at].mean().item() for end in ends]
+        if s.variant == "residual":
+            found["base_nats"] = -torch.cat([model.base.log_prob(*b) for b in utils.batches(
+                data.x_test, data.y_test, 250)]).mean().item()
+        if model.conditional:
+            found["marginal_nats"], found["bayes_accuracy"] = evaluate_without_label(
+                model, data.x_test, data.y_test)
+    if labels is not None:
+        agree = judged(judge, draws)[1] == labels.cpu()
+        found["label_agreement"] = agree.double().mean().item()
+    return nats, found
+
+
+def main(argv=None):
+    run = Run(__file__, "Train an energy-based model on MNIST, sample from it, measure it.",
+              SETTINGS, VARIANTS, argv)
+    s, model = run.settings, run.build(build)
+    if run.sample_only:  # no data, no training
+        return run.write_samples(run.load_best(model))
+    if run.finished:
+        return
+    data = run.load_data()
+    if hasattr(model, "start_from_mean"):
+        model.start_from_mean(data.train)
+    train(model, data, run)
+
+    # From here on only the weights that were best on validation, and, once, the test set.
+    run.load_best(model)
+    print("scoring the test set ...")
+    with torch.no_grad():
+        nats, figures = figures_in_the_end(model, data, load_judge(run.device), s)
+    x = data.test / 255 if nats is None else data.x_test
+    figures |= plot_pictures(model, run.folder, x, data.y_test)
+    run.write_samples(model)
+    run.finish(model, test_nats=nats, likelihood=model.likelihood, test_images=len(data.x_test),
+               test_draws=s.test_draws, left_out=["chains", "pool"], **figures)
+
+
+# What tables and tests know of this chapter (CONTRIBUTING.md).
+ABOUT = {
+    "order": 9,
+    "title": lambda s: {"residual": "energy on a base", "rbm": "RBM",
+                        "conv": "energy, smoothed"}[s.variant],
+    "published": {
+        "residual": ("79.6 to 80.5, by forward AIS", "ResNet energies with ACS, Gibbs with "
+                     "gradients, DMALA (ACS paper, table 1)"),
+        "rbm": ("none checked", ""),
+        "conv": ("none found on this scale", ""),
+    },
+    "abilities": {"likelihood": "estimate (conv: none)", "latent space": "no",
+                  "interpolation": "no", "completion": "any part (residual: the lower one)",
+                  "steps a draw takes": "20 proposals (rbm 1000, conv 500)"},
+    "variants": {"energy": "", "energy, RBM": "--variant rbm", "energy, conv": "--variant conv"},
+    "robust": ["energy"],
+    "small": "--width 4 --test-draws 100",
+    "pictures": {
+        "sampling.gif": "Sixteen chains on their way from noise to digits.",
+        "chains.png": "The same chains, ever longer, to ten times their usual length: do they stay "
+                      "digits, and do they become others?",
+        "outliers.png": "Energies of test digits, of the same upside down, and of independent "
+                        "pixels: what does the model think is odd?",
+        "filters.png": "The hidden units of the RBM with the strongest weights.",
+        "annealing.png": "The estimate of the test nats from both sides, against the number of "
+                         "temperatures: too short a schedule flatters.",
+        "completion_top.png": "A test digit, its upper half, and eight draws of the rest.",
+    },
+}
+
+# --------------------------------------------------------------------------------------------------
+# What was measured
+# --------------------------------------------------------------------------------------------------
+# Exercises
+# --------------------------------------------------------------------------------------------------
+
+if __name__ == "__main__":
+    utils.start(main)

@@ -1,0 +1,416 @@
+"""ebm.py: everything summed on 4×4 bits: Z, gradients, samplers that leave p as it is, both sides
+of AIS, the optimum of noise contrast. Each with a control: the classic mistakes, made."""
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import ebm
+from ebm import RBM, Residual, Smoothed
+
+WEIGHTS = 2.0 ** torch.arange(16, dtype=torch.float64)
+
+
+def all_images(size=4):
+    d = size * size
+    bits = (torch.arange(2**d)[:, None] >> torch.arange(d)) & 1
+    return bits.to(torch.float64).view(-1, 1, size, size)
+
+
+def index(x):
+    """Which of all_images(4) each of x (N, 1, 4, 4) is."""
+    return (x.flatten(1).to(torch.float64) @ WEIGHTS).long()
+
+
+def lively_rbm(size=4, conditional=False, scale=0.7, hidden=5):
+    torch.manual_seed(0)
+    model = RBM(size, hidden, conditional, 20)
+    model.start_from_mean((torch.rand(50, 1, size, size) * 255).to(torch.uint8))
+    with torch.no_grad():
+        for p in model.parameters():
+            p += scale * torch.randn_like(p)
+    return model.to(torch.float64)
+
+
+def lively_residual(conditional=False, scale=0.5):
+    torch.manual_seed(0)
+    model = Residual(4, 4, conditional, pool=64)
+    model.base = ebm.Base((4, 4), 8, conditional, reach=1)  # a small window: less to sum over
+    with torch.no_grad():
+        for p in model.parameters():
+            p += scale * torch.randn_like(p)
+    return model.to(torch.float64)
+
+
+def exact_log_z(model, y=None):
+    x = all_images()
+    y = None if y is None else torch.full((len(x),), y)
+    return (-model.energy(x, y)).logsumexp(dim=0).item()
+
+
+def transitions(model, beta=1.0, step_beta=None):
+    """p_β (2^9,) and the matrix of sweep() on 3×3 bits, by summing over all hidden bits."""
+    x = all_images(3).flatten(1)
+    inputs = model.inputs(x, 0)
+    p = model.log_p_star(x, inputs, 0, beta).softmax(dim=0)
+    h = ((torch.arange(2**5)[:, None] >> torch.arange(5)) & 1).to(x)
+    beta = beta if step_beta is None else step_beta
+    on = (beta * inputs).sigmoid()[:, None]
+    p_h = (h * on + (1 - h) * (1 - on)).prod(dim=2)  # (512, 32)
+    on = (beta * (h @ model.weight.T) + beta * model.b[0] + (1 - beta) * model.a).sigmoid()[:, None]
+    return p, p_h @ (x * on + (1 - x) * (1 - on)).prod(dim=2)
+
+
+# --------------------------------------------------------------------------------------------- RBM
+
+
+def test_the_free_energy_is_what_is_left_of_all_hidden_bits():
+    model, x = lively_rbm(), all_images()[::97]
+    h = ((torch.arange(2**5)[:, None] >> torch.arange(5)) & 1).to(x)
+    v = x.flatten(1)
+    joint = (v @ model.b[0])[:, None] + h @ model.c[0] + v @ model.weight @ h.T
+    assert torch.allclose(model.energy(x), -joint.logsumexp(dim=1))
+
+
+@pytest.mark.parametrize("kind", ["rbm", "residual"])
+def test_the_gradient_is_data_minus_model(kind):
+    """(2) against finite differences of the exact mean of −log p; without the draws it is wrong."""
+    model = lively_rbm() if kind == "rbm" else lively_residual()
+    x = all_images() if kind == "rbm" else all_images()[::50]  # any set of images has a Z
+    data = all_images()[[3, 777, 40000]]
+
+    def exact():
+        return (model.energy(data).mean() + (-model.energy(x)).logsumexp(dim=0)).item()
+
+    p = (-model.energy(x)).softmax(dim=0).detach()
+    loss = model.energy(data).mean() - (p * model.energy(x)).sum()  # (3), with all draws there are
+    name = "weight" if kind == "rbm" else "network.body.0.weight"
+    weight = dict(model.named_parameters())[name]
+    gradient, = torch.autograd.grad(loss, weight)
+    half, = torch.autograd.grad(model.energy(data).mean(), weight)
+    for i in range(0, weight.numel(), max(1, weight.numel() // 7)):
+        ends = []
+        for e in (1e-5, -1e-5):
+            with torch.no_grad():
+                weight.view(-1)[i] += e
+                ends.append(exact())
+                weight.view(-1)[i] -= e
+        slope = (ends[0] - ends[1]) / 2e-5
+        assert gradient.view(-1)[i].item() == pytest.approx(slope, abs=1e-6)
+    assert (half - gradient).abs().max() > 0.01  # control
+
+
+def test_the_loss_has_the_gradient_of_data_minus_chains():
+    model, x = lively_rbm(), all_images()[[3, 777, 40000]]
+    torch.manual_seed(5)
+    loss = model.loss(x)
+    chains = model.chains.to(x).view(-1, 1, 4, 4)  # where they are now
+    assert loss.item() == pytest.approx(
+        (model.energy(x).mean() - model.energy(chains).mean()).item())
+    before = model.chains.clone()
+    model.loss(x)
+    assert not torch.equal(before, model.chains)  # they walk on
+    assert 0 <= model.chains.min() and model.chains.max() == 1
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
+def test_a_sweep_leaves_its_distribution_as_it_is(beta):
+    model = lively_rbm(3)
+    p, step = transitions(model, beta)
+    assert torch.allclose(step.sum(dim=1), torch.ones(512, dtype=torch.float64))
+    assert torch.allclose(p @ step, p, atol=1e-12)
+    p, step = transitions(model, 1.0, step_beta=0.7)  # control: another temperature
+    assert (p @ step - p).abs().sum() > 0.05
+    # And sweep() has these probabilities.
+    start = all_images(3)[[300]].flatten(1).repeat(40000, 1)
+    found = model.sweep(start, torch.zeros(len(start), dtype=torch.long),
+                        torch.Generator().manual_seed(0), beta)
+    found = torch.bincount((found @ WEIGHTS[:9]).long(), minlength=512) / len(start)
+    _, step = transitions(model, beta)
+    assert (found - step[300]).abs().sum() < 0.12
+    assert (found - step[511 - 300]).abs().sum() > 0.2 or beta == 0
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_annealing_finds_log_z_from_both_sides(conditional):
+    model = lively_rbm(conditional=conditional)
+    model.sampling_steps = 200
+    low, high = model.measure(300, n=400, both=True)
+    for k in range(len(low)):
+        exact = exact_log_z(model, k if conditional else None)
+        assert low[k] - 0.02 < exact < high[k] + 0.02 and high[k] - low[k] < 0.4
+        assert model.log_z[k].item() == pytest.approx(exact, abs=0.1)
+    x = all_images()
+    y = torch.full((len(x),), 3) if conditional else None
+    assert model.log_prob(x, y).exp().sum().item() == pytest.approx(1, abs=0.1)
+
+
+def test_a_ladder_that_is_too_short_flatters():
+    """Over many runs: forward log Z is below the exact one, the reverse one above."""
+    model = lively_rbm(scale=1.2)
+    exact, n = exact_log_z(model), 2000
+    y, generator = torch.zeros(n, dtype=torch.long), torch.Generator().manual_seed(0)
+    z_0 = F.softplus(model.a).sum().item() + 5 * math.log(2)
+    independent = (torch.rand(n, 16, generator=generator) < model.a.sigmoid()).to(torch.float64)
+    p = (-model.energy(all_images())).softmax(dim=0)
+    drawn = all_images()[torch.multinomial(p, n, True, generator=generator)].flatten(1)
+    forward = z_0 + model.anneal(independent, y, 4, generator)
+    reverse = z_0 - model.anneal(drawn, y, 4, generator, reverse=True)
+    assert forward.mean().item() < exact - 0.1 and reverse.mean().item() > exact + 0.1
+    # And yet E[w] is exact, from both sides.
+    for log_w, sign in ((forward, 1), (reverse, -1)):
+        w = (sign * (log_w - exact)).exp()
+        assert (w.mean() - 1).abs() < 5 * w.std() / n**0.5
+    wrong = (reverse - exact).exp()  # control: the wrong way up
+    assert (wrong.mean() - 1).abs() > 5 * wrong.std() / n**0.5
+
+
+# ---------------------------------------------------------------------------------------- residual
+
+
+def test_the_base_is_exact_and_draws_what_it_says():
+    model, x = lively_residual(), all_images()
+    q = model.base.log_prob(x).exp().detach()
+    assert q.sum().item() == pytest.approx(1)
+    drawn = model.base.sample(20000, None, torch.Generator().manual_seed(0))
+    assert drawn.mean(dim=0).flatten().tolist() == pytest.approx(
+        (q[:, None] * x.flatten(1)).sum(dim=0).tolist(), abs=0.02)
+    first = index(drawn) % 4 + 4 * (index(drawn) // 16 % 4)  # the first word: pixels 0, 1, 4, 5
+    where = torch.arange(2**16) % 4 + 4 * (torch.arange(2**16) // 16 % 4)
+    expected = 20000 * torch.zeros(16, dtype=torch.float64).index_add(0, where, q)
+    chi = ((torch.bincount(first, minlength=16) - expected) ** 2 / expected.clamp(min=1)).sum()
+    assert chi < 45 < ((torch.bincount(first, minlength=16) - expected.roll(1)) ** 2
+                       / expected.roll(1).clamp(min=1)).sum()
+
+
+def test_a_word_sees_those_before_it_and_no_other():
+    torch.manual_seed(0)
+    model = Residual(8, 4).base.to(torch.float64)
+    x = (torch.rand(1, 1, 8, 8) < 0.5).to(torch.float64)
+
+    def words(x):
+        kept = []
+        right = F.log_softmax
+
+        def spy(logits, dim):
+            kept.append(logits)
+            return right(logits, dim)
+
+        ebm.F.log_softmax = spy
+        try:
+            model.log_prob(x)
+        finally:
+            ebm.F.log_softmax = right
+        return kept[0][0]  # (16, 16)
+
+    before = words(x)
+    for d in range(64):
+        other = x.clone()
+        other.view(-1)[d] = 1 - other.view(-1)[d]
+        changed = (words(other) - before).abs().amax(dim=1).gt(1e-12).nonzero().flatten().tolist()
+        word = d // 16 * 4 + d % 8 // 2
+        assert all(w > word for w in changed) and (changed or word == 15)
+    model.before = torch.arange(4 * 7 * 13)[-len(model.before):]  # control: the window is shifted
+    assert not torch.allclose(words(x), before)
+
+
+def test_the_energy_is_normalised_by_draws_of_the_base():
+    model, x = lively_residual(scale=0.35), all_images()
+    exact = exact_log_z(model)
+    (low, high), effective = model.measure(20000)
+    assert low.item() - 0.01 < exact < high.item() + 0.01 and high - low < 0.1
+    assert model.log_prob(x).exp().sum().item() == pytest.approx(1, abs=0.05)
+    q, e = model.base.log_prob(x).exp().detach(), model.network(x).detach()
+    w = (-e).exp()
+    assert effective == pytest.approx(((q * w).sum() ** 2 / (q * w * w).sum()).item(), rel=0.1)
+
+
+def test_at_first_the_energy_says_nothing():
+    model = Residual(8, 4).to(torch.float64)
+    x = (torch.rand(5, 1, 8, 8) < 0.5).to(torch.float64)
+    assert torch.equal(model.log_prob(x), model.base.log_prob(x))
+    assert model.measure(100)[1] == pytest.approx(1)
+
+
+def test_noise_contrast_finds_the_ratio_and_log_z():
+    """All images at once, as often as p and q have them: the optimum of (13) is log q/p."""
+    torch.manual_seed(0)
+    p, q = (torch.randn(16, dtype=torch.float64) * 2).softmax(0), torch.ones(16).double() / 16
+    energy = torch.zeros(16, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([energy], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = (p * F.softplus(energy)).sum() + (q * F.softplus(-energy)).sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    assert torch.allclose(energy.detach(), (q / p).log(), atol=1e-3)
+    assert (q * (-energy).exp()).sum().item() == pytest.approx(1, abs=1e-3)  # log Z = 0
+    # And this is what the model's loss is.
+    model, x = lively_residual(), all_images()[:64]
+    model.base_steps = 0
+    torch.manual_seed(1)
+    found = model.loss(x, step=1).item()  # not a step at which the pool changes
+    torch.manual_seed(1)
+    drawn = model.pool[torch.randint(len(model.pool), (64,))].to(torch.float64)
+    wanted = F.softplus(model.network(x)).mean() + F.softplus(-model.network(drawn)).mean()
+    assert found == pytest.approx(wanted.item())
+    swapped = F.softplus(-model.network(x)).mean() + F.softplus(model.network(drawn)).mean()
+    assert found != pytest.approx(swapped.item(), abs=1e-3)  # control
+
+
+def test_the_pool_holds_what_the_base_drew():
+    model = Residual(8, 4, pool=64, base_steps=10)
+    with torch.no_grad():
+        model.base.last.bias += torch.tensor([-50.0] * 15 + [50])  # it draws white
+    model.loss(torch.zeros(4, 1, 8, 8), step=9)
+    assert model.pool.max() == 0  # q is still being trained
+    model.loss(torch.zeros(4, 1, 8, 8), step=10)
+    assert model.pool.min() == 1
+    with torch.no_grad():
+        model.base.last.bias -= 2 * torch.tensor([-50.0] * 15 + [50])
+        model.base.last.bias += torch.tensor([50.0] + [0] * 15)  # now black
+    for step in range(11, 10 + 16 * 4 + 1):
+        model.loss(torch.zeros(4, 1, 8, 8), step=step)
+        quarters = (step - 10) // 16
+        assert model.pool.float().mean().item() == pytest.approx(1 - quarters / 4)
+
+
+def test_metropolis_draws_from_p():
+    model = lively_residual(scale=0.35)
+    with torch.no_grad():
+        model.network.last.weight *= 3
+    p = (-model.energy(all_images())).softmax(dim=0).detach()
+    q = model.base.log_prob(all_images()).exp().detach()
+    where = torch.arange(2**16) % 4 + 4 * (torch.arange(2**16) // 16 % 4)
+    model.sampling_steps, n = 30, 4000
+    drawn = index(model.sample(n, generator=torch.Generator().manual_seed(0)))
+    found = torch.bincount(where[drawn], minlength=16)
+    chi = [((found - n * e) ** 2 / (n * e).clamp(min=1)).sum().item() for e in (
+        torch.zeros(16, dtype=torch.float64).index_add(0, where, d) for d in (p, q))]
+    assert chi[0] < 45 < chi[1]  # control: the draws of the base itself
+
+
+def test_given_pixels_come_out():
+    model = lively_residual()
+    known = torch.zeros(4, 4, dtype=torch.bool)
+    known[:2] = True
+    x = all_images()[[777, 40000]].repeat_interleave(100, 0)
+    drawn = model.sample(200, None, torch.Generator().manual_seed(0), x, known)
+    assert torch.equal(drawn[..., :2, :], x[..., :2, :]) and drawn[..., 2:, :].std() > 0.1
+    rbm = lively_rbm()
+    rbm.sampling_steps = 3
+    assert torch.equal(rbm.sample(200, None, None, x, known)[..., :2, :], x[..., :2, :])
+
+
+# ---------------------------------------------------------------------------------------- smoothed
+
+
+def gaussian(size=4, noise=0.3):
+    """A Smoothed whose network says nothing: independent Gaussian pixels."""
+    model = Smoothed(size, 4, noise=noise, chains=64)
+    model.start_from_mean((torch.rand(500, 1, size, size) * 255).to(torch.uint8))
+    return model.to(torch.float64)
+
+
+def test_walking_leaves_a_gaussian_nearly_as_it_is():
+    """In the end chains have mean and variance, but for ε; with noise that is too small (the
+    classic mistake) they have not."""
+    model = gaussian()
+    for temperature in (1.0, 0.01):
+        generator, x = torch.Generator().manual_seed(0), model.begin(2000)
+        for _ in range(150):
+            x = model.walk(x, None, generator, temperature)
+        ratio = (x.var(dim=0) / model.var).mean().item()
+        # x′ = (1 − s/var)x + noise with s = ε²/2: its variance is var/(1 − s/(2 var)).
+        s = (model.noise / 2) ** 2 / 2
+        wanted = temperature / (1 - s / (2 * model.var)).mean().item()
+        assert ratio == pytest.approx(wanted, rel=0.05)
+        assert (x.mean(dim=0) - model.mean).abs().max() < 0.05
+
+
+def test_the_score_is_the_slope_and_the_jump_is_bayes():
+    model = gaussian()
+    x = model.begin(5)
+    assert torch.allclose(model.score(x), -(x - model.mean) / model.var)
+    # A digit N(m, var − σ²), seen with noise σ²: the mean of it given x.
+    clean = model.var - model.noise**2
+    wanted = model.mean + clean / model.var * (x - model.mean)
+    assert torch.allclose(model.jump(x), wanted.clamp(0, 1))
+    with torch.no_grad():
+        for p in model.network.parameters():
+            p += 0.3 * torch.randn_like(p)
+    at, e = x[:1].clone(), 1e-6
+    at[0, 0, 1, 2] += e
+    slope = (model.energy(at) - model.energy(x[:1])).item() / e
+    assert model.score(x[:1])[0, 0, 1, 2].item() == pytest.approx(-slope, abs=1e-3)
+
+
+def test_the_score_matching_optimum_on_a_gaussian_is_its_precision():
+    """Denoising score matching of a linear score −λ(x − m): the best λ is 1/(var + σ²)."""
+    generator = torch.Generator().manual_seed(0)
+    digit = 0.7 * torch.randn(200000, generator=generator, dtype=torch.float64)
+    noise = 0.5 * torch.randn(200000, generator=generator, dtype=torch.float64)
+    x = digit + noise
+    best = -(x * (digit - x)).mean() / 0.5**2 / x.square().mean()  # least squares of −λx, (17)
+    assert best.item() == pytest.approx(1 / (0.7**2 + 0.5**2), rel=0.02)
+    assert best.item() != pytest.approx(1 / 0.7**2, rel=0.2)  # control: of the digits themselves
+
+
+def test_chains_walk_on_from_where_they_were():
+    torch.manual_seed(0)
+    model = gaussian()
+    before = model.chains.clone()
+    loss = model.loss(torch.rand(8, 1, 4, 4, dtype=torch.float64))
+    moved = (model.chains != before).flatten(1).any(dim=1)
+    assert moved.sum() == 8 and loss.requires_grad
+    loss.backward()
+    assert all(p.grad is not None and p.requires_grad for p in model.network.parameters())
+    assert model.chains.grad_fn is None
+    # They forget slowly: K steps are few, but for the one in twenty that begins anew.
+    near = (model.chains - before).flatten(1).norm(dim=1)[moved]
+    assert near.median() < (model.begin(64) - before).flatten(1).norm(dim=1).median()
+
+
+# ------------------------------------------------------------------------------------------ all
+
+
+def test_auroc_counts_pairs():
+    low, high = torch.tensor([0.0, 1, 2, 2]), torch.tensor([2.0, 3, -1])
+    pairs = [(h > v) + 0.5 * (h == v) for v in low.tolist() for h in high.tolist()]
+    assert ebm.auroc(low, high) == pytest.approx(sum(pairs) / len(pairs))
+    assert ebm.auroc(high, low) == pytest.approx(1 - sum(pairs) / len(pairs))
+
+
+def test_the_rate_rises_and_falls_twice_where_a_base_comes_first():
+    from types import SimpleNamespace
+    s = SimpleNamespace(variant="residual", steps=100, base_part=0.4, warm_up=0.1, lr=1.0)
+    rates = [ebm.rate(step, s) for step in range(100)]
+    assert all(0 < r <= 1 for r in rates) and rates[39] < 0.05 and rates[99] < 0.05
+    assert max(rates[:40]) > 0.8 and max(rates[40:]) > 0.8 and rates[40] < 0.3
+    s.variant = "rbm"
+    assert ebm.rate(50, s) == pytest.approx(0.5)
+
+
+def test_labels_have_a_z_of_their_own():
+    model = lively_rbm(conditional=True)
+    model.log_z.copy_(torch.tensor([exact_log_z(model, k) for k in range(10)]))
+    x = all_images()
+    for k in (0, 7):
+        y = torch.full((len(x),), k)
+        assert model.log_prob(x, y).exp().sum().item() == pytest.approx(1)
+    some = x[[3, 777]]
+    marginal, right = ebm.evaluate_without_label(model, some, torch.tensor([0, 1]))
+    by_label = torch.stack([model.log_prob(some, torch.full((2,), k)) for k in range(10)])
+    assert marginal == pytest.approx(-by_label.exp().mean(dim=0).log().mean().item())
+    assert right == (by_label.argmax(dim=0) == torch.tensor([0, 1])).double().mean().item()
+    with pytest.raises(ValueError, match="conditional"):
+        model.log_prob(x)
+
+
+def test_sizes_that_cannot_be_are_refused_with_a_sentence():
+    with pytest.raises(ValueError, match="halved twice"):
+        Residual(30)
