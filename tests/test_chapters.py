@@ -46,6 +46,8 @@ def short_chains(monkeypatch):
     short, settings = {"sampling_steps": 10, "z_steps": 50}, CHAPTERS["ebm"].SETTINGS
     for name, least in short.items():
         monkeypatch.setitem(settings, name, dataclasses.replace(settings[name], default=least))
+    for model in (CHAPTERS["ebm"].RBM, CHAPTERS["ebm"].Residual):
+        monkeypatch.setattr(model, "quick", 50)
     for variant in CHAPTERS["ebm"].VARIANTS.values():
         for name in set(short) & set(variant):
             monkeypatch.setitem(variant, name, short[name])

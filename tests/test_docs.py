@@ -343,7 +343,8 @@ def test_flags_page_says_which_chapters_have_no_depth_and_no_weights():
     assert {RUNS[name]["model"] for name in shipped} == set(PUBLISHED)  # of each chapter some run
     models = {(RUNS[name]["model"], RUNS[name]["variant"]) for name in missing}
     assert models == {("made", "masks"), ("diffusion", "masked"), ("diffusion", "gaussian"),
-                      ("diffusion", "flow-matching")} and "diffusion" in shipped
+                      ("diffusion", "flow-matching"), ("flow", "")}
+    assert {"flow", "diffusion"} <= shipped
 
 
 # ---------------------------------------------------------------- what one pastes, and what CI runs

@@ -146,6 +146,13 @@ def test_annealing_finds_log_z_from_both_sides(conditional):
     assert model.log_prob(x, y).exp().sum().item() == pytest.approx(1, abs=0.1)
 
 
+def test_the_standard_error_of_a_log():
+    log_w = torch.tensor([[0.0, math.log(3)], [5.0, 5.0]], dtype=torch.float64)
+    mean, error = ebm.log_mean(log_w)
+    assert mean.tolist() == pytest.approx([math.log(2), 5])
+    assert error.tolist() == pytest.approx([0.5, 0])  # std of 1 and 3, /√2, /2
+
+
 def test_a_ladder_that_is_too_short_flatters():
     """Over many runs: forward log Z is below the exact one, the reverse one above."""
     model = lively_rbm(scale=1.2)
@@ -390,7 +397,7 @@ def test_the_rate_rises_and_falls_twice_where_a_base_comes_first():
     s = SimpleNamespace(variant="residual", steps=100, base_part=0.4, warm_up=0.1, lr=1.0)
     rates = [ebm.rate(step, s) for step in range(100)]
     assert all(0 < r <= 1 for r in rates) and rates[39] < 0.05 and rates[99] < 0.05
-    assert max(rates[:40]) > 0.8 and max(rates[40:]) > 0.8 and rates[40] < 0.3
+    assert max(rates[:40]) > 0.8 and 0.2 > max(rates[40:]) > 0.16 and rates[40] < 0.06
     s.variant = "rbm"
     assert ebm.rate(50, s) == pytest.approx(0.5)
 
