@@ -451,12 +451,14 @@ def data_labels(data, n):
     return None if data.y_train is None else data.y_train[torch.arange(n) % len(data.y_train)]
 
 
-def measure(judge, draws, real, seed=0):
+def measure(judge, draws, real, seed=1):
     """Scores of draws (N, 1, H, W) in [0, 1] against real digits (M, 1, H, W): grey as they are,
     and binarized once.
 
     real: (grey uint8, bits). -> dict: frechet, precision, recall, shares of the ten classes, and
     the first three again for draws that tossed a coin a pixel, against binarized real digits.
+    seed: of the coins, and not that of the draws: tossed by the very numbers that a pixel was drawn
+    by, a coin would know too much of it.
     """
     grey, binary = scores(judge, draws, real[0]), scores(judge, coins(draws, seed), real[1])
     del binary["shares"]

@@ -311,7 +311,7 @@ def plot_plane(path, runs, scores, floors):
         ax.annotate(f"{name} (no nats)", (0.99, y), xycoords=("axes fraction", "data"), fontsize=8,
                     ha="right", va="bottom")
     ax.set(yscale="log", xlim=(best - 0.5, best + 8),
-           xlabel="test nats (exact, or a bound): lower is better",
+           xlabel="test nats (exact, a bound, or an estimate): lower is better",
            ylabel="Fréchet distance, binarized (log): lower is better",
            title="further right: " + "; ".join(far) if far else None)
     ax.title.set_fontsize(8)

@@ -148,7 +148,7 @@ def test_a_row_of_robustness_changes_what_it_says():
 
 def test_kills_are_as_the_docs_say():
     found, text = rows_of("kills.json"), one_line(read(ROOT / "docs" / "troubleshooting.md"))
-    assert set(found) == set(PUBLISHED) - {"flow", "diffusion"}  # the newest: the docs say so
+    assert set(found) == set(PUBLISHED) - {"flow", "diffusion", "ebm"}  # the docs say so
     assert all(row["kills"] == 20 and row["broken"] == 0 and row["same"] for row in found.values())
     assert all(row["while_writing"] for row in found.values())
     kills, writing = (sum(row[key] for row in found.values()) for key in ("kills", "while_writing"))
@@ -368,7 +368,9 @@ def weights_of_run(folder):
     """Those that its training ended with, of the one that draws."""
     kept = checkpoint(folder)
     assert kept["step"] == 2
-    return dict(kept["parts"].get("average") or kept["parts"]["model"])
+    weights = dict(kept["parts"].get("average") or kept["parts"]["model"])
+    # An estimate of it is made when a run is evaluated, and fit() evaluates nothing.
+    return {k: torch.zeros_like(v) if k == "log_z" else v for k, v in weights.items()}
 
 
 @pytest.mark.slow
