@@ -84,7 +84,7 @@ SETTINGS = {
     "sampling_steps": Setting(20, "length of the chain that draws", drawing=True),
 }
 VARIANTS = {
-    ("variant", "rbm"): {"steps": 100000, "batch_size": 128, "lr": 1e-3, "width": 500,
+    ("variant", "rbm"): {"steps": 60000, "batch_size": 128, "lr": 1e-3, "width": 500,
                          "z_steps": 10000, "sampling_steps": 1000},
     ("variant", "conv"): {"steps": 5000, "lr": 1e-3, "sampling_steps": 500},
 }
