@@ -627,7 +627,7 @@ class Smoothed(nn.Module):
 # --------------------------------------------------------------------------------------------------
 
 
-def measure(model, s):
+def estimate_z(model, s):
     """log Z as well as we can -> an interval, (low, high), each (labels,), and further figures."""
     if s.variant == "rbm":
         return model.measure(s.z_steps, both=True), {}
@@ -721,7 +721,7 @@ def plot_chains(path, model):
                                   watched(model, 12, most, at).items()])
 
 
-def plot_sampling(path, model):
+def plot_walk(path, model):
     """Sixteen chains on their way, as an animation."""
     most = model.sampling_steps
     at = sorted({max(1, round(most * (k / 40) ** 2)) for k in range(1, 41)})
@@ -777,7 +777,7 @@ def plot_annealing(path, model, energy, lengths):
 def plot_pictures(model, folder, x, y, s):
     """All of the chapter's own pictures, of test images x (N, 1, H, W) -> figures in them."""
     found = {"auroc": plot_outliers(folder / "outliers.png", model, *utils.first(2000, x, y))}
-    plot_sampling(folder / "sampling.gif", model)
+    plot_walk(folder / "sampling.gif", model)
     plot_chains(folder / "chains.png", model)
     if isinstance(model, RBM):
         plot_filters(folder / "filters.png", model)
@@ -860,7 +860,7 @@ def figures_in_the_end(model, data, judge, s):
         found["binarization"] = ("none: trained on grey levels; draws are scored grey, and "
                                  "(…_binary) after one coin a pixel")
     else:
-        ends, more = measure(model, s)
+        ends, more = estimate_z(model, s)
         nats, found = evaluate(model, data.x_test, data.y_test), {**found, **more}
         at = torch.zeros_like(data.test_labels) if data.y_test is None else data.y_test
         found["nats_interval"] = [nats + (end - model.log_z)[at].mean().item() for end in ends]

@@ -49,7 +49,7 @@ def score(chapter, model, data, metrics):
         distance = judge.scores(judge.load_judge("cpu"), draws, data.test)["frechet"]
         return "Fréchet distance", metrics["test_frechet"], distance
     if metrics["likelihood"] == "estimate":  # of log Z, as carefully as the run made it
-        chapter.measure(model, SimpleNamespace(**metrics["settings"]))
+        chapter.estimate_z(model, SimpleNamespace(**metrics["settings"]))
         return "nats", metrics["test_nats"], chapter.evaluate(model, data.x_test, data.y_test)
     what, key = ("−ELBO", "elbo_nats") if "elbo_nats" in metrics else ("nats", "test_nats")
     return what, metrics[key], nats(chapter, model, data.x_test, data.y_test)

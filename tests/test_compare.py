@@ -230,7 +230,7 @@ def test_a_copied_chapter_is_taken_up(tree):
     nats = json.loads(read(tree / "runs" / "a" / "metrics.json"))["test_nats"]
     assert f"| Copied | ≤ {nats:.2f} (bound" in page and "| `zz_copy.py` | bound |" in page
     assert "runs/b/metrics.json is of zz_gone.py, which is no chapter: known are made" in said
-    assert "diffusion, zz_copy." in said and "neither draws nor weights" in said
+    assert "ebm, zz_copy." in said and "neither draws nor weights" in said
     (tree / "zz_copy.py").unlink()
 
 

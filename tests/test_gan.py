@@ -354,7 +354,8 @@ def test_figures_of_a_run_are_of_its_best_weights_and_the_test_digits(conditiona
         return average.sample(300, y, torch.Generator().manual_seed(0))
 
     def scores(x, grey, bits):
-        grey, binary = judge.scores(network, x, grey), judge.scores(network, judge.coins(x), bits)
+        tossed = judge.coins(x, 1)
+        grey, binary = judge.scores(network, x, grey), judge.scores(network, tossed, bits)
         return [heap[name] for heap in (grey, binary) for name in ("frechet", "precision",
                                                                    "recall")]
 
