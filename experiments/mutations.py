@@ -29,6 +29,7 @@ FITTING = {  # tests that are asked first
     "transformer_ar": ("transformer", "autoregressive", "chapters"), "judge": ("judge", "gan"),
     "compare": ("compare",), "tables": ("compare",), "utils": ("data", "runner"),
     "diffusion": ("diffusion", "chapters"), "flow": ("flow", "chapters"),
+    "ebm": ("ebm", "chapters"),
     "settings": ("settings", "runner"), "runner": ("runner", "settings", "chapters"),
     "pictures": ("chapters",)}
 
