@@ -34,13 +34,16 @@ Papers    Smolensky 1986; Hinton, Training products of experts, 2002: RBM, contr
           Hyvärinen, Score matching, 2005; Vincent, 2011; Saremi & Hyvärinen, Neural empirical
           Bayes, 2019 (1903.02334): walk on noisy pictures, jump back
 Lecture   Berkeley CS294-158, lecture 6: diffusion models, which come from energies
+Sittings  two: energies, chains and the RBM (notes to the end of their part 1, then the code down to
+          a line that says so), where all can be counted; then parts 2 and 3, measuring, training
 Run       python ebm.py                         train, draw, measure; writes runs/ebm/
           python ebm.py --variant rbm           a restricted Boltzmann machine
           python ebm.py --variant conv          a network alone, on grey digits
           python ebm.py --conditional           the same with the class given: p(x|y)
           python ebm.py --sample-only --sampling-steps 200
 Reached   82.29 nats, 0.1514 bits/dim, an estimate (82.27 to 82.31, two standard errors of log Z to
-          each side, from 50,000 draws of which 13.8 % count), where its base has 83.29, exact.
+          each side, from 50,000 draws, effective sample size 13.8 %: (15)), where its base has
+          83.29, exact.
           7.7 minutes of training on 2 cores of a shared server (Intel Xeon), seed 0:
           samples/ebm/metrics.json. Fréchet distance of 5,000 draws 1.04.
 Gallery   samples/ebm/README.md shows what this chapter's runs look like
@@ -145,19 +148,20 @@ VARIANTS = {
 # of its own. It is a product of experts, one a hidden unit, each of which may veto. (8) are Gibbs
 # steps that move half of everything at once. CD-1 (Hinton) begins each chain at data and takes one
 # step: low variance, but it never sees valleys far from data. PCD keeps chains from one batch to
-# the next: weights move slowly, chains follow. So do 1. and 3. here.
+# the next ("persistent"): weights move slowly, chains follow. So do 1. and 3. here.
 #
-# Nats after all: AIS. log Z of independent pixels is known; that of p is reached over a ladder
+# Nats after all: annealed importance sampling (AIS). log Z of independent pixels, Z_0, is known;
+# that of p is reached over a ladder of inverse temperatures β,
 #
 #     p_β(v) ∝ exp((1 − β) a·v + β b·v) Π_j (1 + e^(β(c_j + W_jᵀv))),   β = 0 … 1               (9)
 #
 #     w = Π_k p*_{β_k}(v_k) / p*_{β_{k−1}}(v_k),   v_{k+1} by (8) at β_k;   Z = Z_0 E[w]        (10)
 #
-# p* without its Z. E[w] is exact whatever the number of temperatures; but w is skewed, and the mean
-# of a few is mostly too low: log Z comes out low, and −log p *flatters*. Begin with draws of p and
-# walk down instead, and
+# where p* is p without its Z. E[w] is exact whatever the number of temperatures; but w is skewed,
+# and the mean of a few is mostly too low: log Z comes out low, and −log p *flatters*. Begin with
+# draws of p and walk down instead, and
 #
-#     Z = Z_0 / E[w′]                                                                          (11)
+#     Z = Z_0 / E[w′],    w′ as w, with its ratios upside down                                 (11)
 #
 # is mostly too high. What lies between the two is what we know (annealing.png). The reverse chains
 # begin at draws that took long chains, not perfect ones: so it is an estimate, from both sides, and
@@ -346,6 +350,11 @@ def log_mean(log_w):
     w = (log_w - top).exp()
     mean = w.mean(dim=1)
     return mean.log() + top[:, 0], w.std(dim=1) / log_w.shape[1] ** 0.5 / mean
+
+
+# --------------------------------------------------------------------------------------------------
+# Here the first sitting ends. The second needs log_mean() of it alone.
+# --------------------------------------------------------------------------------------------------
 
 
 # --------------------------------------------------------------------------------------------------
@@ -668,17 +677,26 @@ def sample_many(model, n, y=None, **how):
                                    **how).cpu() for i in range(0, n, 500)])
 
 
+def measure(judge, draws, real, seed=1):
+    """Scores of draws (N, 1, H, W) in [0, 1] against real digits (M, 1, H, W): grey as they are,
+    and binarized once.
+
+    real: (grey uint8, bits). -> dict: frechet, precision, recall, shares of the ten classes, and
+    the first three again for draws that tossed a coin a pixel, against binarized real digits.
+    seed: of the coins, and not that of the draws: tossed by the very numbers that a pixel was drawn
+    by, a coin would know too much of it.
+    """
+    grey, binary = scores(judge, draws, real[0]), scores(judge, coins(draws, seed), real[1])
+    del binary["shares"]
+    return {**grey, **{f"{name}_binary": value for name, value in binary.items()}}
+
+
 def auroc(low, high):
     """How often a number of `high` is above one of `low`, ties half: the area under the ROC curve
     of a detector that calls high numbers outliers. (N,), (M,) -> 0 … 1."""
-    both = torch.cat([low, high]).double()
-    order = both.argsort()
-    rank = torch.empty_like(both)
-    rank[order] = torch.arange(1, len(both) + 1, dtype=torch.float64)
-    _, at, count = both.unique(return_inverse=True, return_counts=True)
-    rank = (torch.zeros(len(count), dtype=torch.float64).index_add(0, at, rank) / count)[at]
-    n, m = len(low), len(high)
-    return ((rank[n:].sum() - m * (m + 1) / 2) / (n * m)).item()
+    low = low.sort().values
+    below, up_to = torch.searchsorted(low, high), torch.searchsorted(low, high, right=True)
+    return ((below + up_to).double().mean() / 2 / len(low)).item()
 
 
 @torch.no_grad()
@@ -768,6 +786,8 @@ def plot_annealing(path, model, energy, lengths):
     for i, name in enumerate(("forward, less two standard errors", "reverse, and two more")):
         ax.plot(list(found), [ends[i] for ends in found.values()], "o-", label=name)
     ax.set(xscale="log", xlabel="temperatures", ylabel="nats per image")
+    ax.set_xticks(list(found), [str(length) for length in found])
+    ax.minorticks_off()
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3)
     pictures.save_figure(path, figure)
@@ -851,14 +871,13 @@ def train(model, data, run):
 
 def figures_in_the_end(model, data, judge, s):
     """What is measured at the end, on the test set -> (nats or None, a dict)."""
-    labels = data_labels(data, s.test_draws)
-    draws, found = sample_many(model, s.test_draws, labels), {}
-    real = data.test if model.likelihood == "none" else data.x_test
-    found = {f"test_{name}": value for name, value in scores(judge, draws, real).items()}
-    if model.likelihood == "none":
-        nats, bits = None, scores(judge, coins(draws, 1), data.x_test)  # not
-        # by the numbers that digits were drawn by, whose seed is 0
-        found |= {f"test_{name}_binary": bits[name] for name in ("frechet", "precision", "recall")}
+    labels, grey = data_labels(data, s.test_draws), model.likelihood == "none"
+    draws = sample_many(model, s.test_draws, labels)
+    found = {f"test_{name}": value for name, value in (
+        measure(judge, draws, (data.test, data.x_test)) if grey else
+        scores(judge, draws, data.x_test)).items()}
+    if grey:
+        nats = None
         found["binarization"] = ("none: trained on grey levels; draws are scored grey, and "
                                  "(…_binary) after one coin a pixel")
     else:
@@ -911,7 +930,7 @@ ABOUT = {
     "published": {
         "residual": ("79.6 to 80.5, by forward AIS", "ResNet energies with ACS, Gibbs with "
                      "gradients, DMALA (ACS paper, table 1)"),
-        "rbm": ("none checked", ""),
+        "rbm": ("none that we could check", ""),
         "conv": ("none found on this scale", ""),
     },
     "abilities": {"likelihood": "estimate (conv: none)", "latent space": "no",
@@ -921,7 +940,8 @@ ABOUT = {
     "robust": ["energy"],
     "small": "--width 4 --test-draws 100",
     "pictures": {
-        "sampling.gif": "Sixteen chains on their way from noise to digits.",
+        "sampling.gif": "Sixteen chains on their way. They begin with noise; the default's with "
+                        "draws of its base, and jump when a proposal is accepted.",
         "chains.png": "The same chains, ever longer, to ten times their usual length: do they stay "
                       "digits, and do they become others?",
         "outliers.png": "Energies of test digits, of the same upside down, and of independent "
@@ -962,12 +982,13 @@ ABOUT = {
 # better, and what slows it worse.
 #
 # Chains that are left behind. --variant rbm with a rate of 1e-3 and Adam's usual momentum, 60,000
-# steps (one run, of which no file is kept): by forward AIS with 1,000 temperatures its validation
-# digits cost 80.6 nats, as good as a transformer; but its draws are eights and threes (Fréchet
-# distance 70), and with 10,000 temperatures the two sides lie at 96.1 and 112.6 nats, test. (*So an
-# RBM gets into a table*: one side of AIS, too few temperatures, and nobody looks at draws.) With a
-# rate of 3e-4 and no momentum, after 15,000 steps: 99.4 and 103.1 (1,500 temperatures),
-# distance 6.2, and each digit in 4 to 16 % of 500 draws.
+# steps (one run, of which no file is kept): by forward AIS with 1,000 temperatures its best weights
+# cost validation digits 76.9 nats, better than any model here; but their draws are eights and
+# threes (Fréchet distance 70), and with 10,000 temperatures the two sides lie at 96.1 and 112.6
+# nats. (*So an RBM gets into a table*: one side of AIS, too few temperatures, and nobody looks at
+# draws.) With a rate of 3e-4 and no momentum, after 15,000 steps: 99.4 and 103.1 (1,500
+# temperatures), distance 6.2, and each digit in 4 to 16 % of 500 draws. All on validation, but for
+# the 70.
 #
 # How thick a sheet? --variant conv, 900 steps, two and a half minutes on one thread: Fréchet
 # distance to grey validation digits of 500 draws by 500 steps. σ = 0.15: 18.9; σ = 0.25: 14.1. (Two

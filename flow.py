@@ -193,10 +193,11 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 # A good density need not draw well. log p is a mean over real digits: a model that draws one third
 # rubbish loses log 1.5 = 0.4 nats of hundreds. And most nats are spent on edges and grey levels,
-# where nobody looks (surprise.png), while the shape of the digit is in the 196 coarse pixels and
-# costs few. So flows have good nats and draws that are odd. Temperature: turn the noise into a
-# Gaussian, multiply by τ, and back. τ < 1 stays near the middle of each pixel's distribution: fewer
-# accidents, and fewer kinds of digits (temperatures.png).
+# where nobody looks, while the shape of the digit is in the 196 coarse pixels, which together cost
+# a third ("What was measured"; each for itself costs most, surprise.png). So flows have good nats
+# and draws that are odd. Temperature: turn the noise into a Gaussian, multiply by τ, and back.
+# τ < 1 stays near the middle of each pixel's distribution: fewer accidents, and fewer kinds of
+# digits (temperatures.png).
 #
 # Continuous flows. Let layers be infinitely many and thin, du/dt = v(u, t): then log |det|
 # becomes an integral of the divergence of v, no layer needs to be triangular, and training has to
@@ -383,8 +384,8 @@ def plan(height, width):
         return torch.stack([image[i::2, j::2] for i in (0, 1) for j in (0, 1)])
 
     fine = words(torch.arange(height * width).view(height, width))
-    return [(fine[[0, 3]], fine[[1, 2]]), (fine[[0]], fine[[3]])], words(fine[0])[
-        [0, 3, 1, 2]].flatten()
+    left = words(fine[0])[[0, 3, 1, 2]].flatten()
+    return [(fine[[0, 3]], fine[[1, 2]]), (fine[[0]], fine[[3]])], left
 
 
 class Coupling(nn.Module):
@@ -828,7 +829,7 @@ ABOUT = {
     "small": "--width 4 --eval-draws 80 --test-draws 100 --noise-draws 2",
     "pictures": {
         "couplings.png": "Four test digits on their way to noise, one coupling a column: a "
-                         "checkerboard dissolves, a quarter, and every other pixel.",
+                         "checkerboard dissolves, then half of the rest, then the coarse pixels.",
         "interpolation.png": "Between the latents of two real digits: an exact latent space need "
                              "not be a smooth one.",
         "temperatures.png": "The same noise at five temperatures: plain digits below 1 (at 0 all "
@@ -875,7 +876,8 @@ ABOUT = {
 #
 # One by one is best, and no dearer to train, since one multiplication serves all pixels. It is ten
 # times as many passes when one draws. With it the whole flow draws at a distance of 2.9 from the
-# test digits, in place of 5.7 with halves, and its levels cost 1.094 bits/dim in place of 1.108.
+# test digits, in place of 5.7 with halves, and its levels cost 1.094 bits/dim in place of 1.108 (a
+# run of an earlier design, of which no file is kept).
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (1,100), seed 0 where the row names no other: Fréchet distance of 5,000 draws

@@ -396,6 +396,8 @@ def test_the_rate_rises_and_falls_twice_where_a_base_comes_first():
     from types import SimpleNamespace
     s = SimpleNamespace(variant="residual", steps=100, base_part=0.4, warm_up=0.1, lr=1.0)
     rates = [ebm.rate(step, s) for step in range(100)]
+    assert rates == pytest.approx([min((k + 1) / 5, 1 - k / 40) for k in range(40)]
+                                  + [0.2 * min((k + 1) / 7, 1 - k / 60) for k in range(60)])
     assert all(0 < r <= 1 for r in rates) and rates[39] < 0.05 and rates[99] < 0.05
     assert max(rates[:40]) > 0.8 and 0.2 > max(rates[40:]) > 0.16 and rates[40] < 0.06
     s.variant = "rbm"

@@ -112,8 +112,9 @@ def test_each_pixel_depends_on_coarser_ones_alone():
     before = model.log_probs(x).flatten()
     may = {d: {d} for d in range(64)}
     for coupling in model.couplings:
-        for d in coupling.known.flatten().tolist():
-            may[d] |= set(coupling.moved.flatten().tolist())
+        moved = coupling.moved.flatten().tolist()
+        for i, d in enumerate(coupling.known.flatten().tolist()):  # one by one: those that follow
+            may[d] |= set(moved[i + 1:] if coupling.one_by_one else moved)
     for d in range(64):
         other = x.clone()
         other.view(-1)[d] = 1 - other.view(-1)[d]
