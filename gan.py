@@ -36,7 +36,7 @@ Run       python gan.py                    train, draw, measure; writes runs/gan
 Reached   Fréchet distance 0.51, precision 0.74, recall 0.80 of 5,000 draws beside the grey test
           digits (real training digits: 0.24, 0.87, 0.86): no likelihood, so no nats. 4.0 minutes of
           training on 2 cores of a shared server (AMD EPYC), seed 0: samples/gan/metrics.json. Five
-          seeds: 0.41 to 0.56, no collapse (python experiments/seeds_gan.py).
+          seeds: 0.41 to 0.56, no collapse (python experiments/seeds.py gan).
 Gallery   samples/gan/README.md shows what this chapter's runs look like
 Left out  on purpose: any likelihood (there is none); Inception distances (that network has never
           seen a digit).

@@ -277,7 +277,7 @@ def figures(text):
 
 def told_of_files():
     """Figures of README and docs/ that stand in no table, each from its file or its formula."""
-    seeds, leaks = results("seeds_gan.json"), {
+    seeds, leaks = results("seeds/gan.json"), {
         row["name"]: row["val_nats"] for row in results("ablations/made.json")}
     span = [(min(row[key] for row in seeds), max(row[key] for row in seeds))
             for key in ("test_frechet", "test_precision", "test_recall")]

@@ -58,7 +58,8 @@ def transitions(model, beta=1.0, step_beta=None):
     beta = beta if step_beta is None else step_beta
     on = (beta * inputs).sigmoid()[:, None]
     p_h = (h * on + (1 - h) * (1 - on)).prod(dim=2)  # (512, 32)
-    on = (beta * (h @ model.weight.T) + beta * model.b[0] + (1 - beta) * model.a).sigmoid()[:, None]
+    logits = beta * ((h - 0.5) @ model.weight.T) + beta * model.b[0] + (1 - beta) * model.a
+    on = logits.sigmoid()[:, None]
     return p, p_h @ (x * on + (1 - x) * (1 - on)).prod(dim=2)
 
 
@@ -69,7 +70,8 @@ def test_the_free_energy_is_what_is_left_of_all_hidden_bits():
     model, x = lively_rbm(), all_images()[::97]
     h = ((torch.arange(2**5)[:, None] >> torch.arange(5)) & 1).to(x)
     v = x.flatten(1)
-    joint = (v @ model.b[0])[:, None] + h @ model.c[0] + v @ model.weight @ h.T
+    joint = (v @ model.b[0])[:, None] + h @ model.c[0] + (
+        v - model.a.sigmoid()) @ model.weight @ (h - 0.5).T
     assert torch.allclose(model.energy(x), -joint.logsumexp(dim=1))
 
 
@@ -136,7 +138,7 @@ def test_a_sweep_leaves_its_distribution_as_it_is(beta):
 def test_annealing_finds_log_z_from_both_sides(conditional):
     model = lively_rbm(conditional=conditional)
     model.sampling_steps = 200
-    low, high = model.measure(300, n=400, both=True)
+    low, high = model.measure(300, n=400)
     for k in range(len(low)):
         exact = exact_log_z(model, k if conditional else None)
         assert low[k] - 0.02 < exact < high[k] + 0.02 and high[k] - low[k] < 0.4
@@ -323,6 +325,17 @@ def gaussian(size=4, noise=0.3):
     return model.to(torch.float64)
 
 
+def test_energies_add_up():
+    """Two Gaussians, x and x turned round: a Gaussian again, whose precisions are added."""
+    model = gaussian()
+    both, turned = ebm.both_ways(model), {n: getattr(model, n).flip(1, 2) for n in ("mean", "var")}
+    precision = 1 / model.var + 1 / turned["var"]
+    mean = (model.mean / model.var + turned["mean"] / turned["var"]) / precision
+    x = torch.rand(5, 1, 4, 4, dtype=torch.float64)
+    assert torch.allclose(both.score(x), (mean - x) * precision)
+    assert not torch.allclose(model.score(x), (mean - x) * precision)  # it is still what it was
+
+
 def test_walking_leaves_a_gaussian_nearly_as_it_is():
     """In the end chains have mean and variance, but for ε; with noise that is too small (the
     classic mistake) they have not."""
@@ -400,8 +413,8 @@ def test_the_rate_rises_and_falls_twice_where_a_base_comes_first():
                                   + [0.2 * min((k + 1) / 7, 1 - k / 60) for k in range(60)])
     assert all(0 < r <= 1 for r in rates) and rates[39] < 0.05 and rates[99] < 0.05
     assert max(rates[:40]) > 0.8 and 0.2 > max(rates[40:]) > 0.16 and rates[40] < 0.06
-    s.variant = "rbm"
-    assert ebm.rate(50, s) == pytest.approx(0.5)
+    for s.variant in ("rbm", "conv"):
+        assert ebm.rate(50, s) == pytest.approx(0.25)  # the square of one half
 
 
 def test_labels_have_a_z_of_their_own():

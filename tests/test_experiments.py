@@ -24,7 +24,7 @@ import pytest
 import robustness
 import same_bits
 import score_weights
-import seeds_gan
+import seeds
 import torch
 from conftest import CHAPTERS, ROOT, checkpoint, same, small, trained, values
 
@@ -168,7 +168,7 @@ def works_every_time(rows):
 
 
 def test_five_seeds_of_the_gan_are_as_chapter_and_docs_claim():
-    rows = rows_of("seeds_gan.json")
+    rows = rows_of("seeds/gan.json")
     assert works_every_time(rows)
     assert not works_every_time(rows[:4])  # controls
     assert not works_every_time([{**row, "test_precision": 0.69} for row in rows])
@@ -178,7 +178,7 @@ def test_five_seeds_of_the_gan_are_as_chapter_and_docs_claim():
         words = row["command"].split()[2:]
         assert vars(values(gan, words[:words.index("--out")] if "--out" in words else words)) == {
             **vars(values(gan)), "seed": row["seed"]}
-        assert row["steps"] == RUNS["gan"]["steps"] and set(row) == set(seeds_gan.KEPT)
+        assert row["steps"] == RUNS["gan"]["steps"] and set(row) == set(seeds.KEPT)
     spans = {key: (min(row[key] for row in rows), max(row[key] for row in rows))
              for key in ("test_frechet", "test_precision", "test_recall")}
     least = 100 * min(min(row["test_shares"]) for row in rows)
