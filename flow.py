@@ -1,11 +1,11 @@
 """
 A normalizing flow: digits are noise, bent until it fits
 ========================================================
-Take noise whose density we know, and bend it by a map f that can be undone. Then the density of
-what comes out is known as well: it is that of the noise, times how much f⁻¹ stretches the place.
-So a flow has what an autoregressive model has, an exact likelihood, and what a VAE has, a latent
-space; and its encoder is no approximation but the map itself, run the other way. The price: every
-layer has to be a bijection, with a determinant that one can afford.
+Take noise whose density we know, and bend it into digits by a map that can be undone; what undoes
+it is called f. Then the density of what comes out is known as well: it is that of the noise, times
+how much f stretches the place. So a flow has what an autoregressive model has, an exact likelihood,
+and what a VAE has, a latent space; and its encoder, f, is no approximation: it is what drawing
+does, undone. The price: every layer has to be a bijection, with a determinant that one can afford.
 
     z  =  f(u),        log p(u)  =  log p(z)  +  log | det ∂z/∂u |                             (1)
 
@@ -15,12 +15,15 @@ layer has to be a bijection, with a determinant that one can afford.
     u          u             (B, 1, 28, 28)   the digit as a point of a cube: 0 < u < 1, a cell of
                                               which belongs to each level: F(x) ≤ u < F(x + 1)
     z          z             (B, 1, 28, 28)   the latent: uniform in the cube, as f makes it
-    log_slope  log ∂z_d/∂u_d (B, D)           one term of log |det| for each pixel
+    log_slope  log ∂z_d/∂u_d (B, m, …)        one term of log |det| for each pixel
+    says       θ             (B, m, …, J)     what a network says of each pixel: J heights of its
+                                              spline, or t and s
     known      A                              pixels that a coupling leaves, and looks at
     moved      B                              pixels that it moves
     knots                    (J,)             where the slope of a spline is given
     y          y             (B,)             class label 0..9, only with --conditional
-    B batch size, D = 784 pixels, K draws of the noise that turns levels into numbers
+    B batch size, D = 784 pixels, m of them moved at once, K draws of the noise that turns levels
+    into numbers. (F. in code is torch.nn.functional.)
 
 Papers    Dinh, Krueger & Bengio, NICE, 2014 (arXiv 1410.8516): coupling layers
           Dinh, Sohl-Dickstein & Bengio, RealNVP, 2016 (1605.08803): scales, several resolutions
@@ -45,7 +48,7 @@ Gallery   samples/flow/README.md shows what this chapter's runs look like
 Left out  on purpose: layers that mix channels (they would hide where black ends: "Mixing"),
           learned noise (networks look at levels, so it could win no more than the gap between
           bound and exact figure: "What the noise costs"), and continuous flows, which
-          diffusion.py tells the end of.
+          diffusion.py takes up.
 """
 import math
 
@@ -70,7 +73,8 @@ SETTINGS = {
     "lr": Setting(2e-3, "highest learning rate"),
     "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
     "clip": Setting(100.0, "longer gradients are scaled down to this length"),
-    "width": Setting(32, "C, channels of the networks at 14×14", 4, 10000, word="width{}"),
+    "width": Setting(32, "C, channels at 14×14, and units of a coarse pixel's network", 4, 10000,
+                     word="width{}"),
     "eval_draws": Setting(1000, "draws scored at each evaluation during training", 10),
     "test_draws": Setting(5000, "draws scored at the end", 10),
     "noise_draws": Setting(10, "K of the bound (5), which is measured beside the exact figure"),
@@ -96,7 +100,8 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 # With D numbers a small cube du becomes a small skew box, whose volume is |det ∂z/∂u| times that of
 # the cube: (1). A determinant of 784 × 784 costs 784³ multiplications, so all the art is in maps
-# for which it is cheap. If z_d depends on u_1 … u_d only, the matrix is triangular, and
+# for which it is cheap. If z_d depends on u_1 … u_d only, in some order of the pixels, the matrix
+# is triangular, and
 #
 #     log |det ∂z/∂u|  =  Σ_d log ∂z_d/∂u_d                                                     (3)
 #
@@ -104,11 +109,12 @@ VARIANTS = {}  # no setting changes the defaults of others
 # logs add up, one term a layer.
 #
 # From levels to numbers. A pixel is one of 256 integers, and a density on integers is nonsense: it
-# can be as large as one likes. Put a Gaussian of width s on each: the log density of the data is
-# −log s and more, for s → 0 it grows without end, and nothing has been learned of digits. (*The
-# classic mistake*: a flow trained on x/255 as it is. The loss falls and falls.) The remedy is to
-# give each level a cell and to throw the data anywhere into it: then to be infinitely sure does not
-# pay, as all of the cell has to be covered. We take cells whose widths are how frequent levels are,
+# can be as large as one likes. Put a Gaussian of width s on each: a pixel's log density is
+# −log s plus a constant, for s → 0 it grows without end, and nothing has been learned of digits.
+# (*The classic mistake*: a flow trained on x/255 as it is. The loss falls and falls.) The remedy is
+# to give each level a cell and to throw the data anywhere into it: then to be infinitely sure does
+# not pay, as all of the cell has to be covered. We take cells whose widths are how frequent levels
+# are,
 #
 #     u = F(x) + (F(x + 1) − F(x)) · r,     r uniform in [0, 1)                                 (4)
 #
@@ -127,51 +133,53 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 # (Jensen, as in vae.py.) What is trained, a mean of log p(u), is a *bound*, and as for the VAE K
 # draws under the logarithm make it tighter. It would be tight if p were constant in the cell. No
-# affine map of a Gaussian makes it so: the Gaussian that is nearest to a box is 0.18 nats away from
-# it, 138 an image if all pixels are such boxes, which is why uniform noise on bits has a bad name
-# and why one learns the noise instead ("variational dequantization"). A spline with a knot where
-# black ends *can*.
-# And there is more. Our networks look at levels, not at noise (seen(), below); so, given the pixels
-# that it is told, a coupling has a distribution function for each pixel that it moves, and the
-# integral over the cell is a difference of two of its values. Then (5) need not be estimated at
-# all: the exact P(x) comes out, log_probs(). Both figures are reported: what lies between them is
-# what the noise costs, and the most that learned noise could win.
+# affine map of a Gaussian (the usual noise; ours is logistic) makes it so: the Gaussian that is
+# nearest to a box is 0.18 nats away from it, 138 an image if all pixels are such boxes, which is
+# why uniform noise on bits has a bad name and why one learns the noise instead ("variational
+# dequantization"). A spline with a knot where black ends *can*. And there is more. Our networks
+# look at levels, not at noise (seen(), below); so, given the pixels that it is told, a coupling has
+# a distribution function for each pixel that it moves, and the integral over the cell is a
+# difference of two of its values. Then (5) need not be estimated at all: the exact P(x) comes out,
+# log_probs(). Both figures are reported: what lies between them is what the noise costs, and the
+# most that learned noise could win.
 #
 # Couplings. How can layers be bijections, with networks inside that are not? Leave a part of the
 # pixels, A, as it is, and move the others, B, each by a one-dimensional map whose shape a network
 # reads from A:
 #
-#     z_A = u_A,        z_d = g( u_d ; θ_d(u_A) )   for d in B
+#     z_A = u_A,        z_d = g( u_d ; θ_d(x_A) )   for d in B,       x_A: the levels of A
 #
 #         u_A ──┬───────────────────► z_A        to undo it: A has not changed, so the network says
 #               └─► network ─► θ                 the same θ once more; undo g pixel by pixel. The
 #         u_B ────────► g(· ; θ) ───► z_B        network itself is never inverted.
 #
-# Its Jacobian is triangular, and the diagonal is 1 and the slopes of g. Three choices of g (ℓ is
-# the logit, log u/(1 − u); σ its inverse, the sigmoid):
+# Its Jacobian is triangular, and on the diagonal are 1 for A and the slopes of g for B. (Here even
+# what stands below is 0: levels jump, and between two jumps θ is constant.) Three choices of g (ℓ
+# is the logit, log u/(1 − u); σ its inverse, the sigmoid):
 #
 #     additive  z = σ( ℓ(u) + t )            NICE: moves probability up or down                 (6)
 #     affine    z = σ( e^s ℓ(u) + t )        RealNVP: and makes it narrower or wider            (7)
 #     spline    z = ∫_0^u slope,  straight between J knots, of area 1                           (8)
 #
-# (6) and (7) are a logistic distribution of u with any place and scale; the logit's own slope is
-# part of g's. (NICE has no logit, works on the whole line, and its volume never changes: there all
-# slopes are 1.) In (7) e^s can overflow: the network says s = 40 for one pixel, once, and the run
-# is nan. So s is squashed into ±3. (8) needs no such care: heights are the exponentials of what the
-# network says, divided by the area under them, so a density whatever they are, as in a softmax, and
-# the loss is nearly the cross-entropy of a classifier. That is why it trains so well.
+# (6) and (7) say that ℓ(u) has a logistic distribution: (6) chooses its place, (7) its scale as
+# well; the logit's own slope is part of g's. (NICE has no logit and works on the whole line; its
+# couplings never change volumes, all slopes are 1, and a factor for each pixel comes last.) In (7)
+# e^s can overflow: the network says s = 100 for one pixel, once, and the loss is infinite. So s is
+# squashed into ±3. (8) needs no such care: heights are the exponentials of what the network says,
+# divided by the area under them, so a density whatever they are, as in a softmax, and the loss is
+# nearly the cross-entropy of a classifier. That is why it trains so well.
 #
 # Which half? A checkerboard (RealNVP): what a pixel's four neighbours do not say of it is little.
 # Look at words of 2×2 pixels as four channels at 14×14 ("squeeze"):
 #
 #     0 1 0 1       1. move 1 and 2, look at 0 and 3     a checkerboard: half of all pixels
 #     2 3 2 3       2. move 3, look at 0                 a quarter
-#     0 1 0 1       3. the 0s are an image of 14×14: its own 0s, 3s, 1s and 2s are moved one by
-#     2 3 2 3          one, in that order; each looks at those before it
+#     0 1 0 1       3. the 0s are an image of 14×14: its own 0s, 3s, 1s, 2s are drawn one by one,
+#     2 3 2 3          in that order; each looks at those before it (so f moves the last one first)
 #
-# The third is a coupling with one pixel on the other side, 196 times. Each costs a pass when one
-# draws; but here a digit's shape is decided ("What was measured"), and what is moved at the same
-# time is drawn apart, so that what these pixels owe each other is lost.
+# The third is 196 couplings with one pixel in B each, run as one. Each costs a pass when one draws;
+# but a digit's shape is decided here ("What was measured"), and pixels that are moved together are
+# drawn independently of each other, so that what they should agree on is lost.
 #
 # After 1. half of the pixels are noise, if the coupling was good: nobody needs to touch them any
 # more. RealNVP lets them go as latents, the multi-scale architecture. Usual flows repeat 1. and 2.
@@ -183,13 +191,14 @@ VARIANTS = {}  # no setting changes the defaults of others
 # So a flow that moves each part once *is* an autoregressive model, whose steps are not pixels but
 # parts; and an autoregressive model is a flow, p(x_d | before) with its distribution function as g,
 # triangular by nature. (MAF, and our third step. One pass finds z, drawing takes a pass for each
-# pixel. Turned round, IAF, it draws in one, and scores what others have drawn in one for each.)
+# pixel. Turned round, IAF, it draws in one pass, and needs one for each pixel to score a
+# digit that it has not drawn itself.)
 #
 # Mixing. Glow puts a learned matrix over channels between couplings, log |det| = log |det W| a
 # place, where RealNVP exchanges halves. Here the coordinates have cells: after a mixture of four
 # pixels "this one is black" would be a slanted half-space, no longer an interval that a spline can
-# have a knot at. So no mixing. And no activation normalisation (Glow): networks that say 0 at first
-# make f the identity, which is already right about single pixels, (4).
+# have a knot at. So we do not mix. Nor is there activation normalisation (Glow): networks that say
+# 0 at first make f the identity, which is already right about single pixels, (4).
 #
 # A good density need not draw well. log p is a mean over real digits: a model that draws one third
 # rubbish loses log 1.5 = 0.4 nats of hundreds. And most nats are spent on edges and grey levels,
@@ -202,7 +211,7 @@ VARIANTS = {}  # no setting changes the defaults of others
 # Continuous flows. Let layers be infinitely many and thin, du/dt = v(u, t): then log |det|
 # becomes an integral of the divergence of v, no layer needs to be triangular, and training has to
 # solve a differential equation for each step. diffusion.py has the same equation and learns v by
-# least squares, which is why flows gave way to it. TarFlow came back in 2024 with flows
+# least squares, and most work has moved there. TarFlow came back in 2024 with flows
 # whose couplings are transformers that look at all earlier patches.
 #
 # Labels. With --conditional each network is told the digit, and all equations get "| y";
@@ -223,15 +232,15 @@ class ResidualBlock(nn.Module):
         self.norm_1, self.norm_2 = nn.GroupNorm(4, channels), nn.GroupNorm(4, channels)
         self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv_2.weight)  # at first a block changes nothing
+        nn.init.zeros_(self.conv_2.weight)  # at first a block adds a constant
 
     def forward(self, h):
         return h + self.conv_2(F.silu(self.norm_2(self.conv_1(F.silu(self.norm_1(h))))))
 
 
 class DenseNet(nn.Module):
-    """(B, C, H, W) -> the same shape: all places through two layers of `wide` units, in which each
-    place can be told of each other."""
+    """(B, C, H, W) -> the same shape: two layers of `wide` units see all places at once, and a
+    third says something to each."""
 
     def __init__(self, channels, size, wide, conditional):
         super().__init__()
@@ -276,7 +285,7 @@ class ConvNet(nn.Module):
 
 
 class PixelNets(nn.Module):
-    """(B, D) -> (B, D, numbers): for each of D pixels a small network of its own, which is told the
+    """(B, m) -> (B, m, numbers): for each of m pixels a small network of its own, which is told the
     pixels before it and says the numbers of its map. They lie side by side, one matrix a pixel, so
     that one multiplication serves all."""
 
@@ -294,7 +303,7 @@ class PixelNets(nn.Module):
 
     def forward(self, seen, y=None, pixels=slice(None)):
         """pixels: a slice, whose networks are asked; others would cost time when one is drawn."""
-        first = self.first[pixels] * self.before[pixels, :, None]  # else it would see itself
+        first = self.first[pixels] * self.before[pixels, :, None]  # or it would see itself
         h = torch.einsum("bi,diw->dbw", seen, first) + self.biases[0][pixels]
         if y is not None:
             h = h + self.label(y).unflatten(1, (len(self.first), -1))[:, pixels].transpose(0, 1)
@@ -341,7 +350,7 @@ def spline_back(z, says, knots):
     j = j.clamp(0, len(knots) - 2)
     left, width = at(heights, j), knots[j + 1] - knots[j]
     rise, rest = (at(heights, j + 1) - left) / width, (area - at(areas, j)).clamp(min=0)
-    # left·h + rise·h²/2 = rest, solved in the form that does not subtract two large numbers.
+    # With h = u − knots[j]: left·h + rise·h²/2 = rest, solved so that no large numbers cancel.
     root = (left**2 + 2 * rise * rest).clamp(min=0).sqrt()
     return knots[j] + torch.minimum(2 * rest / (left + root).clamp(min=1e-30), width)
 
@@ -462,8 +471,8 @@ class Flow(nn.Module):
 
     @property
     def knots(self):
-        """Close by on both sides of where black ends, as the slope may jump there; with more than
-        two levels eleven more, so that the rest has twelve parts of equal frequency. (J,)"""
+        """Two close to where black ends, one on each side, as the slope may jump there; with more
+        than two levels eleven more, so that the rest has twelve parts of equal frequency. (J,)"""
         black, parts, close = self.cdf[1].item(), 12 if self.levels > 2 else 1, 1e-4
         rest = [black + (1 - black) * i / parts for i in range(1, parts)]
         return torch.tensor([0, black - close, black + close, *rest, 1]).to(self.cdf)
@@ -515,7 +524,7 @@ class Flow(nn.Module):
 
     def decode(self, z, y=None, x=None, known=None):
         """f⁻¹: z (B, 1, H, W) -> u, the coarsest pixels first. x (levels) and known (H, W) bool:
-        pixels that are put in instead of drawn."""
+        pixels that networks are told instead of what was drawn; u itself has draws there."""
         u, knots, cdf = z.flatten(1).clone(), self.knots, self.cdf
         levels = torch.zeros_like(u)  # as networks see them; what is not drawn yet, none looks at
         given = None if x is None else (self.seen(x.flatten(1).to(u)), known.flatten().to(u.device))
@@ -545,6 +554,7 @@ class Flow(nn.Module):
         of g at both ends of the cell. x: levels (B, 1, H, W) -> (B, 1, H, W) nats, in float64 on
         the CPU, since cells of rare levels are narrow."""
         utils.check_label(self, y)
+        utils.check_pixels(x, self.levels - 1)
         levels = self.seen(x.flatten(1).to(self.cdf))
         nats, cdf, knots = torch.zeros_like(levels).cpu().to(torch.float64), *(
             t.cpu().to(torch.float64) for t in (self.cdf, self.knots))
@@ -564,9 +574,10 @@ class Flow(nn.Module):
     @torch.no_grad()
     def sample(self, n, y=None, generator=None, x=None, known=None, temperature=None):
         """n draws, (n, 1, H, W) in [0, 1]: noise, bent back. x (n, 1, H, W) in [0, 1] and known
-        (H, W) bool: pixels that are given; exact if no pixel that is given is finer than one that
-        is not (every fourth, every second)."""
+        (H, W) bool: pixels that are given; exact if all of them are drawn before any that is not:
+        the first in the order of plan(), as [::2, ::2] or [::4, ::4] are."""
         utils.check_label(self, y)
+        utils.check_given(x, known)
         z = torch.rand(n, 1, *self.image_size, generator=generator).to(self.cdf)
         temperature = self.temperature if temperature is None else temperature
         if temperature != 1:
@@ -737,7 +748,7 @@ def train(model, data, run):
     """Adam on (5)."""
     s, grey = run.settings, model.levels > 2
     optimizer = torch.optim.Adam(model.parameters(), lr=s.lr, fused=True)
-    judge = load_judge(run.device) if grey else None  # on bits nats say which weights are best
+    judge = load_judge(run.device) if grey else None  # for val_frechet; nats choose the weights
     real = judged(judge, data.val)[0] if grey else None
     with run.training(model=model, optimizer=optimizer):
         while run.step < s.steps:
@@ -834,10 +845,10 @@ ABOUT = {
                              "not be a smooth one.",
         "temperatures.png": "The same noise at five temperatures: plain digits below 1 (at 0 all "
                             "are one and the same), dirt above.",
-        "completion_coarse.png": "Every fourth pixel of a test digit, and eight draws of the rest: "
-                                 "in the order in which the flow draws, so exact.",
-        "surprise.png": "Where the bits are spent: the grid of coarse pixels costs most, each fine "
-                        "pixel little.",
+        "completion_coarse.png": "49 pixels of a test digit, every fourth in each direction, and "
+                                 "eight draws of the rest: in the flow's own order, so exact.",
+        "surprise.png": "Where the bits are spent (first 2,000 test digits): a coarse pixel costs "
+                        "more than a fine one, but three in four are fine.",
     },
 }
 
@@ -869,8 +880,8 @@ ABOUT = {
 # validation images, 5,500 steps of 64, 25 to 37 ms a step on one thread (no file is kept):
 #
 #                                                            49 of them     147      all
-#     the 49 by eights, the 147 by halves; 128 dense units       53.3      133.5    186.8
-#     the same, the 147 by fourths                               53.3      131.6    184.9
+#     the 49 in 8 parts, the 147 in 2; 128 dense units           53.3      133.5    186.8
+#     the same, the 147 in 4 parts                               53.3      131.6    184.9
 #     one by one, a network of 32 units for each pixel           53.0      131.2    184.2
 #     the same with 24 units and a layer more                    53.0      131.3    184.3
 #
@@ -893,16 +904,16 @@ ABOUT = {
 #     width / 2, width · 2    10.89 (5.9 %), 5.26 (8.2 %)
 #
 # All do, a third of the rate but just. Runs this short are far from the end, and whatever hurries
-# is better: three times the rate, twice the batch, twice the width.
+# is better: three times the rate, twice the batch; and so is twice the width.
 # --------------------------------------------------------------------------------------------------
 # Exercises
 # 1. --coupling affine, then additive: how much worse is the exact figure, and how much worse the
-#    bound? (bounds_by_draws in metrics.json.) Which of the two does a spline not have?
+#    bound? (bounds_by_draws in metrics.json.) Why is the gap between them so small for a spline?
 # 2. In knots() let both knots close to where black ends stand at 0.5. What becomes of the gap
 #    between bound and exact figure, and what do draws look like?
 # 3. In dequantize() put 0.5 for r: no noise. The loss falls; does the exact figure?
 # 4. In plan() move the 0s first and look at the rest: is a draw from fine to coarse possible? Which
-#    test fails?
+#    test of tests/test_flow.py fails?
 # 5. --data bits, and compare couplings.png with that of grey levels: which couplings have more to
 #    do?
 # 6. --sample-only --temperature 0.5 --num-samples 5000, and judge.py: which of Fréchet distance,

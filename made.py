@@ -212,9 +212,9 @@ VARIANTS = {  # what some defaults are if another setting has that value
 
 def bernoulli_log_prob(logits, x):
     """log p(x) of (1), given its factors' logits. Both (B, 1, H, W), x in {0, 1} -> (B,) nats."""
-    # log sigmoid(ℓ) for x = 1 and log(1 − sigmoid(ℓ)) for x = 0 are both x·ℓ − softplus(ℓ), where
-    # softplus(ℓ) = log(1 + e^ℓ). With probabilities instead, a sigmoid that rounds to 0 or 1 would
-    # give log 0 = −inf as soon as the network is sure.
+    # log sigmoid(ℓ) for x = 1, log(1 − sigmoid(ℓ)) for x = 0; softplus(ℓ) = log(1 + e^ℓ). By way of
+    # probabilities a sigmoid that rounds to 0 or 1 gives log 0 = −inf once the network is sure.
+    utils.check_pixels(x)
     return (x * logits - F.softplus(logits)).sum(dim=(1, 2, 3))
 
 
@@ -499,6 +499,7 @@ def start_of_sample(model, n, y, generator, x, known):
     devices, can be compared pixel by pixel.
     """
     utils.check_label(model, y)
+    utils.check_given(x, known)
     weight = model.last.weight  # for its device and dtype
     u = torch.rand(n, math.prod(model.image_size), generator=generator, dtype=weight.dtype)
     room = torch.zeros(n, 1, *model.image_size).to(weight)

@@ -188,6 +188,7 @@ VARIANTS = {  # what some defaults are if another setting has that value
 
 def bernoulli_log_prob(logits, x):
     """log p(x) of (1), given its factors' logits. Both (B, 1, H, W), x in {0, 1} -> (B,) nats."""
+    utils.check_pixels(x)
     return (x * logits - F.softplus(logits)).sum(dim=(1, 2, 3))
 
 
@@ -231,6 +232,7 @@ def start_of_sample(model, n, y, generator, x, known):
     devices, can be compared pixel by pixel.
     """
     utils.check_label(model, y)
+    utils.check_given(x, known)
     weight = model.last.weight  # for its device and dtype
     u = torch.rand(n, math.prod(model.image_size), generator=generator, dtype=weight.dtype)
     room = torch.zeros(n, 1, *model.image_size).to(weight)

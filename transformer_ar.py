@@ -327,6 +327,7 @@ def start_of_sample(model, n, y, generator, x, known):
     devices, can be compared pixel by pixel.
     """
     utils.check_label(model, y)
+    utils.check_given(x, known)
     weight = model.last.weight  # for its device and dtype
     u = torch.rand(n, math.prod(model.image_size), generator=generator, dtype=weight.dtype)
     room = torch.zeros(n, 1, *model.image_size).to(weight)
@@ -425,6 +426,7 @@ class Transformer(nn.Module):
 
     def log_prob(self, x, y=None):
         """log p(x), exact. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
+        utils.check_pixels(x)
         return word_log_probs(self.logits(x, y), self.words(x)).sum(dim=1)
 
     def loss(self, x, y=None, step=0):

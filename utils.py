@@ -264,7 +264,8 @@ def random_batch(data, batch_size, grey=False):
 def batches(x, y=None, size=100):
     """All of x (N, 1, H, W) in order, as float, with labels (N,) or None: at most `size` a time."""
     for i in range(0, len(x), size):
-        yield x[i:i + size].float(), None if y is None else y[i:i + size]
+        end = min(i + size, len(x))
+        yield x[i:end].float(), None if y is None else y[i:end]
 
 
 def first(n, *tensors):
@@ -283,6 +284,20 @@ def check_label(model, y):
         raise ValueError("this model is conditional: it needs y, a label 0..9 for each image")
     if not model.conditional and y is not None:
         raise ValueError("this model is not conditional: it takes no y")
+
+
+def check_pixels(x, top=1):
+    """ValueError if pixels are not in 0 … top but, say, grey levels 0 … 255: of those a model of
+    coins would say probabilities that are none."""
+    if len(x) and not 0 <= x.min() <= x.max() <= top:
+        raise ValueError(f"pixels have to lie in 0 … {top}, and these go up to {x.max():g}: "
+                         "binarize grey levels first (utils.binarize)")
+
+
+def check_given(x, known):
+    """ValueError if pixels are given, and not which, or the other way round."""
+    if (x is None) != (known is None):
+        raise ValueError("x and known go together: the pixels that are given, and which those are")
 
 
 def bits_per_dim(nats):

@@ -214,6 +214,7 @@ VARIANTS = {}  # no setting changes the defaults of others
 def bernoulli_log_prob(logits, x):
     """log p(x|z) of independent pixels. logits, x: (B, 1, H, W) -> (B,) nats, summed over pixels.
     x·ℓ − softplus(ℓ): safe where sigmoid(ℓ) would round to 0 or 1 (made.py)."""
+    utils.check_pixels(x)
     return (x * logits - F.softplus(logits)).sum(dim=(1, 2, 3))
 
 

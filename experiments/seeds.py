@@ -1,8 +1,7 @@
 """Does it work every time? A chapter's default run, or one with flags, with five seeds, whole.
 
-    python experiments/seeds.py gan
+    python experiments/seeds.py CHAPTER [flags of it] [--seeds 0 1 2 3 4] [--data-dir data]
     python experiments/seeds.py ebm --variant conv
-    python experiments/seeds.py CHAPTER [flags of the chapter] [--seeds 0 1 2 3 4] [--data-dir data]
 
 Writes runs/seeds/<name of the run>.json: test scores of each (5,000 draws), in the order of the
 seeds. Runs that are finished are not run again; several processes may share the work. A script to

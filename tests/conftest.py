@@ -80,6 +80,21 @@ def offline(request, monkeypatch, tmp_path):
     monkeypatch.delenv("no_proxy", raising=False)
 
 
+@pytest.fixture
+def few_images(monkeypatch):
+    """A hundred images to score in place of the small set's 500: on them a run of two steps spends
+    nearly all of its time."""
+    load = utils.load_mnist
+
+    def few(*args, **how):
+        data = load(*args, **how)
+        for name in ("val", "test", "val_labels", "test_labels", "x_train", "x_val", "x_test"):
+            setattr(data, name, getattr(data, name)[:100])
+        return data
+
+    monkeypatch.setattr(utils, "load_mnist", few)
+
+
 @pytest.fixture(params=list(CHAPTERS))
 def chapter(request):
     """Each chapter in turn."""

@@ -417,6 +417,29 @@ def test_the_rate_rises_and_falls_twice_where_a_base_comes_first():
         assert ebm.rate(50, s) == pytest.approx(0.25)  # the square of one half
 
 
+@pytest.mark.parametrize("kind", ["rbm", "conv"])
+def test_both_means_of_the_loss_have_the_same_labels(kind, monkeypatch):
+    """Chains that stand still, those of label k with pixel k on: the loss takes those of y."""
+    torch.manual_seed(0)
+    model = RBM(4, 5, True, 40) if kind == "rbm" else Smoothed(4, 4, True, chains=40)
+    model.to(torch.float64)
+    for p in model.parameters():
+        p.data += 0.3 * torch.randn_like(p)
+    stay = {"sweep": lambda v, y: v, "walk": lambda x, y: x}
+    for name in set(stay) & set(dir(model)):
+        monkeypatch.setattr(model, name, stay[name])
+    monkeypatch.setattr(model, "begin", lambda n: model.chains[:n], raising=False)
+    monkeypatch.setattr(torch, "rand", lambda *shape: torch.ones(*shape))  # no chain begins anew
+    model.noise = 0.0
+    model.chains.copy_(F.one_hot(torch.arange(40) % 10, 16).view_as(model.chains))
+    y = torch.tensor([1, 1, 1, 7, 3])
+    assert (ebm.chains_of(y, 40) % 10).tolist() == y.tolist()
+    x = (torch.arange(5 * 16).view(5, 1, 4, 4) % 3 == 0).to(torch.float64)
+    chains = F.one_hot(y, 16).view(5, 1, 4, 4).to(torch.float64)
+    wanted = model.energy(x, y).mean() - model.energy(chains, y).mean()
+    assert model.loss(x, y).item() == pytest.approx(wanted.item())
+
+
 def test_labels_have_a_z_of_their_own():
     model = lively_rbm(conditional=True)
     model.log_z.copy_(torch.tensor([exact_log_z(model, k) for k in range(10)]))

@@ -236,7 +236,12 @@ def test_todays_command_makes_the_published_run(name):
     args, chosen, _ = settings.parse(metrics["model"], "", chapter.SETTINGS, chapter.VARIANTS,
                                      words[2:])
     resolved = settings.resolve(chapter.SETTINGS, chapter.VARIANTS, chosen)
-    assert resolved == metrics["settings"]
+    # A default may change that another variant alone has (--chain-steps of ebm.py).
+    theirs = [key for key, s in chapter.SETTINGS.items()
+              if s.only and resolved[s.only[0]] not in s.only[1:]]
+    for found in (resolved, metrics["settings"]):
+        assert {key: found[key] for key in found if key not in theirs} == {
+            key: resolved[key] for key in resolved if key not in theirs}
     for key in ("steps", "batch_size", "lr", "seed", "conditional"):
         assert metrics[key] == resolved[key]
     assert metrics["variant"] == resolved.get("variant", "")
@@ -385,6 +390,7 @@ def test_fit_gives_the_weights_of_main(name):
     assert same(found, weights_of_run("run"))
 
 
+@pytest.mark.usefixtures("few_images")
 @pytest.mark.slow
 @pytest.mark.parametrize("name, flags", [
     (name, flags) for name, chapter in CHAPTERS.items()
