@@ -1061,6 +1061,10 @@ ABOUT = {
 #     rate 2e-3, as a square          6.7    7.9
 #     rate 5e-3, as a square          5.1
 #
+# While the rate is high, valleys come and go: look at samples/ebm_rbm/progress.png, where from step
+# 500 to 32,000 some draws are negatives, white with a black blot, and at loss.png, whose hump at
+# step 21,125 (113.8 nats) is no noise. Without the long end one would stop in one of these.
+#
 # How thick a sheet? 900 steps with chains of ten, rate 1e-3, distance of 500 draws by 500 steps:
 # σ = 0.15: 18.9; σ = 0.25: 14.1. How long a chain? K = 10, 900 steps: 12.4 (1,000 draws; another
 # run than the 14.1). K = 5, 1,600 steps, as long in minutes: 17.8, and a quarter of the draws

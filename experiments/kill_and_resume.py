@@ -3,7 +3,8 @@ that nobody disturbed.
 
     python experiments/kill_and_resume.py [CHAPTER …] [--kills 20] [--json OUT.json]
 
-Runs whose training takes about twenty seconds, on the small set, at each chapter's default size.
+Runs whose training takes about twenty seconds, on the small set, at each chapter's default size;
+what is drawn and scored meanwhile and at the end is little (LITTLE), since nobody is killed there.
 SIGKILL cannot be caught: the process is gone in the middle of whatever it did. The moments are
 random (seed 0), up to 1.6 seconds after training has begun or gone on, which spreads twenty of them
 over the run; each fourth kill waits for a checkpoint that is being written, and comes then. After
@@ -28,6 +29,7 @@ import settings
 import utils
 
 CHAPTERS = settings.chapters()
+LITTLE = {"eval_draws": 80, "test_draws": 100, "noise_draws": 2, "z_steps": 100}
 # As `python made.py …` would, but without asking the network for the full set.
 START = "import sys, importlib; sys.path.insert(0, {root!r}); import utils; " \
         "utils.download_mnist = lambda data_dir: 'not asked'; " \
@@ -82,6 +84,8 @@ def check(name, steps, kills, chance):
     """-> a dict of counts; "same": did the run that was killed end like the one that was not?"""
     with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as parts:
         whole, parts, flags = Path(whole), Path(parts), ["--steps", str(steps)]
+        for key in sorted(set(LITTLE) & set(CHAPTERS[name].SETTINGS)):
+            flags += [f"--{key.replace('_', '-')}", str(LITTLE[key])]
         before = time.perf_counter()
         finish(start(name, whole, *flags))
         seconds, moments, broken, at = time.perf_counter() - before, [], 0, []
@@ -100,6 +104,7 @@ def check(name, steps, kills, chance):
         if not (parts / "run" / "metrics.json").exists():
             finish(start(name, parts, "--resume"))
         places = differences(result(whole / "run"), result(parts / "run"))
+        print(*places[:10], sep="\n", end="\n" * bool(places))
         return {"kills": len(moments) - moments.count("finished"),
                 "while_writing": moments.count("writing"), "broken": broken, "same": not places,
                 "steps": steps, "resumed_at": at, "seconds_whole": round(seconds, 1)}

@@ -51,6 +51,9 @@ def result(folder):
     kept = torch.load(Path(folder) / "checkpoint.pt", weights_only=True)
     figures = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
     curve = [{k: v for k, v in row.items() if k != "seconds"} for row in kept["curve"]]
+    if "speed" in figures:  # of diffusion.py: rows of guesses, seconds, distance
+        figures["speed"] = {name: [row[::2] for row in rows]
+                            for name, rows in figures["speed"].items()}
     return {**{k: kept[k] for k in ("step", "parts", "best", "pictures", "rng")}, "curve": curve,
             "figures": {k: v for k, v in figures.items() if k not in NOT_BITS | {"curve"}}}
 

@@ -148,7 +148,7 @@ def test_a_row_of_robustness_changes_what_it_says():
 
 def test_kills_are_as_the_docs_say():
     found, text = rows_of("kills.json"), one_line(read(ROOT / "docs" / "troubleshooting.md"))
-    assert set(found) == set(PUBLISHED) - {"flow", "diffusion", "ebm"}  # the docs say so
+    assert set(found) == set(PUBLISHED)
     assert all(row["kills"] == 20 and row["broken"] == 0 and row["same"] for row in found.values())
     assert all(row["while_writing"] for row in found.values())
     kills, writing = (sum(row[key] for row in found.values()) for key in ("kills", "while_writing"))
@@ -467,6 +467,10 @@ def test_a_bit_that_is_another_is_noticed(tmp_path):
                            ({"command": "python b.py", "settings": {}, "train_seconds": 1}, 0)):
         (b / "metrics.json").write_text(json.dumps({**metrics, **change}))
         assert len(places()) == wanted, change
+    for other, wanted in (([[1, 9.0, 3.0]], 0), ([[1, 2.0, 3.1]], 1), ([[2, 2.0, 3.0]], 1)):
+        for folder, rows in ((a, [[1, 2.0, 3.0]]), (b, other)):  # guesses, seconds, distance
+            (folder / "metrics.json").write_text(json.dumps({**metrics, "speed": {"ddpm": rows}}))
+        assert len(places()) == wanted, other
     for name, wanted in (("a.png", True), ("b.gif", True), ("samples.npy", True),
                          ("loss.png", False), ("weights.pt", False)):
         (b / name).write_bytes(b"abd")
