@@ -299,7 +299,8 @@ class RBM(nn.Module):
         nothing."""
         i = slice(None) if y is None else chains_of(y, len(self.chains))
         with torch.no_grad():
-            chains = self.sweep(self.chains[i].to(x), self.label(y, len(self.chains[i])))
+            chains = self.chains[i].to(x)
+            chains = self.sweep(chains, self.label(y, len(chains)))
         self.chains[i] = chains.to(self.chains)
         chains = chains.view(-1, 1, *self.image_size)
         return self.energy(x, y).mean() - self.energy(chains, y).mean()
@@ -628,12 +629,8 @@ class Smoothed(nn.Module):
         chains = self.chains[i]
         fresh = torch.rand(len(i)).to(x) < 0.01
         chains[fresh] = self.begin(len(i))[fresh]
-        for p in self.network.parameters():
-            p.requires_grad_(False)
         for _ in range(self.chain_steps):
             chains = self.walk(chains, y)
-        for p in self.network.parameters():
-            p.requires_grad_(True)
         self.chains[i] = chains
         noisy = x + self.noise * torch.randn_like(x)
         return self.energy(noisy, y).mean() - self.energy(chains, y).mean()
@@ -831,7 +828,7 @@ def plot_annealing(path, model, energy, lengths):
     ax.set(xscale="log", xlabel="temperatures", ylabel="nats per image")
     ax.set_xticks(list(found), [str(length) for length in found])
     ax.minorticks_off()
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="lower right")
     ax.grid(alpha=0.3)
     pictures.save_figure(path, figure)
     return found
@@ -1042,7 +1039,7 @@ ABOUT = {
 # distance of 500 draws by 1,000 sweeps; the rate falls as a line where "square" does not stand.
 # (Single runs of a sketch, of which no file is kept.)
 #
-#                                   forward   reverse   distance
+#     (Adam: without momentum)      forward   reverse   distance
 #     Adam 1e-3, not centred          90.6      94.4      10.8
 #     the same, centred               93.0      93.3       5.0     both sides agree: chains follow
 #     Adam 3e-4, centred             103.3     103.6       9.8     too slow
@@ -1054,16 +1051,18 @@ ABOUT = {
 #     Adam 2e-3, centred              87.0      87.4      12.0     30,000 steps
 #
 # The last row has the best nats, but a third of its draws are fours: chains were not where the
-# model was when training ended. Hence the square. With the network alone it is the same: 1,600
+# model was when training ended. Hence the square, though the two rows differ in rate and steps as
+# well. With the network alone, where a rate lies between two others, it is clearer: 1,600
 # steps, distance to grey validation digits of 1,000 draws by 500 and by 1,000 steps,
 #
 #     rate 3e-3, falls as a line     11.9   14.5
 #     rate 2e-3, as a square          6.7    7.9
 #     rate 5e-3, as a square          5.1
 #
-# While the rate is high, valleys come and go: look at samples/ebm_rbm/progress.png, where from step
-# 500 to 32,000 some draws are negatives, white with a black blot, and at loss.png, whose hump at
-# step 21,125 (113.8 nats) is no noise. Without the long end one would stop in one of these.
+# While the rate is high, valleys come and go: in samples/ebm_rbm/progress.png many rows up to step
+# 32,000 have draws that are negatives, white with a black blot, and none after it. (loss.png has a
+# hump at step 21,125, 113.8 nats. Whether that is a valley, or a bad estimate by 500 temperatures,
+# we have not looked.)
 #
 # How thick a sheet? 900 steps with chains of ten, rate 1e-3, distance of 500 draws by 500 steps:
 # σ = 0.15: 18.9; σ = 0.25: 14.1. How long a chain? K = 10, 900 steps: 12.4 (1,000 draws; another
@@ -1071,12 +1070,12 @@ ABOUT = {
 # noughts, if one chain in 20 begins anew at each visit: then they live for a hundred steps, and
 # nobody looks further. With one in a hundred 12.3. (Single runs of a sketch, two and a half minutes
 # each on one thread, of which no file is kept.) Denoising score matching alone, 2,000 steps: 116;
-# 1,500 of them and then 500 steps of (3): 16.0. Slopes near digits are not enough if chains come
-# from afar.
+# 1,500 of them and then 500 steps of (3): 16.0. Slopes near digits are not enough, we think, if
+# chains come from afar (exercise 5).
 # --------------------------------------------------------------------------------------------------
 # Exercises
-# 1. The classic mistake: in Smoothed.walk() give the noise a hundredth of its size. What do chains
-#    look like, and what does the loss say?
+# 1. The classic mistake: in Smoothed.walk() let temperature be 1e-4, a hundredth of the noise. What
+#    do chains look like, and what does the loss say?
 # 2. CD-1: in RBM.loss() begin the chain at x instead of self.chains. Compare filters.png, samples,
 #    and nats_by_temperatures in metrics.json.
 # 3. How many nats does a short ladder flatter by? (Lower ends on 2,000 test digits: 82.5 with 200

@@ -306,10 +306,8 @@ def plot_plane(path, runs, scores, floors):
     figure, ax = plt.subplots(figsize=(9, 5.5))
     for run, x, y in dots:
         ax.plot(x, y, "o", color=f"C{run.order}")
-    for name, y in lines:
+    for _, y in lines:
         ax.axhline(y, color="grey", linewidth=0.7)
-        ax.annotate(f"{name} (no nats)", (0.99, y), xycoords=("axes fraction", "data"), fontsize=8,
-                    ha="right", va="bottom")
     ax.set(yscale="log", xlim=(best - 0.5, best + 8),
            xlabel="test nats (exact, a bound, or an estimate): lower is better",
            ylabel="Fréchet distance, binarized (log): lower is better",
@@ -320,9 +318,17 @@ def plot_plane(path, runs, scores, floors):
     ax.grid(alpha=0.3)
     boxes = [Bbox([place, place]).padded(6)
              for place in ax.transData.transform([(x, y) for _, x, y in dots])] if dots else []
-    boxes += [word.get_window_extent() for word in ax.texts]
     # A name goes where it covers no dot and no other name, and stays inside; the last place if
     # there is none.
+    for name, y in lines:
+        for side in ("bottom", "top"):
+            word = ax.annotate(f"{name} (no nats)", (0.99, y), fontsize=8, ha="right", va=side,
+                               xycoords=("axes fraction", "data"))
+            box = word.get_window_extent()
+            if side == "top" or not box.padded(-1).count_overlaps(boxes):
+                break
+            word.remove()
+        boxes.append(box)
     for run, x, y in dots:
         for dx, dy in ((5, 3), (5, -11), (-5, 3), (-5, -11)):
             word = ax.annotate(run.name, (x, y), xytext=(dx, dy), textcoords="offset points",

@@ -264,12 +264,13 @@ def random_batch(data, batch_size, grey=False):
 def batches(x, y=None, size=100):
     """All of x (N, 1, H, W) in order, as float, with labels (N,) or None: at most `size` a time."""
     for i in range(0, len(x), size):
-        end = min(i + size, len(x))
-        yield x[i:end].float(), None if y is None else y[i:end]
+        yield x[i:i + size].float(), None if y is None else y[i:i + size]
 
 
 def first(n, *tensors):
-    """The first n of each: first(500, x, y) -> x[:500], y[:500]. What is None stays None."""
+    """The first n of each, or as many as all have (x_train is shorter than y_train): first(500, x,
+    y) -> x[:500], y[:500]. What is None stays None."""
+    n = min([n, *(len(t) for t in tensors if t is not None)])
     return [None if t is None else t[:n] for t in tensors]
 
 

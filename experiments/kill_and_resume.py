@@ -10,7 +10,7 @@ random (seed 0), up to 1.6 seconds after training has begun or gone on, which sp
 over the run; each fourth kill waits for a checkpoint that is being written, and comes then. After
 each one the checkpoint has to be whole; after the last one the run goes on to its end, and there
 weights, optimizer, random state, curve, pictures and figures have to be those of the other run, bit
-for bit. Not a part of pytest, since it takes a quarter of an hour. results/kills.json is such a
+for bit. Not a part of pytest, since it takes half an hour. results/kills.json is such a
 file. Exit code 1 if anything differs, or if fewer kills took place than were asked for.
 """
 import json

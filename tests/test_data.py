@@ -126,6 +126,8 @@ def test_batches_cover_everything_once_and_in_order():
     assert all(part.dtype == torch.float32 for part, _ in parts)
     assert torch.equal(torch.cat([labels for _, labels in parts]), y)
     assert all(labels is None for _, labels in utils.batches(x))
+    short, more = utils.first(5, x[:3], y)  # of as many images as there are labels
+    assert len(short) == len(more) == 3 and torch.equal(more, y[:3])
     images, nothing, labels = utils.first(5, x, None, y)
     assert torch.equal(images, x[:5]) and nothing is None and labels.tolist() == [0, 1, 2, 3, 4]
 

@@ -2,11 +2,13 @@
 of AIS, the optimum of noise contrast. Each with a control: the classic mistakes, made."""
 import math
 
+import fit
 import pytest
 import torch
 import torch.nn.functional as F
 
 import ebm
+import utils
 from ebm import RBM, Residual, Smoothed
 
 WEIGHTS = 2.0 ** torch.arange(16, dtype=torch.float64)
@@ -146,6 +148,17 @@ def test_annealing_finds_log_z_from_both_sides(conditional):
     x = all_images()
     y = torch.full((len(x),), 3) if conditional else None
     assert model.log_prob(x, y).exp().sum().item() == pytest.approx(1, abs=0.1)
+
+
+def test_what_is_kept_lies_in_the_middle_of_both_sides(monkeypatch):
+    model = lively_rbm()
+    model.sampling_steps = 2
+    z_0 = F.softplus(model.a).sum().item() + 5 * math.log(2)
+    monkeypatch.setattr(model, "anneal", lambda v, y, temperatures, generator, reverse=False:
+                        v.new_full((len(v),), -2.0 if reverse else 0.0))
+    low, high = model.measure(10)
+    assert (low.item(), high.item()) == pytest.approx((z_0, z_0 + 2))
+    assert model.log_z.item() == pytest.approx(z_0 + 1)
 
 
 def test_the_standard_error_of_a_log():
@@ -415,6 +428,24 @@ def test_the_rate_rises_and_falls_twice_where_a_base_comes_first():
     assert max(rates[:40]) > 0.8 and 0.2 > max(rates[40:]) > 0.16 and rates[40] < 0.06
     for s.variant in ("rbm", "conv"):
         assert ebm.rate(50, s) == pytest.approx(0.25)  # the square of one half
+
+
+@pytest.mark.parametrize("variant, momentum", [("rbm", 0.0), ("conv", 0.9), ("residual", 0.9)])
+def test_an_rbm_is_trained_without_momentum(variant, momentum, monkeypatch):
+    asked, adam = [], torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda *p, **how: asked.append(how) or adam(*p, **how))
+    s = fit.values(ebm, f"--variant {variant} --width 4 --steps 1 --batch-size 10")
+    fit.fit(ebm, s, utils.load_mnist())
+    assert [how["betas"] for how in asked] == [(momentum, 0.999)]
+
+
+def test_chains_take_as_many_steps_as_they_are_told():
+    model, steps = gaussian(), []
+    model.walk = lambda x, y: steps.append(1) or x
+    for model.chain_steps in (1, 4):
+        steps.clear()
+        model.loss(torch.rand(5, 1, 4, 4, dtype=torch.float64))
+        assert len(steps) == model.chain_steps
 
 
 @pytest.mark.parametrize("kind", ["rbm", "conv"])
