@@ -22,7 +22,7 @@ never asking for it.
     beta          β                           inverse temperature: 0 independent pixels, 1 p
     log_w         log w       (labels, n)     weights of chains or draws: (10), (14)
     base          q(x)                        of --variant residual: an exact model (12)
-    noise         σ                           of --variant conv: width of the noise (16)
+    noise         σ                           of --variant conv: width of the noise (17)
     y             y           (B,)            class label 0..9, only with --conditional
     B batch size, D = 784 pixels
 
@@ -31,6 +31,7 @@ Papers    Smolensky 1986; Hinton, Training products of experts, 2002: RBM, contr
           Tieleman, PCD, 2008; Salakhutdinov & Murray, 2008: annealed importance sampling for RBMs
           Neal, Annealed importance sampling, 1998 (physics/9803008)
           Burda, Grosse & Salakhutdinov, 2014 (arXiv 1412.8566): from both sides
+          Bennett, 1976 (J. Comput. Phys. 22, 245): Z from draws of both sides
           Gutmann & Hyvärinen, Noise-contrastive estimation, 2010; Deng et al., Residual EBMs, 2020
           (2004.11714): an energy on top of an exact model
           Du & Mordatch, 2019 (1903.08689); Nijkamp et al., 2019 (1903.12370): networks, Langevin
@@ -206,19 +207,30 @@ VARIANTS = {
 # an energy adds a nat or so to a good base, not ten. To draw: (5) with r(x′|x) = q(x′), in which
 # q(x) and q(x′) drop out and only energies are compared.
 #
+# And if E has a valley where q never goes? Then no draw of q tells of it, (14) is too low, and
+# flatters. So once more from the other side, with chains of p that begin at digits and stay near:
+# each step keeps some upper rows, and q draws the lower ones anew (given the upper rows, so again
+# q drops out of (5)). Of draws of both q and p (Bennett's acceptance ratio), with any C,
+#
+#     log Z = C + log E_q[sigmoid(−E − C)] − log E_p[sigmoid(E + C)],    C: log Z by (14)      (16)
+#
+# since p · sigmoid(E + C) = q · sigmoid(−E − C) · e^C / Z, image by image: take the sum over all.
+# No weight is above 1, so no draw rules. (Its best C is log Z itself. It is what (13) learns as
+# bias when all else of E is fixed, and draws of p stand for data.)
+#
 # 3. A network alone. Grey digits lie on thin sheets in 784 dimensions. There E has to have walls as
 # steep as the sheets are thin, (6) needs tiny steps, and training explodes. Thicken them: learn the
 # energy of digits with noise of width σ, where p is smooth and steps of σ/2 are safe,
 #
-#     E(x) = Σ (x_d − mean_d)²/(2 var_d) + network(x),   of x = digit + σ·noise                (16)
+#     E(x) = Σ (x_d − mean_d)²/(2 var_d) + network(x),   of x = digit + σ·noise                (17)
 #
 # on top of independent pixels, so that E rises outside of all data and no chain is lost; and come
 # back by what Gaussian noise allows (Miyasawa, Tweedie; diffusion.py does it 50 times):
 #
-#     E[digit | x] = x − σ² ∇E(x)                                                              (17)
+#     E[digit | x] = x − σ² ∇E(x)                                                              (18)
 #
 # "Walk and jump." Why: p(x) is the mean of N(x; digit, σ²) over digits, so ∇ log p(x) = E[digit − x
-# | x]/σ². So ∇E can also be learned without any chain, by making (17) a good guess of the digit:
+# | x]/σ². So ∇E can also be learned without any chain, by making (18) a good guess of the digit:
 # denoising score matching. That knows slopes alone, not which of two far valleys is deeper; with a
 # σ that goes from large to small it is diffusion.py, and that is how energies lost to it.
 #
@@ -564,6 +576,28 @@ class Residual(nn.Module):
         effective = (1 / w.square().sum(dim=1) / log_w.shape[1]).mean().item()
         return (log_z - 2 * error, log_z + 2 * error), effective
 
+    @torch.no_grad()
+    def measure_from_digits(self, x, y=None, steps=100):
+        """log Z by (16), of Metropolis chains that begin at digits x (N, 1, H, W) of labels y (N,).
+        -> its (low, high), each (labels,): two standard errors to both sides."""
+        generator, x = torch.Generator().manual_seed(1), x.to(self.base.position)
+        drawn = self.base.sample(len(x), y, generator)
+        for _ in range(steps):
+            known = torch.zeros(self.image_size, dtype=torch.bool)
+            known[:2 * torch.randint(self.image_size[0] // 2, (), generator=generator)] = True
+            other = self.base.sample(len(x), y, generator, x, known)
+            fall = self.network(x, y) - self.network(other, y)
+            move = randu((len(x),), x, generator).log() < fall
+            x = torch.where(move[:, None, None, None], other, x)
+        ends = []
+        for label, c in enumerate(self.log_z):
+            own = slice(None) if y is None else y == label
+            of_q, error = log_mean(F.logsigmoid(-self.network(drawn, y) - c)[None, own])
+            of_p, other = log_mean(F.logsigmoid(self.network(x, y) + c)[None, own])
+            log_z, error = c + of_q - of_p, torch.hypot(error, other)
+            ends.append(torch.cat([log_z - 2 * error, log_z + 2 * error]))
+        return torch.stack(ends, dim=1)
+
 
 # --------------------------------------------------------------------------------------------------
 # 3. A network alone, on grey digits with noise
@@ -571,7 +605,7 @@ class Residual(nn.Module):
 
 
 class Smoothed(nn.Module):
-    """p(x) ∝ exp(−E(x)) of grey digits to which noise of width σ was added: (16)."""
+    """p(x) ∝ exp(−E(x)) of grey digits to which noise of width σ was added: (17)."""
 
     likelihood = "none"
 
@@ -599,7 +633,7 @@ class Smoothed(nn.Module):
         return self.mean + self.var.sqrt() * noise
 
     def energy(self, x, y=None):
-        """(16): that of independent Gaussian pixels, and what the network adds. -> (B,)."""
+        """(17): that of independent Gaussian pixels, and what the network adds. -> (B,)."""
         utils.check_label(self, y)
         return ((x - self.mean) ** 2 / (2 * self.var)).flatten(1).sum(dim=1) + self.network(x, y)
 
@@ -616,7 +650,7 @@ class Smoothed(nn.Module):
         return x + step**2 / 2 * self.score(x, y) + step * temperature**0.5 * noise
 
     def jump(self, x, y=None):
-        """(17): the mean of the digits that x may have been before noise was added."""
+        """(18): the mean of the digits that x may have been before noise was added."""
         return (x + self.noise**2 * self.score(x, y)).clamp(0, 1)
 
     def labels(self, n):
@@ -638,7 +672,7 @@ class Smoothed(nn.Module):
     @torch.no_grad()
     def sample(self, n, y=None, generator=None, x=None, known=None, watch=None):
         """n draws, (n, 1, H, W) in [0, 1]: sampling_steps of (6) from independent pixels, then
-        (17). x, known: pixels that are given; they are put in, with noise, after each step.
+        (18). x, known: pixels that are given; they are put in, with noise, after each step.
         watch(step, images): is told where the chains are, noise and all."""
         utils.check_label(self, y)
         utils.check_given(x, known)
@@ -930,10 +964,15 @@ def figures_in_the_end(model, data, judge, s):
         ends, more = estimate_z(model, s)
         nats, found = evaluate(model, data.x_test, data.y_test), {**found, **more}
         at = torch.zeros_like(data.test_labels) if data.y_test is None else data.y_test
-        found["nats_interval"] = [nats + (end - model.log_z)[at].mean().item() for end in ends]
         if s.variant == "residual":
+            low, high = model.measure_from_digits(
+                *utils.first(1000, data.x_val, data.y_val), s.z_steps // 500)
+            ends = torch.minimum(low, ends[0]), torch.maximum(high, ends[1])
+            log_z = (low + high) / 2
+            found["nats_from_digits"] = nats + (log_z - model.log_z)[at].mean().item()
             found["base_nats"] = -torch.cat([model.base.log_prob(*b) for b in utils.batches(
                 data.x_test, data.y_test, 250)]).mean().item()
+        found["nats_interval"] = [nats + (end - model.log_z)[at].mean().item() for end in ends]
         if model.conditional:
             found["marginal_nats"], found["bayes_accuracy"] = evaluate_without_label(
                 model, data.x_test, data.y_test)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import ebm
+import judge
 import utils
 from ebm import RBM, Residual, Smoothed
 
@@ -246,6 +247,52 @@ def test_the_energy_is_normalised_by_draws_of_the_base():
     q, e = model.base.log_prob(x).exp().detach(), model.network(x).detach()
     w = (-e).exp()
     assert effective == pytest.approx(((q * w).sum() ** 2 / (q * w * w).sum()).item(), rel=0.1)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_log_z_from_the_other_side(conditional):
+    """Chains that begin far from p end as draws of p, and log Z by (16) is the exact one; without
+    the walk it is not."""
+    model, x = lively_residual(conditional, scale=0.35), torch.ones(3000, 1, 4, 4).double()
+    with torch.no_grad():
+        model.network.last.weight *= 3
+    y = torch.arange(3000) % 10 if conditional else None
+    model.measure(20000)
+    exact = torch.tensor([exact_log_z(model, k if conditional else None)
+                          for k in range(len(model.log_z))])
+    low, high = model.measure_from_digits(x, y, 40)
+    spread = (high - low) / 4
+    assert ((exact - (low + high) / 2).abs() < 3.5 * spread + 0.005).all() and spread.max() < 0.1
+    low, high = model.measure_from_digits(x, y, 0)  # control: where chains begin, not draws of p
+    assert (exact - (low + high) / 2).abs().max() > 0.15
+
+
+def test_every_step_of_the_chains_from_digits_leaves_p_as_it_is():
+    """Exact draws of p are draws of p after ten steps: (16) finds log Z by them."""
+    model = lively_residual(scale=0.35)
+    with torch.no_grad():
+        model.network.last.weight *= 3
+    images, generator = all_images(), torch.Generator().manual_seed(0)
+    p = (-model.energy(images)).softmax(dim=0).detach()
+    x = images[torch.multinomial(p, 20000, replacement=True, generator=generator)]
+    model.log_z.fill_(exact_log_z(model))
+    low, high = model.measure_from_digits(x, None, 10)
+    assert low - 0.01 < exact_log_z(model) < high + 0.01 and high - low < 0.1
+
+
+def test_what_is_published_spans_both_sides(few_images):
+    torch.manual_seed(0)
+    model, data = Residual(28, 4), fit.told(utils.load_mnist(), False)
+    with torch.no_grad():
+        model.network.last.weight.normal_(std=20)
+    s = fit.values(ebm, "--width 4 --z-steps 1000 --test-draws 10")
+    nats, found = ebm.figures_in_the_end(model, data, judge.load_judge("cpu"), s)
+    sides = model.measure(1000)[0], model.measure_from_digits(data.x_val, None, 2)
+    low, high = (torch.stack(ends).squeeze() for ends in zip(*sides))
+    wanted = [nats + (end - model.log_z).item() for end in (low.min(), high.max())]
+    assert found["nats_interval"] == pytest.approx(wanted, abs=1e-3)
+    assert (low[0] - low[1]).abs() + (high[0] - high[1]).abs() > 0.01  # it can fail
+    assert wanted[0] < found["nats_from_digits"] < wanted[1]
 
 
 def test_at_first_the_energy_says_nothing():
