@@ -127,6 +127,9 @@ def read_run(folder):
         if likelihood != "none" and metrics["binarization"] != BINARIZATION:
             raise LeftOut(f"{path.as_posix()} has another binarization ({metrics['binarization']})"
                           ": its nats are of another data set.")
+        if metrics.get("judge") not in (None, judge_digest()):
+            raise LeftOut(f"{path.as_posix()} was judged by another data/judge.pt: its distances "
+                          "are on another scale.")
         digest, key = digest_of(metrics), check_metrics(metrics)
         named = describe(known[model], metrics["settings"])
     except LeftOut:

@@ -68,7 +68,7 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from judge import coins, frechet_distance, judged, load_judge, scores
+from judge import coins, frechet_distance, judged, scores
 from pictures import plt  # matplotlib, with a backend that needs no screen
 from runner import Run
 from settings import Setting
@@ -941,7 +941,7 @@ def train(model, data, run):
     s, learner, average = run.settings, model.model, model.average
     bits = learner.likelihood == "bound"
     optimizer = torch.optim.Adam(learner.parameters(), lr=s.lr, fused=True)
-    judge = load_judge(run.device)
+    judge = run.load_judge()
     real = judged(judge, data.val)[0]
     with run.training(model=learner, average=average, optimizer=optimizer):
         while run.step < s.steps:
@@ -1015,7 +1015,7 @@ def main(argv=None):
     train(model, data, run)
 
     # From here on only the weights that were best on validation, and, once, the test set.
-    average, judge = run.load_best(model.average), load_judge(run.device)
+    average, judge = run.load_best(model.average), run.load_judge()
     print("scoring draws against the test set ...")
     nats, figures = final_figures(average, data, judge, s)
     print("painting ...")

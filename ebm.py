@@ -38,8 +38,8 @@ Papers    Smolensky 1986; Hinton, Training products of experts, 2002: RBM, contr
           Hyvärinen, Score matching, 2005; Vincent, 2011; Saremi & Hyvärinen, Neural empirical
           Bayes, 2019 (1903.02334): walk on noisy pictures, jump back
 Lecture   Berkeley CS294-158, lecture 6: diffusion models, which come from energies
-Sittings  two: energies, chains and the RBM (notes to the end of their part 1, then the code down to
-          a line that says so), where every step is exact; then parts 2 and 3, measuring, training
+Sittings  two: energies, chains and part 1, the RBM (down to a line that says so), where every step
+          is exact; then parts 2 and 3, measuring, training
 Run       python ebm.py                         train, draw, measure; writes runs/ebm/
           python ebm.py --variant rbm           a restricted Boltzmann machine
           python ebm.py --variant conv          a network alone, on grey digits
@@ -67,7 +67,7 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from judge import coins, frechet_distance, judged, load_judge, scores
+from judge import coins, frechet_distance, judged, scores
 from runner import Run
 from settings import Setting
 
@@ -146,7 +146,25 @@ VARIANTS = {
 # that is gradient descent on E, its pictures are minima and not draws, and (3) trains something for
 # which there is no word.
 #
-# 1. The RBM. Hidden bits h beside the pixels v, and no links within a side:
+# What energies are good for: they add up (composition.png: E of a picture and E of the same picture
+# turned round; nothing is trained for it), they judge (outliers.png: noise is told from
+# digits always, AUROC 1.00, digits upside down hardly, 0.69 to 0.74), they mend what is given in
+# part (completion_top.png), with one network.
+#
+# Labels. With --conditional E is told the digit, each label has a Z of its own, and all equations
+# get "| y"; evaluate_without_label() takes it away again (made.py).
+# --------------------------------------------------------------------------------------------------
+
+
+def randu(shape, like, generator=None):
+    """Uniform numbers from a generator on the CPU, so that a seed gives the same everywhere."""
+    return torch.rand(shape, generator=generator).to(like)
+
+
+# --------------------------------------------------------------------------------------------------
+# 1. The restricted Boltzmann machine
+#
+# Hidden bits h beside the pixels v, and no links within a side:
 #
 #     p(v, h) ∝ exp(b·v + c·h + (v − μ)ᵀW(h − ½))     h  ●   ●   ●      given v, hidden bits are
 #                                                        │╲ ╱│╲ ╱│      independent coins; given
@@ -164,7 +182,7 @@ VARIANTS = {
 # (centring; what it is worth: "What was measured"). (8) are Gibbs steps that move half of
 # everything at once. CD-1 (contrastive divergence, Hinton) begins each chain at data and takes one
 # step: low variance, but it never sees valleys far from data. PCD keeps chains from one batch to
-# the next ("persistent"): weights move slowly, chains follow. So do 1. and 3. here.
+# the next ("persistent"): weights move slowly, chains follow. So do parts 1 and 3 here.
 #
 # Nats after all: annealed importance sampling (AIS). log Z of independent pixels, Z_0, is known;
 # that of p is reached over a ladder of inverse temperatures β,
@@ -183,74 +201,6 @@ VARIANTS = {
 # is mostly too high. What lies between the two is what we know (annealing.png). The reverse chains
 # begin at draws that took long chains, not perfect ones: so it is an estimate, from both sides, and
 # no bound. The tables say "estimate" and give the interval.
-#
-# 2. On top of an exact model. Let q be autoregressive, and p what corrects it:
-#
-#     p(x) = q(x) exp(−E(x)) / Z                                                               (12)
-#
-# A causal model decides pixel by pixel and never looks back at the whole; E sees nothing else. And
-# draws of q are cheap and independent, so no chain is needed to train. Noise contrast: let E tell
-# data from draws of q as a classifier would, whose logit is −E,
-#
-#     loss = mean of log(1 + e^E(data)) + mean of log(1 + e^−E(draws of q))                    (13)
-#
-# Its optimum is −E = log p_data/q, log Z = 0: the normaliser is learned along, as a bias. (A GAN's
-# discriminator has the same loss: it is an energy on top of the generator, thrown away after
-# training.) For nats one does not trust it, and counts:
-#
-#     log Z = log E_q[w],  w = exp(−E);   −log p = −log q + E + log Z                          (14)
-#
-#     effective sample size: (Σ w)² / Σ w², of n draws                                         (15)
-#
-# If E knows much that q does not, few draws carry all weight, and (14) is as noisy as those few: a
-# gain of g nats leaves e^(−2g) of the draws, if log w is Gaussian (then g is half its variance). So
-# an energy adds a nat or so to a good base, not ten. To draw: (5) with r(x′|x) = q(x′), in which
-# q(x) and q(x′) drop out and only energies are compared.
-#
-# And if E has a valley where q never goes? Then no draw of q tells of it, (14) is too low, and
-# flatters. So once more from the other side, with chains of p that begin at digits and stay near:
-# each step keeps some upper rows, and q draws the lower ones anew (given the upper rows, so again
-# q drops out of (5)). Of draws of both q and p (Bennett's acceptance ratio), with any C,
-#
-#     log Z = C + log E_q[sigmoid(−E − C)] − log E_p[sigmoid(E + C)],    C: log Z by (14)      (16)
-#
-# since p · sigmoid(E + C) = q · sigmoid(−E − C) · e^C / Z, image by image: take the sum over all.
-# No weight is above 1, so no draw rules. (Its best C is log Z itself. It is what (13) learns as
-# bias when all else of E is fixed, and draws of p stand for data.)
-#
-# 3. A network alone. Grey digits lie on thin sheets in 784 dimensions. There E has to have walls as
-# steep as the sheets are thin, (6) needs tiny steps, and training explodes. Thicken them: learn the
-# energy of digits with noise of width σ, where p is smooth and steps of σ/2 are safe,
-#
-#     E(x) = Σ (x_d − mean_d)²/(2 var_d) + network(x),   of x = digit + σ·noise                (17)
-#
-# on top of independent pixels, so that E rises outside of all data and no chain is lost; and come
-# back by what Gaussian noise allows (Miyasawa, Tweedie; diffusion.py does it 50 times):
-#
-#     E[digit | x] = x − σ² ∇E(x)                                                              (18)
-#
-# "Walk and jump." Why: p(x) is the mean of N(x; digit, σ²) over digits, so ∇ log p(x) = E[digit − x
-# | x]/σ². So ∇E can also be learned without any chain, by making (18) a good guess of the digit:
-# denoising score matching. That knows slopes alone, not which of two far valleys is deeper; with a
-# σ that goes from large to small it is diffusion.py, and that is how energies lost to it.
-#
-# What energies are good for: they add up (composition.png: E of a picture and E of the same picture
-# turned round; nothing is trained for it), they judge (outliers.png: noise is told from
-# digits always, AUROC 1.00, digits upside down hardly, 0.69 to 0.74), they mend what is given in
-# part (completion_top.png), with one network.
-#
-# Labels. With --conditional E is told the digit, each label has a Z of its own, and all equations
-# get "| y"; evaluate_without_label() takes it away again (made.py).
-# --------------------------------------------------------------------------------------------------
-
-
-def randu(shape, like, generator=None):
-    """Uniform numbers from a generator on the CPU, so that a seed gives the same everywhere."""
-    return torch.rand(shape, generator=generator).to(like)
-
-
-# --------------------------------------------------------------------------------------------------
-# 1. The restricted Boltzmann machine
 # --------------------------------------------------------------------------------------------------
 
 
@@ -426,6 +376,40 @@ class Energy(nn.Module):
 
 # --------------------------------------------------------------------------------------------------
 # 2. An energy on top of an exact model
+#
+# Let q be autoregressive, and p what corrects it:
+#
+#     p(x) = q(x) exp(−E(x)) / Z                                                               (12)
+#
+# A causal model decides pixel by pixel and never looks back at the whole; E sees nothing else. And
+# draws of q are cheap and independent, so no chain is needed to train. Noise contrast: let E tell
+# data from draws of q as a classifier would, whose logit is −E,
+#
+#     loss = mean of log(1 + e^E(data)) + mean of log(1 + e^−E(draws of q))                    (13)
+#
+# Its optimum is −E = log p_data/q, log Z = 0: the normaliser is learned along, as a bias. (A GAN's
+# discriminator has the same loss: it is an energy on top of the generator, thrown away after
+# training.) For nats one does not trust it, and counts:
+#
+#     log Z = log E_q[w],  w = exp(−E);   −log p = −log q + E + log Z                          (14)
+#
+#     effective sample size: (Σ w)² / Σ w², of n draws                                         (15)
+#
+# If E knows much that q does not, few draws carry all weight, and (14) is as noisy as those few: a
+# gain of g nats leaves e^(−2g) of the draws, if log w is Gaussian (then g is half its variance). So
+# an energy adds a nat or so to a good base, not ten. To draw: (5) with r(x′|x) = q(x′), in which
+# q(x) and q(x′) drop out and only energies are compared.
+#
+# And if E has a valley where q never goes? Then no draw of q tells of it, (14) is too low, and
+# flatters. So once more from the other side, with chains of p that begin at digits and stay near:
+# each step keeps some upper rows, and q draws the lower ones anew (given the upper rows, so again
+# q drops out of (5)). Of draws of both q and p (Bennett's acceptance ratio), with any C,
+#
+#     log Z = C + log E_q[sigmoid(−E − C)] − log E_p[sigmoid(E + C)],    C: log Z by (14)      (16)
+#
+# since p · sigmoid(E + C) = q · sigmoid(−E − C) · e^C / Z, image by image: take the sum over all.
+# No weight is above 1, so no draw rules. (Its best C is log Z itself. It is what (13) learns as
+# bias when all else of E is fixed, and draws of p stand for data.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -601,6 +585,22 @@ class Residual(nn.Module):
 
 # --------------------------------------------------------------------------------------------------
 # 3. A network alone, on grey digits with noise
+#
+# Grey digits lie on thin sheets in 784 dimensions. There E has to have walls as
+# steep as the sheets are thin, (6) needs tiny steps, and training explodes. Thicken them: learn the
+# energy of digits with noise of width σ, where p is smooth and steps of σ/2 are safe,
+#
+#     E(x) = Σ (x_d − mean_d)²/(2 var_d) + network(x),   of x = digit + σ·noise                (17)
+#
+# on top of independent pixels, so that E rises outside of all data and no chain is lost; and come
+# back by what Gaussian noise allows (Miyasawa, Tweedie; diffusion.py does it 50 times):
+#
+#     E[digit | x] = x − σ² ∇E(x)                                                              (18)
+#
+# "Walk and jump." Why: p(x) is the mean of N(x; digit, σ²) over digits, so ∇ log p(x) = E[digit − x
+# | x]/σ². So ∇E can also be learned without any chain, by making (18) a good guess of the digit:
+# denoising score matching. That knows slopes alone, not which of two far valleys is deeper; with a
+# σ that goes from large to small it is diffusion.py, and that is how energies lost to it.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -923,7 +923,7 @@ def train(model, data, run):
     # With an RBM no momentum: weights that run on leave its chains behind.
     optimizer = torch.optim.Adam(model.parameters(), lr=s.lr, fused=True,
                                  betas=(0.0 if s.variant == "rbm" else 0.9, 0.999))
-    judge = load_judge(run.device) if grey else None
+    judge = run.load_judge() if grey else None
     real = judged(judge, data.val)[0] if grey else None
     with run.training(model=model, optimizer=optimizer):
         while run.step < s.steps:
@@ -999,7 +999,7 @@ def main(argv=None):
     run.load_best(model)
     print("scoring the test set ...")
     with torch.no_grad():
-        nats, figures = figures_in_the_end(model, data, load_judge(run.device), s)
+        nats, figures = figures_in_the_end(model, data, run.load_judge(), s)
     x = data.test / 255 if nats is None else data.x_test
     figures |= plot_pictures(model, run.folder, x, data.y_test, s)
     run.write_samples(model)

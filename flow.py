@@ -58,7 +58,7 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from judge import coins, frechet_distance, judged, load_judge, scores
+from judge import coins, frechet_distance, judged, scores
 from runner import Run
 from settings import Setting
 
@@ -748,7 +748,7 @@ def train(model, data, run):
     """Adam on (5)."""
     s, grey = run.settings, model.levels > 2
     optimizer = torch.optim.Adam(model.parameters(), lr=s.lr, fused=True)
-    judge = load_judge(run.device) if grey else None  # for val_frechet; nats choose the weights
+    judge = run.load_judge() if grey else None  # for val_frechet; nats choose the weights
     real = judged(judge, data.val)[0] if grey else None
     with run.training(model=model, optimizer=optimizer):
         while run.step < s.steps:
@@ -816,7 +816,7 @@ def main(argv=None):
     # From here on only the weights that were best on validation, and, once, the test set.
     run.load_best(model)
     print("scoring the test set ...")
-    nats, figures = figures_at_the_end(model, data, load_judge(run.device), s)
+    nats, figures = figures_at_the_end(model, data, run.load_judge(), s)
     plot_pictures(model, run.folder, data.test if nats is None else data.x_test, data.y_test)
     run.write_samples(model)
     run.finish(model, test_nats=nats, likelihood=model.likelihood, test_images=len(data.x_test),

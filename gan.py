@@ -50,7 +50,7 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from judge import coins, frechet_distance, judged, load_judge, scores
+from judge import coins, frechet_distance, judged, scores
 from pictures import plt  # matplotlib, with a backend that needs no screen
 from runner import Run
 from settings import Setting
@@ -579,7 +579,7 @@ def train(model, data, run):
     """The game, by alternating steps of Adam: Algorithm 1 of the first paper. model: Players.
     -> the history (steps, 4)."""
     s, G, D, average = run.settings, model.G, model.D, model.average
-    judge = load_judge(run.device)
+    judge = run.load_judge()
     opt_G, opt_D = (torch.optim.Adam(network.parameters(), lr=s.lr, betas=(s.beta_1, 0.999),
                                      fused=True) for network in (G, D))
     history, real = History(s.steps), judged(judge, data.val)[0]
@@ -621,7 +621,7 @@ def main(argv=None):
     history = train(model, data, run)
 
     # From here on only the weights that were best on validation, and, once, the test set.
-    average, judge = run.load_best(model.average), load_judge(run.device)
+    average, judge = run.load_best(model.average), run.load_judge()
     print("scoring draws against the test set ...")
     labels = data_labels(data, s.test_draws)
     draws = average.sample(s.test_draws, labels, torch.Generator().manual_seed(0))

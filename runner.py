@@ -1,17 +1,14 @@
 """
 runner.py: a run, its folder, its checkpoints
 =============================================
-Nothing here is a generative model. A Run keeps the folder of a run (checkpoint, curve, metrics),
-and goes on after a Ctrl-C, a crash or a kill as if nothing had happened. The command line is in
-settings.py.
+No generative model. A Run keeps a run's folder (checkpoint, curve, metrics), and goes on after a
+Ctrl-C, a crash or a kill as if nothing had happened. The command line is in settings.py.
 """
 import contextlib
 import io
-import itertools
 import json
 import math
 import os
-import platform
 import shlex
 import signal
 import sys
@@ -24,9 +21,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-import torchvision
 from tqdm import tqdm
 
+import judge
 import pictures
 import utils
 from settings import flag, parse, resolve, run_name
@@ -52,7 +49,7 @@ except ImportError:
 # --------------------------------------------------------------------------------------------------
 
 SAVE_EVERY = 50  # seconds at most between two checkpoints
-KEPT = ("script", "settings", "data", "command", "step", "curve", "pictures", "best",
+KEPT = ("script", "settings", "data", "judge", "command", "step", "curve", "pictures", "best",
         "train_seconds", "eval_seconds", "running")
 WEIGHTS = ("script", "settings", "data", "command", "best")  # of these weights.pt consists
 
@@ -79,7 +76,8 @@ class Run:
             self.command = self.checkpoint["command"]
             values = resolve(settings, variants, self.chosen, self.agreed())
         self.settings = SimpleNamespace(**values)
-        self.step, self.curve, self.pictures, self.best, self.data = 0, [], [], None, None
+        self.step, self.curve, self.pictures, self.best = 0, [], [], None
+        self.data = self.judge = None  # names of what it hangs on
         self.train_seconds = self.eval_seconds = 0.0
         self.mark, self.running = time.perf_counter(), None  # running: the mean of recent losses
 
@@ -154,7 +152,7 @@ class Run:
         """A new run never destroys an old one: what is in the folder is moved aside, whole."""
         if not any(p.name != ".lock" for p in self.folder.iterdir()):
             return
-        aside = next(p for k in itertools.count(1)
+        aside = next(p for k in range(1, 10**9)
                      if not (p := Path(f"{self.folder}.{k}")).exists())
         try:
             self.folder.rename(aside)
@@ -168,10 +166,9 @@ class Run:
     def load_data(self):
         """MNIST, as utils.load_mnist() has it; y_… are there if the model is told the label."""
         data = utils.load_mnist(self.args.data_dir, self.device)
-        then = self.checkpoint["data"] if self.checkpoint else data.name
-        if then != data.name:
-            fail(f"{self.path} was trained on {then}, and --data-dir {self.args.data_dir} gives "
-                 f"{data.name}; give the --data-dir that it was trained with.")
+        if self.checkpoint and self.checkpoint["data"] != data.name:
+            fail(f"{self.path} was trained on {self.checkpoint['data']}, and --data-dir "
+                 f"{self.args.data_dir} gives {data.name}; give that which it was trained with.")
         if self.settings.batch_size > len(data.train):
             fail(f"--batch-size {self.settings.batch_size} is more than the {len(data.train)} "
                  "training images; choose a smaller one.")
@@ -179,6 +176,13 @@ class Run:
             setattr(data, f"y_{split}", getattr(data, f"{split}_labels"))
         self.data = data.name
         return data
+
+    def load_judge(self):
+        """The judge, the same one all through a run: by another one figures have another scale."""
+        self.judge = judge.judge_digest()
+        if self.checkpoint and self.checkpoint["judge"] not in (None, self.judge):
+            fail(f"{self.path} was judged by another data/judge.pt: bring it back, or train anew.")
+        return judge.load_judge(self.device)
 
     @contextlib.contextmanager
     def training(self, **parts):
@@ -242,8 +246,7 @@ class Run:
         """
         score = val_nats if score is None else score
         self.check_finite(validation=float(score))
-        images = self.step * self.settings.batch_size
-        seconds = round(self.train_seconds, 2)
+        images, seconds = self.step * self.settings.batch_size, round(self.train_seconds, 2)
         self.curve.append({"step": self.step, "images": images, "seconds": seconds,
                            "train_nats": train_nats, "val_nats": val_nats, **more})
         self.pictures.append((picture * 255).round().to("cpu", torch.uint8))
@@ -426,19 +429,16 @@ class Run:
         self.eval_seconds += time.perf_counter() - self.mark
         metrics = {
             "model": self.script, "variant": getattr(s, "variant", ""),
-            "conditional": s.conditional, "test_nats": test_nats,
-            "bits_per_dim": utils.bits_per_dim(test_nats), "likelihood": likelihood,
+            "conditional": s.conditional, "likelihood": likelihood,
+            "test_nats": test_nats, "bits_per_dim": utils.bits_per_dim(test_nats),
             "binarization": "dynamic for training; validation and test one fixed draw",
-            "data": self.data, **own, "best_step": self.best["step"],
+            "data": self.data, "judge": self.judge, **own, "best_step": self.best["step"],
             "parameters": sum(p.numel() for p in model.parameters()),
             **{name: getattr(s, name) for name in ("steps", "batch_size", "lr", "seed")},
             "train_seconds": round(self.train_seconds, 1),
             "eval_seconds": round(self.eval_seconds, 1), "sample_seconds_64": sample_seconds,
-            "device": str(self.device), "threads": torch.get_num_threads(),
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                         "torchvision": torchvision.__version__, "numpy": np.__version__},
-            "command": self.command, "settings": vars(s), "curve": self.curve}
+            "device": str(self.device), **utils.machine(), "command": self.command,
+            "settings": vars(s), "curve": self.curve}
         self.write_weights(left_out)
         pictures.plot_loss(self.folder / "loss.png", self.curve)
         pictures.labelled_rows(self.folder / "progress.png", [
@@ -446,5 +446,5 @@ class Run:
         self.write("metrics.json", metrics)
         nats = f"no likelihood; Fréchet distance {own['test_frechet']:.2f}" if test_nats is None \
             else f"{test_nats:.2f} nats ({likelihood}), {metrics['bits_per_dim']:.4f} bits/dim"
-        minutes = self.train_seconds / 60
-        print(f"test: {nats}; trained {minutes:.1f} minutes; all of it is in {self.folder}")
+        print(f"test: {nats}; trained {self.train_seconds / 60:.1f} minutes; all of it is in "
+              f"{self.folder}")

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import math
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from types import SimpleNamespace
 import matplotlib
 import numpy as np
 import torch
+import torchvision
 from tqdm import tqdm
 
 # --------------------------------------------------------------------------------------------------
@@ -304,6 +306,14 @@ def check_given(x, known):
 def bits_per_dim(nats):
     """Nats per image of 784 pixels -> bits per pixel; None (no likelihood) stays None."""
     return None if nats is None else nats / (784 * math.log(2))
+
+
+def machine():
+    """What a figure hangs on beside code and seed."""
+    return {"threads": torch.get_num_threads(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "versions": {"python": platform.python_version(), "torch": torch.__version__,
+                         "torchvision": torchvision.__version__, "numpy": np.__version__}}
 
 
 def median_seconds(f, repeats=5):

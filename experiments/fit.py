@@ -54,6 +54,9 @@ class Quiet:
         if not all(map(math.isfinite, numbers.values())):
             raise Diverged(self.step + 1)
 
+    def load_judge(self):
+        return judge.load_judge(self.device)
+
     def tick(self, loss, unit="nats"):
         self.step += 1
         return False

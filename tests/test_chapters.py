@@ -86,6 +86,7 @@ def test_a_run_writes_what_it_promises(name, flags, conditional, capsys):
     if conditional and m["likelihood"] != "none":
         assert 60 < m["marginal_nats"] <= m["test_nats"] + math.log(10) + 0.1
         assert 0 <= m["bayes_accuracy"] <= 1
+    assert m["judge"] == (judge.judge_digest() if "test_frechet" in m else None)
     assert len(m["curve"]) == 2 and m["curve"][-1]["step"] == 2
     for picture in (*folder.glob("*.png"), *folder.glob("*.gif")):
         assert picture.read_bytes()[:4] in (b"\x89PNG", b"GIF8") and picture.stat().st_size > 500

@@ -289,6 +289,7 @@ ODD = {  # what is done to metrics.json, and words of the sentence
     "another binarization": (lambda m: edit(m, binarization="threshold at 0.5"),
                              "another binarization (threshold at 0.5)"),
     "another data set": (lambda m: edit(m, data="mnist_5k"), "trained on mnist_5k"),
+    "another judge": (lambda m: edit(m, judge="0123456789abcdef"), "another data/judge.pt"),
     "a data set that is none": (lambda m: edit(m, data="cifar"), NOT_OURS),
     "another script": (lambda m: edit(m, model="nothing"), "nothing.py"),
     "no binarization": (lambda m: drop(m, "binarization"), NOT_OURS),

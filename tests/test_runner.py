@@ -16,11 +16,12 @@ import torch
 import toy
 from conftest import ROOT, StopsAt, checkpoint, result, same
 
+import judge
 import runner
 import utils
 
 COMMON_METRICS = (
-    "model variant conditional test_nats bits_per_dim likelihood binarization data best_step "
+    "model variant conditional test_nats bits_per_dim likelihood binarization data judge best_step "
     "parameters steps batch_size lr seed train_seconds eval_seconds sample_seconds_64 device "
     "threads machine versions command settings curve").split()
 
@@ -462,6 +463,21 @@ def test_bad_checkpoints(unfinished, fails):
     fails(lambda: toy.main(["--resume", "--out", "a"]), "mnist_5k", "trained on")
     path.write_bytes(good)
     toy.main(["--resume", "--out", "a"])  # control: the good one is taken
+
+
+def test_a_run_is_judged_by_one_judge(unfinished, fails):
+    """Halfway through another data/judge.pt: figures before and after have different scales."""
+    run = runner.Run(toy.__file__, "", toy.SETTINGS, toy.VARIANTS, ["--resume", "--out", "a"])
+    assert run.judge is None and run.load_judge().last.weight.isfinite().all()
+    assert run.judge == judge.judge_digest()
+    kept = checkpoint("a")
+    for name, words in ((None, ""), (run.judge, ""), ("0123456789abcdef", "another data/judge.pt")):
+        torch.save({**kept, "judge": name}, unfinished)
+        run = runner.Run(toy.__file__, "", toy.SETTINGS, toy.VARIANTS, ["--resume", "--out", "a"])
+        if words:
+            fails(run.load_judge, words, "train anew")
+        else:
+            run.load_judge()
 
 
 def test_a_checkpoint_cannot_run_code(unfinished, fails, tmp_path):
