@@ -32,8 +32,8 @@ Run       python transformer_ar.py                 train, draw, measure; writes 
           python transformer_ar.py --sample-only --temperature 0.8   draw, a little safer
 Reached   −log p(x) = 80.93 nats, 0.1489 bits/dim on all 10,000 test images, exact:
           5.6 minutes of training on 2 cores of a shared server (AMD EPYC), seed 0:
-          samples/transformer_ar/metrics.json. Published: ImageGPT 79.17 after 457 epochs on a GPU,
-          where this is 2.6 (README of EugenHotaj/pytorch-generative, dynamic binarization).
+          samples/transformer_ar/metrics.json. Published with attention: ImageGPT 79.17, PixelSNAIL
+          78.61, after up to 457 epochs where this is 2.6 (what differs: "Given an afternoon").
 Gallery   samples/transformer_ar/README.md shows what this chapter's runs look like
 Left out  on purpose: dropout (a run sees each training image fewer than three times: too few to
           learn it by heart); rotary and relative positions; sparse and linear attention, which a
@@ -58,7 +58,7 @@ SETTINGS = {
     "reach": Setting(3, "words up and to both sides that the entrance sees; 0: only the last one",
                      0, 13, word="reach{}"),
     "steps": Setting(8000, "length of training"),
-    # Small: at equal time, more steps are worth more than larger batches.
+    # Small: at equal time, more steps did better than larger batches (single runs).
     "batch_size": Setting(16, "images a step"),
     "lr": Setting(4e-3, "highest learning rate"),
     "warm_up": Setting(0.05, "part of the run in which the learning rate rises", 0, 1),
@@ -96,9 +96,10 @@ VARIANTS = {("patch", 1): {"steps": 2000, "reach": 6}}
 # occur in training.
 #
 # Is this loss normal? A uniform guess costs 196 · log 16 = 784 · log 2 = 543 nats, as with pixels.
-# Independent pixels cost 206, and that is about where training begins, since each place has a bias
-# for each word, and it starts there (start_from_mean()): log p(w) is, up to a constant, the sum of
-# the log-odds of the pixels that are on.
+# Independent pixels cost 206: there the biases start that each place has for each word
+# (start_from_mean(): log p(w) is, up to a constant, the sum of the log-odds, log p/(1 − p), of the
+# pixels that are on). Training begins some 30 nats higher, since `last` is random at first and adds
+# noise to them; after 20 steps that is forgotten (176 nats on validation: metrics.json).
 #
 # A word enters as a learned vector of C numbers, its row in a table (an embedding).
 #
@@ -112,13 +113,16 @@ VARIANTS = {("patch", 1): {"steps": 2000, "reach": 6}}
 #
 # an average of values, weighted by how well key and query fit. A convolution's weights belong to
 # places; these are made anew for each image. Apart from s ≤ t, nothing in (2) and (3) knows where s
-# and t are: let two past words change places, and a_t is the same. So places have to be told.
+# and t are: let two past words change places, and a_t of the first layer is the same. So places
+# have to be told. (The mask tells a little: only the first step has no word before it, and its
+# share of an even average over t steps is 1/t, which the next layer can read. Language models that
+# are told no positions do learn them: Haviv et al. 2022.)
 #
-# Why √d. If the entries of q and k have mean 0 and variance 1, q · k has a standard deviation of
-# √d: 4 for our d = 16, 32 for d = 1,024. Without the root the softmax gets logits that are √d times
-# as far apart, puts nearly all weight on one step, and a softmax that is sure passes hardly any
-# gradient back to q and k. Measured in the first layer (attention_spread(), 100 validation images,
-# the default run):
+# Why √d. If the entries of q and k are independent, of mean 0 and variance 1, q · k has a standard
+# deviation of √d: 4 for our d = 16, 32 for d = 1,024. Without the root the softmax gets logits that
+# are √d times as far apart, puts nearly all weight on one step, and a softmax that is sure passes
+# hardly any gradient back to q and k. Measured in the first layer (attention_spread(), 100
+# validation images, the default run):
 #
 #                                       at the start       after training
 #     standard deviation of q · k        1.56              9.73
@@ -127,8 +131,9 @@ VARIANTS = {("patch", 1): {"steps": 2000, "reach": 6}}
 #     … with it                          0.04              0.26
 #
 # (At the start q and k are smaller than the rule of thumb says: torch starts linear layers so that
-# normed inputs give outputs of variance 1/3.) With heads as small as ours the root is worth little:
-# trained without it, 93.9 nats instead of 93.8; with one head, d = 64, 95.0 instead of 93.9.
+# normed inputs give outputs of variance 1/3. After training they are not independent.) With heads
+# as small as ours the root is worth little: without it 93.9 nats instead of 93.8 (validation, 200
+# steps, as in all that follows; two seeds differ by 0.3); with one head, d = 64, 95.0, not 93.9.
 #
 # The mask. (3) sums over s ≤ t. Step t is told word t − 1 and has to guess word t:
 #
@@ -194,13 +199,15 @@ VARIANTS = {("patch", 1): {"steps": 2000, "reach": 6}}
 # fourteen words ago.
 #
 # Initialisation and warm-up. Linear layers as torch starts them; words with a standard deviation of
-# 1; rows and columns with 0.5, so that they are heard beside the words (with 0.02: 95.1). All of
-# them at 0.02, as GPT-2 has it: 94.8. Blocks that do nothing at first (`out` and `down` at zero):
-# 93.8. Without warm-up (made.py) 93.6: no loss in so short a run.
+# 1; rows and columns with 0.5, so that they are heard beside the words (with 0.02: 95.1). All
+# weights at 0.02, as in GPT-2 (which also divides those of `out` and `down` by the root of their
+# number): 94.8. Blocks that do nothing at first (`out` and `down` at zero): 93.8. Without warm-up
+# (made.py) 93.6: no loss in so short a run.
 #
 # Labels. With --conditional a learned vector for each label is added at the entrance of every step,
 # and the residual stream carries it to all layers. To stand beside models of p(x),
-# evaluate_without_label() takes it away again, as in made.py: at most log 10 = 2.3 nats more.
+# evaluate_without_label() takes it away again: p(x) = ⅒ Σ_k p(x|k) ≥ ⅒ p(x|y), as all terms are
+# positive, so at most log 10 = 2.3 nats more.
 #
 # The cost. A block has 12 C² weights (4 C² in q, k, v and out, 8 C² in up and down), each used once
 # a step; (2) and (3) have 2 C products for each step that is looked at. With multiplications and
@@ -228,9 +235,11 @@ VARIANTS = {("patch", 1): {"steps": 2000, "reach": 6}}
 #
 # Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway:
 # strokes get smoother, and at 0.5 some stop short, since the likeliest next word is nearly always
-# an empty one; τ > 1 gives crumbs. The samples that stand beside the nats have τ = 1: only those
-# are draws from p. (Word by word: this is not p(x)^(1/τ), and the best word each time need not make
-# the best image.) temperatures.png has a row for each of five.
+# an empty one; τ > 1 gives crumbs (temperatures.png has a row for each of five). The samples that
+# stand beside the nats have τ = 1: only those are draws from p. (Word by word: this is not
+# p(x)^(1/τ), and the best word each time need not make the best image.) Language models also cut:
+# to the k likeliest words (top-k), or to the fewest that hold a given share of the probability
+# (nucleus, top-p: Holtzman et al. 2020). What is cut off then has −log p = ∞.
 #
 # From here to ImageGPT and to language models. ImageGPT is this chapter with 512 colours as words,
 # 1,024 to 4,096 of them an image, and up to 6.8 billion weights. A language model is this chapter
@@ -313,8 +322,8 @@ def toss_word(u, logits, allowed):
     if allowed is not None:
         logits = logits.masked_fill(~allowed, -math.inf)
     sums = logits.softmax(dim=1).cumsum(dim=1)  # (n, V)
-    # Rounding leaves the last sum a little off 1, and u times it may round up to it: then the last
-    # word that is possible.
+    # searchsorted: how many sums are ≤ u. Rounding leaves the last sum a little off 1, and u times
+    # it may round up to it: then the last word that is possible.
     words = torch.searchsorted(sums, (u * sums[:, -1])[:, None], right=True)[:, 0]
     return words.minimum((sums < sums[:, -1:]).sum(dim=1))
 
@@ -648,8 +657,8 @@ def train(model, data, run):
     with run.training(model=model, optimizer=optimizer):
         while run.step < s.steps:
             # The rate falls linearly to 0: at a constant rate the weights would jitter around the
-            # optimum to the end. Before that it rises over the first part of the run: Adam's first
-            # steps are taken before it knows the scale of the gradients.
+            # optimum to the end. Before that it rises over the first part of the run, to 0.95 lr:
+            # Adam's first steps are taken before it knows the scale of the gradients.
             warm, left = (run.step + 1) / (s.steps * s.warm_up + 1), 1 - run.step / s.steps
             optimizer.param_groups[0]["lr"] = s.lr * min(warm, left)
             x, y = utils.random_batch(data, s.batch_size)
@@ -749,15 +758,10 @@ ABOUT = {
 #       mask off by one: a leak                            1.3      8 s
 #       --patch 1: words of one pixel                     92.2     48 s
 #
-# Two seeds differ by 0.3. So in so short a run the root, the number of heads, warm-up and GELU are
-# worth nothing that one could measure, and norms even cost. What one sees at once is the plane:
-# neighbours and places. (Three times the rate wins, as it does in short runs: see the trap in
-# wavenet.py.)
-#
-# What did not help, at equal time (validation nats; single runs of seed 0 while tuning, of which no
-# file is kept): 96 channels instead of 64 (83.9 instead of 82.9 after 130 s), batches of 32 (87.5
-# instead of 86.5 after 45 s, in runs that end there), a reach of 5 (86.9). As good: two layers at a
-# rate of 6e-3 (82.8 after 130 s).
+# Two seeds differ by 0.3, and a third was not run: differences under 0.6 say nothing (the root, the
+# number of heads, `out` and `down`, warm-up, GELU, two layers). Norms cost 1.6 nats in so short a
+# run. What one sees at once is the plane: neighbours and places. Three times the rate wins by 0.8,
+# and after 1,600 steps (below) it loses.
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (1,600), seed 0 where the row names no other; nats on 1,000 validation images
@@ -771,9 +775,9 @@ ABOUT = {
 #     batch / 2, batch · 2    86.81, 83.78
 #     width / 2, width · 2    87.41, 84.43
 #
-# All do, the furthest by 2.2. Seeds differ by 0.1. Half the batch or half the width takes less time
-# and is worse, twice of either takes two to three times as long and is better. In a run this short
-# a learning rate that is too high costs less (0.5 nats) than one that is too low (1.8).
+# All do, the furthest by 2.2; three seeds span 0.1. Half the batch or half the width takes less
+# time and is worse, twice of either takes two to three times as long and is better. In a run this
+# short a learning rate that is too high costs less (0.5 nats) than one that is too low (1.8).
 #
 # Given an afternoon. Which width and depth would serve a run of half an hour? One cannot read it
 # off the middle of one long run: as long as the rate is high, such a run looks worse than one that
@@ -796,9 +800,17 @@ ABOUT = {
 #
 # reaches 79.39 nats on the test set, exact, in 30.2 minutes (2 cores, seed 0; 467,296 weights, six
 # passes over the training set; samples/transformer_ar_long/), where the default has 80.93 in 5.6
-# minutes. Others have published 79.17 after 457 passes on a GPU. It has hardly begun to learn by
-# heart: validation images cost 1.9 nats more than training images (500 of each; they are the harder
-# ones), 2.0 in the default run. So what limits it is time or size.
+# minutes. Published: 79.17 (ImageGPT; its code has single pixels, eight blocks of 64 channels) and
+# 78.61 (PixelSNAIL, attention between convolutions: the lowest with attention that we found), in
+# the README of EugenHotaj/pytorch-generative. That code trains on all 60,000 images, by default for
+# 457 epochs on a GPU, and scores the test set after each, on bits tossed anew; of which epoch the
+# figures are, the README does not say.
+#
+# Does it learn by heart? Validation images cost 1.9 nats more than training images in this run, and
+# 2.0 in the default's (500 of each). But in the default's the gap was 1.9 after a third of a pass
+# over the training set, when most of these training images had not been drawn once, and between 1.3
+# and 2.2 ever since. So these validation images are the harder ones, and the gap is no sign of
+# memory; on all images it is not measured. What limits the runs is time or size.
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation nats after --steps 200, seed 0;
 # results/ablations/transformer_ar.json. The default: 93.8.)
@@ -817,7 +829,8 @@ ABOUT = {
 # 7. Classifier-free guidance (Ho & Salimans 2022): with --conditional, replace a tenth of the
 #    labels in loss() by an eleventh one, "not said"; when sampling, use
 #    ℓ = ℓ(not said) + s·(ℓ(y) − ℓ(not said)) with s = 1, 2, 4. What do digits gain, and what do
-#    they lose? Is the result still a draw from p(x|y)?
+#    they lose? Is the result still a draw from p(x|y)? (For s = 1 alone: each word is drawn by
+#    p(w|y)^s · p(w)^(1−s), scaled to sum to 1. diffusion.py has guidance built in.)
 # 8. Time sample() against sample_obvious() for n = 1 and 64, with --patch 2 and 1. (For 64:
 #    docs/results.md.) Why does the ratio grow with T, and why does one digit take nearly as long as
 #    ten?
