@@ -200,6 +200,9 @@ class Note:
         self.settings, self.step = values(gan, f"--width 4 --eval-draws 80 {flags}"), 0
         self.device, self.evaluate_at, self.records = torch.device("cpu"), evaluate_at, []
 
+    def load_judge(self):
+        return judge.load_judge()
+
     def training(self, **parts):
         self.parts = parts
         return contextlib.nullcontext()
@@ -290,6 +293,12 @@ def test_the_history_tells_real_from_drawn_and_D_from_G():
     steps_of_G = [call.found for call in calls if call.name == "G"]
     rows = [[d[0], g[0], d[1], d[2]] for d, g in zip(steps_of_D, steps_of_G)]
     assert torch.allclose(history, torch.tensor(rows))
+    long, rows = gan.History(500), torch.rand(500, 4)  # of more steps: means, and no more of them
+    for step, row in enumerate(rows.tolist()):
+        long.add(step, row)
+    parts = [rows[torch.arange(500) * 200 // 500 == k].mean(dim=0) for k in range(200)]
+    assert torch.allclose(long.means(), torch.stack(parts))
+    assert len(gan.History(10**9).sums) == 200
     assert (history[:, :2] > 0).all() and ((history[:, 2:] > 0) & (history[:, 2:] < 1)).all()
     assert set(note.last) == {"loss_of_D", "loss_of_G", "gradient_of_D", "gradient_of_G"}
     assert note.last["gradient_of_D"] == steps_of_D[-1][3]
