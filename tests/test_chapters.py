@@ -256,6 +256,9 @@ class Spy:
         self.device, self.optimizers = torch.device("cpu"), []
         self.records, self.losses, self.rates, self.norms = [], [], [], []
 
+    def load_judge(self):
+        return judge.load_judge()
+
     def training(self, **parts):
         self.parts = parts
         self.optimizers = [part for part in parts.values() if hasattr(part, "param_groups")]
