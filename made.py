@@ -13,18 +13,20 @@ one pass), or *meet* the pixels one at a time (an RNN: it cannot see what it was
     x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
     pixel_at   o(t)          (D,)             the pixel that is drawn at step t
     position_to_features     (D, 1, K)        RNN: a learned vector for each step, "where am I?"
-    place      o⁻¹(d)        (M, D)           the step, 1..D, at which pixel d is drawn
+    place      o⁻¹(d)        (M, D)           step, 1..D, at which d is drawn: argsort of o, + 1
     degree     m(k)          (M, U)           of a hidden unit: it may see the first m(k) pixels
-    logits     ℓ             (B, 1, 28, 28)   log-odds of (1)'s factors, p(x_d=1 | before) =
-                                              sigmoid(ℓ_d)
+    logits     ℓ             (B, 1, 28, 28)   log-odds, log p/(1 − p), of (1)'s factors;
+                                              p(x_d=1 | before) = sigmoid(ℓ_d)
     u          u             (n, D)           uniform noise: pixel d is on if u_d < sigmoid(ℓ_d)
     h          h_t           (B, S)           state of the RNN: what it remembers of the pixels
     y          y             (B,)             class label 0..9, only with --conditional
     B batch size, H W image height and width, M number of mask sets, U units of a hidden layer,
-    S size of the RNN's state, K features that it is fed with
+    S size of the RNN's state, K features that it is fed with; m is a degree, in (8) and (9) a mask
+    set; k a hidden unit, in p(x|k) a digit
 
 Papers    Bengio & Bengio, Modeling High-Dimensional Discrete Data with Multi-Layer Neural
           Networks, 1999
+          Larochelle & Murray, The Neural Autoregressive Distribution Estimator, 2011: NADE
           Germain, Gregor, Murray & Larochelle, MADE: Masked Autoencoder for Distribution
           Estimation, ICML 2015 (arXiv 1502.03509)
           Uria, Murray & Larochelle, A Deep and Tractable Density Estimator, ICML 2014 (1310.1757):
@@ -44,8 +46,9 @@ Run       python made.py                       masks: train, draw, measure; writ
 Reached   −log p(x) = 85.27 nats, 0.1569 bits/dim on all 10,000 test images, exact, by the masks:
           3.0 minutes of training on 2 cores of a shared server (AMD EPYC), seed 0:
           samples/made/metrics.json. By the LSTM: 82.63 nats, 0.1521 bits/dim, exact, 4.6 minutes:
-          samples/made_rnn/metrics.json. Published MADEs: 84.87 (one hidden layer of 8000, dynamic
-          binarization; README of EugenHotaj/pytorch-generative). For a pixel LSTM we found none.
+          samples/made_rnn/metrics.json. Published MADEs: 84.87 (one hidden layer of 8000, random
+          order, dynamic binarization; EugenHotaj/pytorch-generative), 86.64 (two layers, 32 masks,
+          static; MADE paper). RNN over pixels: 79.58 (static; Lamb et al., Professor Forcing 2016).
 Gallery   samples/made/README.md shows what this chapter's runs look like
 Left out  on purpose: convolutions, and recurrence along rows (pixelcnn.py has both); the
           masks as a further input (section 4 of the MADE paper: "What did not help").
@@ -146,9 +149,6 @@ VARIANTS = {  # what some defaults are if another setting has that value
 # turn. (2) also shows what likelihood punishes most, being sure and wrong: a pixel that is on
 # although the model gave that one chance in a million costs 20 bits.
 #
-# (What --conditional adds is said in front of evaluate_without_label(); what all chapters do in
-# training, Adam, warm-up and clipping, in front of train().)
-#
 # PART TWO: MASKS
 #
 # An autoencoder is not a generative model. Train a network to say for each pixel whether it is on,
@@ -161,7 +161,7 @@ VARIANTS = {  # what some defaults are if another setting has that value
 # Then the 784 outputs are the factors of (1), all of them in one pass. A masked layer is a linear
 # one, some of whose weights count as 0,
 #
-#     h = f( (W ⊙ M) v + b ),      M_kj = 1 where unit k may look at input j, else 0             (3)
+#     h = f( (W ⊙ A) v + b ),      A_kj = 1 where unit k may look at input j, else 0             (3)
 #
 # (⊙: element by element). The output does not depend on a masked weight, so its gradient is 0 as
 # well, and the optimizer leaves it alone.
@@ -285,8 +285,8 @@ class MADE(nn.Module):
         return torch.randperm(self.last.out_features) + 1
 
     def new_degree(self, place, m=0):
-        """Degrees for an order, shares of the width that follow the surprise of the pixels (7). m:
-        the mask set. -> (U,) int64 in 1..D−1."""
+        """Degrees for an order by (7): of unit k the (k + ½)/U quantile of the pixels' variance,
+        counted in that order (searchsorted finds it). m: the mask set. -> (U,) int64, 1..D−1."""
         variance = self.mean * (1 - self.mean) + 0.01
         variance = variance[place.to(self.mean.device).argsort()]  # in the order of drawing
         share = variance.cumsum(0) / variance.sum()
@@ -383,6 +383,7 @@ class MADE(nn.Module):
     # in the step at which m(k) pixels are known, and each logit once, when its pixel is due. Sorted
     # by degree, the units that become computable in one step are neighbouring rows, and what they
     # may see are the columns up to there. 784 steps together are one forward pass, cut into strips.
+    # (NADE, MADE's parent, takes such a walk in training as well; masks made one pass of it.)
     #
     # Completion. Given some pixels, draw the others from p(others | given). If the given ones come
     # *first* in the order that is exact and easy: put them in and draw on. The top half of a digit
@@ -391,13 +392,15 @@ class MADE(nn.Module):
     # seen the left half of row 4. What comes out is not p(others | given), and in
     # completion_left.png strokes of one half meet nothing in the other. An order-agnostic MADE can
     # draw exactly: it takes, for each question, an order that begins with what is given
-    # (known_first()), and draws from the p of that order. Compare completion_left.png in
-    # samples/made/ and in samples/made_agnostic_8masks/. The price: 98.4 nats an order (after
-    # 12,000 steps), where the default has 85.3 (after 9,000), since one set of weights has to do
-    # for all orders. And random orders are much alike: reading order is one of the 784!, but none
-    # like it is ever drawn in training, and in it the same network has 341 nats. So known_first()
-    # shuffles inside both parts: 119 nats, left half first. That is still unlike the orders of
-    # training, and 20 nats from them. It shows: of the eight upper halves in its completion_top.png
+    # (known_first()), and draws from the p of that one order, not from the mixture (8) that is
+    # scored. Compare completion_left.png in samples/made/ and in samples/made_agnostic_8masks/. The
+    # price: 98.4 nats an order (after 12,000 steps), where the default has 85.3 (after 9,000),
+    # since one set of weights has to do for all orders. And random orders are much alike: none like
+    # reading order is drawn in training, and in it the same network has 341 nats; left half first,
+    # shuffled inside both parts, 119. Part of that may well be our doing: by (7) degrees crowd at
+    # the steps whose pixels vary most, in reading order the middle rows, in a random one nowhere.
+    # So units meet masks that they never had in training; degrees spread as they were there should
+    # cost less (not measured here). It shows: of the eight upper halves in its completion_top.png
     # one is continued with noise, and others with specks.
 
     def choose_sets(self, n, generator, known):
@@ -515,8 +518,8 @@ def start_of_sample(model, n, y, generator, x, known):
 # results/ablations/broken_masks.png:
 #
 #   ≥ in (5). A unit of degree place(d) has seen pixel d, and now tells logit d. The loss falls to
-#       6.1 nats, and nothing looks wrong until one draws. When pixel d is due, its place in the
-#       input still holds a 0; the network reads "off" there, and answers "off". All images are
+#       6.1 nats, and nothing looks wrong until one draws. When pixel d is due, the input still
+#       holds a 0 for it; the network reads "off" there, and answers "off". All images are
 #       black, but for a few specks. This is *the classic mistake* of the chapter. Its symptom: a
 #       loss too good to be true, and samples with nothing in them.
 #   > in (4), from pixels. One sign on each path is still strict, so nothing leaks; the likelihood
@@ -567,8 +570,8 @@ def start_of_sample(model, n, y, generator, x, known):
 # Teacher forcing. In training the true past is known, so each step is fed with it, and not with
 # what the network would have drawn itself. That is no trick, it is what (1) says:
 # log p(x_t | true past). And it means that windows, features and heads of all 784 steps are
-# computed at once; only the recurrence has to wait for itself. The price: in training the network
-# never meets an image that has its own mistakes in it.
+# computed at once; only the recurrence has to wait for itself. The price, *exposure bias*: in
+# training the network never meets an image that has its own mistakes in it.
 #
 # Gradients through 784 steps. The gradient of ℓ_t with respect to h_s contains a product of t − s
 # Jacobians ∂h/∂h: if they stretch it explodes, if they shrink it vanishes. An LSTM carries a cell
@@ -584,7 +587,7 @@ def start_of_sample(model, n, y, generator, x, known):
 #
 # What it costs. 784 small matrix products in sequence leave most of the machine idle: an image of a
 # training batch takes the RNN 2.7 ms, and MADE, with 24 times the parameters, 0.15 ms. But what one
-# step learns serves all places, so fewer images do. After 4.6 minutes it is 2.6 nats ahead of MADE
+# step learns serves all pixels, so fewer images do. After 4.6 minutes it is 2.6 nats ahead of MADE
 # after 3.0.
 # --------------------------------------------------------------------------------------------------
 
@@ -686,7 +689,7 @@ class RNN(nn.Module):
     @torch.no_grad()
     def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
         """As MADE.sample_obvious: reads the image from its beginning for each new pixel. D passes
-        of D steps."""
+        of D steps. (known becomes a list of D bools.)"""
         u, pixels, known, y, room = start_of_sample(self, n, y, generator, x, known)
         for d in self.pixel_at.tolist():
             logits = self.logits(room, y).flatten(1)[:, d]
@@ -722,11 +725,11 @@ class RNN(nn.Module):
 #
 #     p(x) = ⅒ Σ_k p(x|k)
 #
-# which is exact, at most log 10 = 2.3 nats worse than p(x|y), and comparable
-# (evaluate_without_label(); marginal_nats in metrics.json): 82.4 nats with the label, 84.6 without
-# it, and 85.3 for the model that was never told. And by Bayes' rule the k with the largest p(x|k)
-# is the most probable digit: a generative model that knows labels is a classifier, too, right for
-# 97.3 % of the test digits (bayes_accuracy).
+# which is exact, and at most log 10 = 2.3 nats worse than p(x|y), since no term is negative: p(x) ≥
+# ⅒ p(x|y) (evaluate_without_label(); marginal_nats in metrics.json). 82.4 nats with the label, 84.6
+# without, and 85.3 for the model that was never told. And by Bayes' rule the k with the largest
+# p(x|k) is the most probable digit: a generative model that knows labels is a classifier, too,
+# right for 97.3 % of the test digits (bayes_accuracy).
 # --------------------------------------------------------------------------------------------------
 
 
@@ -998,10 +1001,12 @@ ABOUT = {
 #       learning rate a third                           96.8      28 s
 #       learning rate three times                       93.2      25 s
 #
-# What did not help. In MADE: larger batches and fewer steps; Adam's β₂ at 0.99; LayerNorm (a leak:
-# 82.5 nats, which are none); telling an order-agnostic MADE which pixels are known, by weights from
-# the masks to the units (section 4 of the paper; far worse, at a rate of 1e-2). In the RNN: at
-# equal time, a window of 6 rows, 128 units, or two layers.
+# Two seeds of MADE agree; three of the RNN span 0.7 nats in 320 steps (below). The GRU leads by 1.3
+# in one run, and takes a third longer; at equal time they were not compared, and the LSTM stayed.
+#
+# What did not help. In MADE: Adam's β₂ at 0.99; telling an order-agnostic MADE which pixels are
+# known, by weights from the masks to the units (section 4 of the paper; far worse, at a rate of
+# 1e-2). In the RNN: at equal time, a window of 6 rows, 128 units, or two layers. (No file is kept.)
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (1,800; 8 orders, which is --order agnostic --num-masks 8 with 12,000: 2,400;
@@ -1024,11 +1029,9 @@ ABOUT = {
 # All orders at once have a rate and a `clip` of their own, since with the settings of one order,
 # 1e-2 and no clipping to speak of, they mind more: 2,400 steps of --order agnostic had 97.8 nats,
 # and with three times that rate 102.6, 4.8 behind. A lower rate alone would not do: 6e-3 has 98.0,
-# and a third of it is 4.0 behind. Unclipped, the rates within 3 nats of the best reach from about
-# 2.6e-3 to 2.1e-2, a factor of eight; a rate that has both its third and its triple inside needs
-# nine. At 3e-2 a longer warm-up (0.3 of the run) changed nothing (102.6); clipping at 1 gave 101.3,
-# at 0.2 101.2. It takes both: a rate of 8e-3, and gradients clipped at 1. (Single runs while
-# tuning, of which no file is kept.)
+# and a third of it is 4.0 behind. At 3e-2 a longer warm-up changed nothing; clipping at 1 gave
+# 101.3. It takes both: a rate of 8e-3, and gradients clipped at 1. (Single runs while tuning, of
+# which no file is kept.)
 #
 # Given an afternoon. What would a longer run want? Each row is two complete runs, the second of
 # three times the steps (why not the middle of one long run: transformer_ar.py): nats on 1,000
@@ -1049,31 +1052,28 @@ ABOUT = {
 # second column, on training images as well: we think that at batches of 128 each step is too noisy.
 # At half the rate on top of that the short run is a nat worse, and the gain from time is 2.5. The
 # other is memory. After the second column's runs validation images cost 3.6 nats more than training
-# images in the first row, where the convolutions and the transformer have less than one (each place
-# has weights of its own here, and some see few examples: that may be why). Two cures were tried:
-# silence a fifth of what each hidden layer adds in each step (dropout, since removed), so that no
-# unit can rely on another's memory; and several mask sets, so that no unit can rely on a
-# connection. Dropout and four sets narrow that gap to 2.6 and 2.5, but slow training down by more
-# than they save: in the second column they are behind by 0.8 and 2.3 nats. Two sets (last row;
-# scored is their mixture (8), as always) are 0.6 behind the row above, with a gap of 3.0 instead of
-# 3.4, and gain most from time, 3.2. Twice the width is behind in equal time, after a third of the
-# steps. (Decay of the weights, AdamW, in the short run of the first row: 86.8 at 0.05, 88.1 at 0.3;
-# single runs while tuning, of which no file is kept.)
+# images in the first row (1,000 of each: such a gap has a standard error of 0.9; gaps of two rows
+# share their images, and compare better). Two cures were tried: silence a fifth of what each hidden
+# layer adds in each step (dropout, since removed), so that no unit can rely on another's memory;
+# and several mask sets, so that no unit can rely on a connection. Dropout and four sets narrow that
+# gap to 2.6 and 2.5, but slow training down by more than they save: in the second column they are
+# behind by 0.8 and 2.3 nats. Two sets (last row; scored is their mixture (8), as always) are 0.6
+# behind the row above, with a gap of 3.0 instead of 3.4, and gain most from time, 3.2. Twice the
+# width is behind in equal time, after a third of the steps.
 #
 #     python made.py --batch-size 256 --lr 5e-3 --num-masks 2 --steps 30000 --out runs/made_long
 #
 # reaches 83.86 nats on the test set, exact, in 16.6 minutes (2 cores, seed 0; 154 passes over the
 # training set; samples/made_long/), where the default has 85.27 in 3.0 minutes. Others have
-# published 84.87, for one layer of 8000. Ours is the mixture (8); its two parts have 84.66 and
-# 84.58, so half of what is gained is gained by mixing. The average of logits (9) has 83.54: a
-# likelihood as well, since both sets have the same order. What is left to gain is memory for the
-# most part: validation images cost 3.9 nats more than training images (2,500 of each), and 2.7 in
-# the default run (5,000). But the nats of both were still falling when the run ended. (Whether two
-# sets are the best number for such a run, we have not tried.)
+# published 84.87, for one layer of 8000 in a random order. Ours is the mixture (8); its two parts
+# have 84.66 and 84.58, so half of what is gained is gained by mixing. The average of logits (9) has
+# 83.54: a likelihood as well, since both sets have the same order. Memory is part of what is left:
+# validation images cost 3.9 nats more than training images (2,500 of each, ± 0.6), and 2.7 in the
+# default run (5,000, ± 0.4). But the nats of both were still falling when the run ended.
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation nats after --steps 700 (MADE) or --variant rnn --steps 120, seed 0,
 # from results/ablations/made.json. The defaults reach 90.4 and 93.4.
-# Figures of exercises 3 and 8 come from the weights of whole runs, on validation, as said there.)
+# Those of exercises 3 and 8 are of the weights of whole runs, on validation; no file is kept.)
 # 1. Write >= in hidden_to_logit of build_masks(), train, and draw with sample_obvious(). Then let
 #    all masks be true. (Losses of 6.1 and 0.8 nats, and black images.) Which tests fail? And why
 #    does the fast sample() draw otherwise?
@@ -1085,7 +1085,7 @@ ABOUT = {
 # 4. F.layer_norm(h, (width,)) before each SiLU. (82.5 nats.) Which test says what is wrong?
 # 5. --variant rnn --reach 0: state, and the last pixel alone. (133.2. The 120.6 of the notes are
 #    the same with 40 dead inputs beside that pixel, so that its weight starts smaller: in 120 steps
-#    worth 12 nats.) Then, with the window again, cut the state: leave state_to_head out of head().
+#    worth 13 nats.) Then, with the window again, cut the state: leave state_to_head out of head().
 #    (96.1.) Which of the two sees more? Compare sight.png.
 # 6. --variant rnn --clip 1e9, and print grad_norm. When do the peaks come? (96.9; the worst is
 #    254.)

@@ -4,9 +4,9 @@ Autoregression along a line: WaveNet
 Read the image as one long line of pixels and let a stack of causal convolutions predict each pixel
 from those before it. Causal: a layer at step t reads t and earlier steps, and since the line is
 shifted by one at the entrance, logit t sees pixels up to t − 1. Dilated: with gaps between the taps
-chosen so that ten layers of two taps each see all that came before. All 784
-predictions come from one pass, as in MADE; one small set of weights serves all steps, as in an RNN;
-and in training no step waits for another.
+chosen so that ten layers of two taps each see all that came before. All 784 predictions come from
+one pass, as in MADE; one set of small matrices serves all steps, as in an RNN (a vector and a bias
+for each step say where it is); and in training no step waits for another.
 
     log p(x)  =  Σ_t log p( x_t | x_1, ..., x_{t−1} )               nats per image, exact        (1)
 
@@ -98,8 +98,8 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 # The entrance. The first convolution reads one number a step, so it may be wide: N = 116 taps, four
 # rows and four pixels, cost 6 % of all products. It shows each step its neighbourhood at once, and
-# the layers above are left with what it means. With one tap, as in the paper, neighbours have to be
-# fetched by the layers: 95.3 nats instead of 91.7.
+# the layers above are left with what it means. With one tap neighbours have to be fetched by the
+# layers: 95.3 nats instead of 91.7.
 #
 # Dilation. A causal layer with two taps, one at t and one at t − δ:
 #
@@ -120,7 +120,8 @@ VARIANTS = {}  # no setting changes the defaults of others
 #     h at the entrance         ●   ●   ●   ●   ●   ●   ●   ●           field: 2³ = 8 steps
 #
 # (receptive_field.png shows such fields layer by layer, by gradients: of the trained model, and of
-# new ones with one first tap.)
+# new ones with one first tap. In those a pixel is reached by one path, or few, and its neighbour by
+# others, through other weights: hence their grid. A wide entrance and training even it out.)
 #
 # Dilations for an image. In sound the near past matters most. On our line the pixel above is 28
 # steps away, and its right neighbour 27: with 1, 2, 4, … the sums that reach them need several
@@ -131,40 +132,40 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 # steps along the row and rows upwards in turn: two layers see the left, upper and upper right
 # neighbours, and all ten see the whole past (choose_dilations(), and a test). As many layers and
-# weights: 91.7 nats instead of 92.5 (--dilations line); with one first tap 95.3 instead of 97.9.
-# Ten layers with δ = 1: 93.5.
+# weights, with one first tap: 95.3 nats instead of 97.9 (--dilations line). With all 116 taps such
+# short runs do not tell: 91.7 and 92.2 by two seeds, 92.5 along the line, 93.5 with all δ = 1.
 #
 # Gates. A layer's output is not a ReLU of (2) but a product,
 #
 #     g_t = tanh(a_t) · sigmoid(b_t),        (a, b) the two halves of taps_t                     (4)
 #
-# the content, and how much of it to let through, as in an LSTM, but with no recurrence. ReLU: 93.0.
+# the content, and how much of it to let through, as in an LSTM, but with no recurrence. They come
+# from the Gated PixelCNN (June 2016), as section 2.3 of the paper says.
 #
 # Residual and skip.
 #
 #     h_t  ←  h_t + R g_t            what the next layer sees (R: a matrix for each layer)       (5)
-#     s_t  =  Σ_layers S g_t         what the head hears (S: likewise; and biases)               (6)
+#     s_t  =  Σ_layers Q g_t         what the head hears (Q: likewise; and biases)               (6)
 #
-# The first gives the gradient a direct path to the first layer. The second lets each layer, of near
-# or far sight, be heard by the head. Without residuals 95.8 nats; with only the last layer's skip
-# 92.4.
+# The first gives the gradient a direct path to the first layer: 95.8 nats without. The second lets
+# each layer, of near or far sight, be heard by the head. At both ends, by their names in the code,
+#
+#     h_t = first · v_t + position_t,     ℓ_t = last · relu( head · relu(s_t) ) + bias_t         (7)
 #
 # Where am I? A convolution does the same at each step, and a line of pixels has hardly any marks,
 # apart from its beginning: whether step t is in the middle of a row or at its edge has to be found
 # out. For sound that is right, each moment is like any other. An image has a top and a middle. So
-# we add a learned vector to each step at the entrance (`position`, T × C numbers), and a bias to
-# each logit. What is that worth? Here, in a short run, nothing: without the vector 91.8, without
-# both 91.6, instead of 91.7; with one first tap, without both 94.7 instead of 95.3; and two seeds
-# differ by 0.5. A field that reaches back to the beginning of the line *can* find out where it is,
-# from the zeros before it. Models of smaller fields cannot, and pay (pixelcnn.py: the original, 1.3
-# nats). We keep both here: they cost nothing.
+# (7) has a learned vector for each step, and a bias for each logit: 19,600 of 66,328 weights, 30 %.
+# What do they bring? In short runs nothing that we could measure: without the vector 91.8, without
+# both 91.6. A field that reaches back to the beginning of the line *can* find out where it is, from
+# the zeros before it; smaller fields cannot (pixelcnn.py). Whole runs without them were not made.
 #
-# Labels. With --conditional a label adds a learned vector in front of every gate, at all steps
-# ("global conditioning" in the paper). To stand beside models of p(x), evaluate_without_label()
-# takes the label away again, as in made.py: at most log 10 = 2.3 nats more.
+# Labels. With --conditional (2) has one more term, a learned vector of the label for each layer,
+# the same at all steps ("global conditioning" in the paper). To stand beside models of p(x),
+# evaluate_without_label() takes it away again, as in made.py: at most log 10 = 2.3 nats more.
 #
 # Clipping. `clip` is below nearly every gradient here (the median is 37), so all batches count with
-# the same length, and only directions are left. Without: 92.8 nats.
+# the same length, and only directions are left.
 #
 # Completion works as in made.py: exact in completion_top.png, where what is given comes first in
 # the line, and not in completion_left.png. surprise.png shows where the nats are, sight.png what
@@ -178,9 +179,11 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 # What WaveNet was for. Sound: 16,000 samples a second, each one of 256 levels (a softmax in place
 # of our sigmoid), no end to the line, and several stacks of 1, 2, …, 512 for a field of several
-# thousand samples. What to say comes from outside ("local conditioning": text, in features that
-# change with time). What carries over to us is all of (2) and (4)–(6); what does not is the
-# position, for which sound has no use, and (3).
+# thousand samples. The 256 levels are not even: a sample of 16 bits, scaled to |x| ≤ 1, is bent by
+# the µ-law, sign(x) · ln(1 + 255 |x|) / ln 256, and then rounded: finely where sound is soft. What
+# to say comes from outside ("local conditioning": text, in features that change with time). What
+# carries over to us is all of (2) and (4)–(6); what does not is the position, for which sound has
+# no use, and (3).
 # --------------------------------------------------------------------------------------------------
 
 
@@ -293,8 +296,8 @@ class WaveNet(nn.Module):
         return torch.tanh(a) * torch.sigmoid(b)
 
     def streams(self, x, y=None):
-        """The residual stream in front of layer 1, …, L and after the last, L + 1 of (T, B, C), and
-        the sum of skips, (T, B, 2C)."""
+        """The residual stream in front of layer 1 (7), …, L and after the last, L + 1 of (T, B, C),
+        and the sum of skips, (T, B, S)."""
         # Shifted by one: step t is told pixels t − N … t − 1, and zeros before the first.
         taps = self.first.in_features
         v = F.pad(2 * x.flatten(1) - 1, (taps, 0)).unfold(1, taps, 1)  # (B, T + 1, N)
@@ -311,7 +314,7 @@ class WaveNet(nn.Module):
         return streams, skips
 
     def logits(self, x, y=None):
-        """All logits of (1) in one pass. x: (B, 1, H, W) in {0, 1} -> (B, 1, H, W)."""
+        """All logits of (1) in one pass (7). x: (B, 1, H, W) in {0, 1} -> (B, 1, H, W)."""
         utils.check_label(self, y)
         _, skips = self.streams(x, y)
         logits = self.last(F.relu(self.head(F.relu(skips))))[..., 0]  # (T, B)
@@ -522,10 +525,10 @@ ABOUT = {
 # What was measured
 #
 # What each detail is worth. One thing changed, 200 steps with --lr 0.01, seed 0, nats on 1,000
-# validation images (a run itself looks at 500), and seconds of training
+# validation images (a run itself looks at 500), and seconds of training, 21 on a busier machine
 # (experiments/ablate_convolutions.py; the file is results/ablations/convolutions.json):
 #
-#     default                                           91.7      11 s   (21 s: a busier machine)
+#     default                                           91.7      11 s
 #       seed 1                                          92.2      11 s
 #       --dilations line                                92.5      10 s
 #       one first tap                                   95.3      11 s
@@ -537,13 +540,21 @@ ABOUT = {
 #       no learned position                             91.8      10 s
 #       neither position nor bias                       91.6      21 s
 #       one first tap, neither of both                  94.7      21 s
-#       half the channels                               94.3       7 s
+#       half the channels, but a head as wide           94.3       7 s
 #       no clipping                                     92.8      12 s
 #       learning rate a third                           97.1      12 s
 #       learning rate three times                       92.2      12 s
 #
-# A trap in such tables: the learning rate. In 200 steps 1e-2 is the best of the three by far, and a
-# first version of this chapter had it. In 2,500 steps it reaches 85.9, and half of it 84.8, a third
+# What does it carry? A row is one run, and two seeds of the default differ by 0.5 (more seeds can
+# spread wider), so read nothing into less than two nats. What is left: the width of the entrance,
+# the image's own dilations where it is narrow, residuals, channels, and a rate that is too low.
+# Gates, skips, position, clipping and the higher rate are undecided; longer runs could tell (three
+# seeds of 1,300 steps are within 0.3, below). Nor are all rows as large as the default: a ReLU
+# leaves the second half of taps_t unused, 11,760 of 66,328 weights; the last skip alone leaves the
+# other nine, 10,800.
+#
+# A trap in such tables: the learning rate. In 200 steps a third of 1e-2 is 5.5 nats behind, and a
+# first version of this chapter had 1e-2. In 2,500 steps it reaches 85.9, half of it 84.8, a third
 # 85.7 (1,000 validation images, seed 0, while tuning; no file is kept); and 7,500 steps at 1e-2
 # were no better than 5,000. Short runs reward large steps, long ones steps that are small enough to
 # end near the optimum. So the default is 5e-3.
@@ -582,26 +593,30 @@ ABOUT = {
 #     24 channels                         87.56 (1.4)      84.66 (4.1)
 #     40 channels                         87.98 (1.7)      84.73 (4.8)
 #
-# Three times the steps are worth 2.9 nats to the first and 3.3 to the second: the wider network is
-# hardly behind any more, and gains more from time, so a run of half an hour would begin with it.
-# Neither has learned much by heart: validation images cost 0.8 and 0.9 nats more than training
-# images in the second column. No such run has been made: among the convolutions the one long run
-# was given to the Gated PixelCNN, which is ahead of both in equal time (pixelcnn.py).
+# Three times the steps are worth 2.9 nats to the first and 3.3 to the second, which is level with
+# it by then. Single runs: which would lead after half an hour they do not say. Nor do they show
+# anything learned by heart: validation images cost 0.8 and 0.9 nats more than training images in
+# the second column, and on 1,000 of each such a gap has a standard error of 0.9. No long run has
+# been made: among the convolutions it was given to the Gated PixelCNN, ahead of both in equal time
+# (pixelcnn.py).
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation nats after --steps 200 --lr 0.01, seed 0;
 # results/ablations/convolutions.json. The default: 91.7.)
-# 1. Do not shift: v[:, 1:] instead of v[:, :-1] in streams(). What does the loss do, and which test
-#    says why?
-# 2. Shift twice: pad by one more and drop the last two. Which test fails, and which does not?
+# 1. Do not shift: v[:, 1:] instead of v[:, :-1] in streams(). What does the loss do? (Not measured;
+#    where MADE sees its answer it falls to 6.1 nats and less.) Why do probabilities no longer sum
+#    to 1 (test_autoregressive.py)?
+# 2. Shift twice: pad by one more and drop the last two. (Probabilities sum to 1. The test that asks
+#    for all of the past fails.)
 # 3. --dilations line, then choose_dilations() that returns [1] * 10. (92.5, 93.5.) Look at
 #    receptive_field.png.
 # 4. F.relu of the first half in gate(). (93.0.)
 # 5. Leave out `+ self.position` in streams() and `+ self.position[t]` in sample(). (91.8.) Do
 #    samples leave the middle?
 # 6. Cut the skips: only the last layer's. Then the residuals. (92.4, 95.8.) Which costs more?
-# 7. In sample(), make each queue, and both `% delta`, one longer than δ. Draws still look like
-#    something. Which test notices?
-# 8. --first-taps 1, 28, 300. (95.3 nats with 1.) Where does it stop paying?
+# 7. In sample(), make each queue, and both `% delta`, one longer than δ. Which test notices? (That
+#    both samplers draw the same pixels. What such draws look like has not been tried.)
+# 8. --first-taps 1, 28, 300. (95.3 nats with 1; the others were not measured.) Where does it stop
+#    paying?
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":
