@@ -514,6 +514,31 @@ def test_scripts_stand_alone(chapter):
         "__name__ == '__main__'"]
 
 
+ON_THE_CPU = {"agree", "inside", "below + up_to"}  # what judged(), energies() gave, and no other
+
+
+def doubles(text):
+    """Where a source asks for float64: of what, as code."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name, words = node.func.attr, {ast.unparse(word) for word in node.args}
+            if name == "double" or name == "to" and "torch.float64" in words:
+                yield ast.unparse(node.func.value)
+
+
+@pytest.mark.parametrize("name", [*CHAPTERS, "judge", "utils", "pictures", "runner"])
+def test_float64_is_asked_for_on_the_cpu_alone(name):
+    """Apple's MPS has none: .double() of what was trained there raises, after all training."""
+    for of in doubles(source(name)):
+        assert ".cpu()" in of or of in ON_THE_CPU or of.startswith("torch.") or "judged(" in of, of
+
+
+def test_float64_on_a_device_is_noticed():
+    """Control, with the mistake that was made: of a sum on the device, and then to the CPU."""
+    bad = set(doubles("each -= part.double().cpu(); z = u.to(torch.float64); w = v.to(u)"))
+    assert bad == {"part", "u"} and not bad & ON_THE_CPU
+
+
 def test_chapters_share_a_vocabulary_and_an_order(chapter):
     text = source(chapter.__name__)
     for name, parameters in (("main", ["argv"]), ("build", ["s", "image_size"]),
