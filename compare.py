@@ -35,13 +35,13 @@ import torch
 
 import tables
 import utils
-from judge import coins, is_grey, judge_digest, judged, load_judge
+from judge import coins, is_grey, judge_digest, judged, load_judge, mean_scores
 from judge import scores as judge_scores
 from settings import COMMON, Parser, chapters, defaults, flag, resolve
 
 ROOT = Path(__file__).resolve().parent
 PUBLISHED_PAGE = ROOT / "samples" / "comparison.md"
-DRAWS = 5000  # of each model: scores of heaps of different sizes are not alike, so all are as large
+DRAWS, HEAPS = 5000, 8  # of each model, as scores hang on the size; and how many of real digits
 BINARIZATION = "dynamic for training; validation and test one fixed draw"  # else nats are others'
 
 # --------------------------------------------------------------------------------------------------
@@ -128,8 +128,7 @@ def read_run(folder):
             raise LeftOut(f"{path.as_posix()} has another binarization ({metrics['binarization']})"
                           ": its nats are of another data set.")
         if metrics.get("judge") not in (None, judge_digest()):
-            raise LeftOut(f"{path.as_posix()} was judged by another data/judge.pt: its distances "
-                          "are on another scale.")
+            raise LeftOut(f"{path.as_posix()} is judged by another data/judge.pt: another scale.")
         digest, key = digest_of(metrics), check_metrics(metrics)
         named = describe(known[model], metrics["settings"])
     except LeftOut:
@@ -338,20 +337,20 @@ def score_run(run, judge_and_data):
 
 
 def score_floors(judge, data):
-    """Two references: real training digits as if they were draws, about the best to hope for; and
-    pixels that are independent coins, which every model should beat."""
-    n = min(DRAWS, len(data.train))
-    grey, bits = data.train[:n], torch.from_numpy(utils.fixed_bits(data.train[:n], 3))
+    """Two references: training digits (random heaps: about the best to hope for), and coins."""
+    generator = torch.Generator().manual_seed(0)
+    grey = [data.train[torch.randperm(len(data.train), generator=generator)[:DRAWS]]
+            for _ in range(HEAPS)]
+    bits = [torch.from_numpy(utils.fixed_bits(heap, 3 + k)) for k, heap in enumerate(grey)]
     right = [(judged(judge, x)[1] == data.test_labels).double().mean().item()
              for x in (data.x_test, data.test)]
-    real = {"nats": None, "binarized": judge_scores(judge, bits, data.x_test),
-            "grey": judge_scores(judge, grey, data.test),
+    real = {"nats": None, "binarized": mean_scores(judge, bits, data.x_test),
+            "grey": mean_scores(judge, grey, data.test),
             "label_agreement": right[0], "label_agreement_grey": right[1]}
-    mean = data.train.double().mean(dim=(0, 1)) / 255
-    mean = mean.clamp(0.001, 0.999)  # off in 50,000 images is not off for ever
+    mean = (data.train.double().mean(dim=(0, 1)) / 255).clamp(0.001, 0.999)  # no pixel is never on
     x = data.x_test.double()
     nats = -(x * mean.log() + (1 - x) * (1 - mean).log()).sum(dim=(1, 2, 3)).mean().item()
-    draws = coins(mean.float().expand(n, 1, 28, 28), seed=1)
+    draws = coins(mean.float().expand(DRAWS, 1, 28, 28), seed=1)
     independent = {"nats": nats, "binarized": judge_scores(judge, draws, data.x_test),
                    "grey": None, "label_agreement": None, "label_agreement_grey": None}
     return {"real training digits": real, "independent pixels": independent}
@@ -359,10 +358,11 @@ def score_floors(judge, data):
 
 def read_floors(path, data):
     """The floors that are kept beside a page, or ship along, of this data and judge; else None."""
+    wanted = DRAWS, HEAPS, data, judge_digest()
     for place in (path, PUBLISHED_PAGE.with_name("comparison_floors.json")):
         with contextlib.suppress(Exception):  # a JSON file may hold anything
             kept = json.loads(place.read_text(encoding="utf-8"))
-            if (kept["draws"], kept["data"], kept["judge"]) == (DRAWS, data, judge_digest()):
+            if (kept["draws"], kept["heaps"], kept["data"], kept["judge"]) == wanted:
                 return {name: check_scores({"nats": None, **kept["floors"][name]})
                         for name in ("real training digits", "independent pixels")}
 
@@ -471,7 +471,7 @@ def compare(folders, out, data_dir):
         with contextlib.suppress(LeftOut):
             floors = score_floors(*judge_and_data())
             keep(kept_floors, {"data": data_name, "judge": judge_digest(), "draws": DRAWS,
-                               "floors": floors})
+                               "heaps": HEAPS, "floors": floors})
     with tables.plt.rc_context({"text.parse_math": False}):  # a folder may have a $ in its name
         tables.plot_mosaic(out.with_name(f"{out.stem}_digits.png"), runs)
         tables.plot_curves(out.with_name(f"{out.stem}_curves.png"), runs)

@@ -4,8 +4,8 @@ A normalizing flow: digits are noise, bent until it fits
 Take noise whose density we know, and bend it into digits by a map that can be undone; what undoes
 it is called f. Then the density of what comes out is known as well: it is that of the noise, times
 how much f stretches the place. So a flow has what an autoregressive model has, an exact likelihood,
-and what a VAE has, a latent space; and its encoder, f, is no approximation: it is what drawing
-does, undone. The price: every layer has to be a bijection, with a determinant that one can afford.
+and what a VAE has, latents, though one for each pixel; and its encoder, f, is no approximation: it
+is what drawing does, undone. The price: each layer is a bijection whose determinant is cheap.
 
     z  =  f(u),        log p(u)  =  log p(z)  +  log | det ∂z/∂u |                             (1)
 
@@ -22,18 +22,18 @@ does, undone. The price: every layer has to be a bijection, with a determinant t
     moved      B                              pixels that it moves
     knots                    (J,)             where the slope of a spline is given
     y          y             (B,)             class label 0..9, only with --conditional
-    B batch size, D = 784 pixels, m of them moved at once, K draws of the noise that turns levels
-    into numbers. (F. in code is torch.nn.functional.)
+    In shapes B is the batch size; D = 784 pixels, m of them moved at once; K draws of noise, (4).
+    In code F. is torch.nn.functional, and known in decode() and sample(): which pixels are given.
 
 Papers    Dinh, Krueger & Bengio, NICE, 2014 (arXiv 1410.8516): coupling layers
           Dinh, Sohl-Dickstein & Bengio, RealNVP, 2016 (1605.08803): scales, several resolutions
           Kingma & Dhariwal, Glow, 2018 (1807.03039): learned mixing of channels
-          Müller et al., Neural Importance Sampling, 2018 (1808.03856); Durkan et al., Neural
-          Spline Flows, 2019 (1906.04032): splines in place of straight lines
+          Müller et al., Neural Importance Sampling, 2018 (1808.03856): splines in place of
+          straight lines, (8); Durkan et al., Neural Spline Flows, 2019 (1906.04032): others
           Theis, van den Oord & Bethge, 2015 (1511.01844); Ho et al., Flow++, 2019 (1902.00275):
           noise on levels, a bound, and learned noise
-          Papamakarios et al., MAF, 2017 (1705.07057): an autoregressive model is a flow
-          Zhai et al., TarFlow, 2024 (2412.06329): flows come back, with transformers inside
+          Kingma et al., IAF, 2016 (1606.04934); Papamakarios et al., MAF, 2017 (1705.07057): an
+          autoregressive model is a flow; Zhai et al., TarFlow, 2024 (2412.06329): of transformers
 Lecture   Berkeley CS294-158, lecture 3: flow models
 Run       python flow.py                        train, draw, measure; writes runs/flow/
           python flow.py --data bits            the binarized digits: nats for the one table
@@ -41,14 +41,13 @@ Run       python flow.py                        train, draw, measure; writes run
           python flow.py --coupling affine      RealNVP's couplings; additive: NICE's
           python flow.py --sample-only --temperature 0.8
 Reached   grey levels at 1.094 bits/dim, exact (594.3 nats; the bound (5) says 594.5 with ten draws,
-          595.3 with one); Fréchet distance 2.89, after one coin a pixel 2.45; no likelihood of
-          bits. 8.4 minutes, 5,500 steps, 2 cores of an Intel Xeon, seed 0
-          (samples/flow/metrics.json). --data bits: 83.71 nats, exact, in 7.5 minutes.
+          595.3 with one); Fréchet distance 2.89 (5,000 training digits: 0.17), after one coin a
+          pixel 2.45; no likelihood of bits. 8.4 minutes, 5,500 steps, 2 cores of an Intel Xeon,
+          seed 0 (samples/flow/metrics.json). --data bits: 83.71 nats, exact, in 7.5 minutes.
 Gallery   samples/flow/README.md shows what this chapter's runs look like
-Left out  on purpose: layers that mix channels (they would hide where black ends: "Mixing"),
-          learned noise (networks look at levels, so it could win no more than the gap between
-          bound and exact figure: "What the noise costs"), and continuous flows, which
-          diffusion.py takes up.
+Left out  on purpose: layers that mix channels (they would hide where black ends: "Mixing"), more
+          than one coupling for a pixel ("Which half?"), learned noise (with these weights it could
+          win about a nat: "What the noise costs"), and continuous flows (diffusion.py).
 """
 import math
 
@@ -99,9 +98,9 @@ VARIANTS = {}  # no setting changes the defaults of others
 #                          1
 #
 # With D numbers a small cube du becomes a small skew box, whose volume is |det ∂z/∂u| times that of
-# the cube: (1). A determinant of 784 × 784 costs 784³ multiplications, so all the art is in maps
-# for which it is cheap. If z_d depends on u_1 … u_d only, in some order of the pixels, the matrix
-# is triangular, and
+# the cube: (1). A determinant of 784 × 784 costs some 784³/3 multiplications, for each digit, so
+# all the art is in maps for which it is cheap. If z_d rises with u_d and depends on u_1 … u_d only,
+# in some order of the pixels, the matrix is triangular, and
 #
 #     log |det ∂z/∂u|  =  Σ_d log ∂z_d/∂u_d                                                     (3)
 #
@@ -109,8 +108,8 @@ VARIANTS = {}  # no setting changes the defaults of others
 # logs add up, one term a layer.
 #
 # From levels to numbers. A pixel is one of 256 integers, and a density on integers is nonsense: it
-# can be as large as one likes. Put a Gaussian of width s on each: a pixel's log density is
-# −log s plus a constant, for s → 0 it grows without end, and nothing has been learned of digits.
+# can be as large as one likes. Put a Gaussian of width ε on each: a pixel's log density is
+# −log ε plus a constant, for ε → 0 it grows without end, and nothing has been learned of digits.
 # (*The classic mistake*: a flow trained on x/255 as it is. The loss falls and falls.) The remedy is
 # to give each level a cell and to throw the data anywhere into it: then to be infinitely sure does
 # not pay, as all of the cell has to be covered. We take cells whose widths are how frequent levels
@@ -122,26 +121,29 @@ VARIANTS = {}  # no setting changes the defaults of others
 #       ├──────────────────── black, x = 0 ───────────────────┼┼┼┼┼┼┼┼┼─ x = 1 … 255 ─┼┼┼───┤
 #
 # that is uniform noise, as everybody has it, and behind it a first layer that has nothing to learn:
-# the distribution function of all pixels together. (Its slope is in the widths.) After it a pixel,
-# taken alone, is uniform: without couplings the flow is right about each level's frequency, and
-# says so, 2.0 bits a pixel, before its first step. In the usual coordinates, x + r, black would be
-# a spike of height 0.81 on 1/256 of the axis, and each coupling would have to build it anew.
+# the distribution function of all pixels together. (Its slope is in the widths.) After it a pixel
+# at a place drawn at random is uniform: without couplings the flow is right about each level's
+# frequency, and says so, 2.0 bits a pixel, before its first step. In the usual coordinates, x + r,
+# 0.81 of all mass would be on 1/256 of the axis, a spike that each coupling has to build anew.
 #
 # What the noise costs. The probability of a level is the integral of the density over its cell, so
 #
 #     P(x) = ∫_cell p(u) du = V · E_r[ p(u(r)) ]  ≥  V · exp E_r[ log p(u(r)) ],  V = Π_d width  (5)
 #
-# (Jensen, as in vae.py.) What is trained, a mean of log p(u), is a *bound*, and as for the VAE K
-# draws under the logarithm make it tighter. It would be tight if p were constant in the cell. No
+# (Jensen, as in vae.py: the noise is an encoder, q(u|x) uniform in the cell, and the gap is its KL
+# divergence from p(u|x).) What is trained, the mean of log p(u) + log V, is a *bound*, and as for
+# the VAE K draws under the logarithm make it tighter. It is tight if p is constant in the cell. No
 # affine map of a Gaussian (the usual noise; ours is logistic) makes it so: the Gaussian that is
-# nearest to a box is 0.18 nats away from it, 138 an image if all pixels are such boxes, which is
-# why uniform noise on bits has a bad name and why one learns the noise instead ("variational
-# dequantization"). A spline with a knot where black ends *can*. And there is more. Our networks
-# look at levels, not at noise (seen(), below); so, given the pixels that it is told, a coupling has
-# a distribution function for each pixel that it moves, and the integral over the cell is a
-# difference of two of its values. Then (5) need not be estimated at all: the exact P(x) comes out,
-# log_probs(). Both figures are reported: what lies between them is what the noise costs, and the
-# most that learned noise could win.
+# nearest to a box is 0.18 nats away from it, 138 an image if all pixels are such boxes. Flow++
+# learns the noise instead ("variational dequantization"). A spline with a knot where black ends
+# *can* be constant there. And there is more. Our networks look at levels, not at noise (seen(),
+# below); so a coupling, g of the next section, is a distribution function for each pixel that it
+# moves, given the levels that it is told, and the integral over the cell is a difference:
+#
+#     P(x) = Π_d [ g( F(x_d + 1); θ_d ) − g( F(x_d); θ_d ) ]        exact: log_probs()
+#
+# (PixelCNN++ trains on such differences.) What lies between both figures is what the noise costs,
+# and all that learned noise could win with these weights; with it one would learn other weights.
 #
 # Couplings. How can layers be bijections, with networks inside that are not? Leave a part of the
 # pixels, A, as it is, and move the others, B, each by a one-dimensional map whose shape a network
@@ -154,8 +156,9 @@ VARIANTS = {}  # no setting changes the defaults of others
 #         u_B ────────► g(· ; θ) ───► z_B        network itself is never inverted.
 #
 # Its Jacobian is triangular, and on the diagonal are 1 for A and the slopes of g for B. (Here even
-# what stands below is 0: levels jump, and between two jumps θ is constant.) Three choices of g (ℓ
-# is the logit, log u/(1 − u); σ its inverse, the sigmoid):
+# what stands below is 0: levels jump, and between two jumps θ is constant. So f jumps as well; but
+# no two boxes of cells share a z, and (1) holds inside each.) Three choices of g (ℓ is the logit,
+# log u/(1 − u); σ its inverse, the sigmoid):
 #
 #     additive  z = σ( ℓ(u) + t )            NICE: moves probability up or down                 (6)
 #     affine    z = σ( e^s ℓ(u) + t )        RealNVP: and makes it narrower or wider            (7)
@@ -167,7 +170,7 @@ VARIANTS = {}  # no setting changes the defaults of others
 # e^s can overflow: the network says s = 100 for one pixel, once, and the loss is infinite. So s is
 # squashed into ±3. (8) needs no such care: heights are the exponentials of what the network says,
 # divided by the area under them, so a density whatever they are, as in a softmax, and the loss is
-# nearly the cross-entropy of a classifier. That is why it trains so well.
+# nearly the cross-entropy of a classifier. (In Müller et al.'s (8) the network moves knots, too.)
 #
 # Which half? A checkerboard (RealNVP): what a pixel's four neighbours do not say of it is little.
 # Look at words of 2×2 pixels as four channels at 14×14 ("squeeze"):
@@ -179,12 +182,13 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 # The third is 196 couplings with one pixel in B each, run as one. Each costs a pass when one draws;
 # but a digit's shape is decided here ("What was measured"), and pixels that are moved together are
-# drawn independently of each other, so that what they should agree on is lost.
+# drawn independently of each other, given A, so that what they should agree on is lost.
 #
-# After 1. half of the pixels are noise, if the coupling was good: nobody needs to touch them any
-# more. RealNVP lets them go as latents, the multi-scale architecture. Usual flows repeat 1. and 2.
-# many times with parts exchanged, since an affine map cannot make of a pixel what it should be in
-# one go. A spline can, so here each pixel is moved once, and the flow is easy to read backwards.
+# After 1. each pixel of B is noise, whatever A is, if the coupling was good; two of them may still
+# depend on each other. Usual flows repeat 1. and 2. many times with parts exchanged: for that, and
+# since one affine map cannot make of a pixel what it should be. (RealNVP then lets half of the
+# numbers go as latents, the multi-scale architecture.) A spline can come close in one go, so here
+# each pixel is moved once: that is easy to read backwards, and P(x) above needs it.
 #
 # Drawing. Begin with noise and undo the couplings, last one first: 196 coarse pixels, one after the
 # other, then the pixels between them, and again: 198 passes of small networks, all images at once.
@@ -201,18 +205,18 @@ VARIANTS = {}  # no setting changes the defaults of others
 # 0 at first make f the identity, which is already right about single pixels, (4).
 #
 # A good density need not draw well. log p is a mean over real digits: a model that draws one third
-# rubbish loses log 1.5 = 0.4 nats of hundreds. And most nats are spent on edges and grey levels,
-# where nobody looks, while the shape of the digit is in the 196 coarse pixels, which together cost
-# a third ("What was measured"; each for itself costs most, surprise.png). So flows have good nats
-# and draws that are odd. Temperature: turn the noise into a Gaussian, multiply by τ, and back.
-# τ < 1 stays near the middle of each pixel's distribution: fewer accidents, and fewer kinds of
-# digits (temperatures.png).
+# rubbish loses at most log 1.5 = 0.4 nats of hundreds (Theis et al.). And most nats are spent on
+# edges and grey levels, where nobody looks, while the shape of the digit is in the 196 coarse
+# pixels, which together cost a third ("What was measured"; one of them costs more than a fine one,
+# surprise.png). So nats can be good and draws odd. Temperature (Glow): turn the noise into a
+# Gaussian, multiply by τ, and back. τ < 1 stays near the middle of each pixel's distribution: fewer
+# accidents, and fewer kinds of digits, at τ = 0 a single one (temperatures.png, exercise 6).
 #
-# Continuous flows. Let layers be infinitely many and thin, du/dt = v(u, t): then log |det|
-# becomes an integral of the divergence of v, no layer needs to be triangular, and training has to
-# solve a differential equation for each step. diffusion.py has the same equation and learns v by
-# least squares, and most work has moved there. TarFlow came back in 2024 with flows
-# whose couplings are transformers that look at all earlier patches.
+# Continuous flows. Let layers be infinitely many and thin, du/dt = v(u, t): then log |det| becomes
+# an integral of the divergence of v, no layer needs to be triangular, and training by likelihood
+# has to solve a differential equation for each step (FFJORD, Grathwohl et al., 2018). diffusion.py
+# has the same equation and learns v by least squares. TarFlow stays with layers: MAFs over patches,
+# with transformers inside, and the order turned round from one to the next.
 #
 # Labels. With --conditional each network is told the digit, and all equations get "| y";
 # evaluate_without_label() takes it away again (made.py).
@@ -260,7 +264,7 @@ class DenseNet(nn.Module):
 
 class ConvNet(nn.Module):
     """(B, I, H, W) -> (B, O, H, W), for the fine couplings: convolutions see strokes, and a hub at
-    half the size (two dense layers) what digit they belong to (diffusion.py)."""
+    half the size (dense layers) what digit they belong to (diffusion.py)."""
 
     def __init__(self, inputs, outputs, size, channels, conditional):
         super().__init__()
@@ -828,8 +832,8 @@ ABOUT = {
     "order": 7,
     "title": lambda s: "flow" + ", bits" * (s.data == "bits") + (
         f", {s.coupling} couplings" * (s.coupling != "spline")),
-    "published": {"": ("none found for bits", "grey levels, bits/dim: RealNVP 1.06, Glow 1.05 "
-                       "(both as the FFJORD paper quotes them)")},
+    "published": {"": ("none found for bits", "grey levels, bits/dim: RealNVP 1.06, Glow 1.05, "
+                       "FFJORD 0.99 (FFJORD paper), Residual Flow 0.97 (Chen et al. 2019)")},
     "abilities": {"likelihood": "exact of bits (--data bits) or of grey levels",
                   "latent space": "yes, of 784 dimensions, and exact",
                   "interpolation": "yes, between real digits",
@@ -857,7 +861,7 @@ ABOUT = {
 #
 # How this chapter came to be: exact bits/dim of grey levels on 1,000 validation images, batches of
 # 64, rate to 0 at the end, one thread, after 800 or 400 steps. (Single runs while tuning, of which
-# no file is kept.)
+# no file is kept, of earlier designs; a hub now has 64 units.)
 #
 #     800 steps   couplings of half the pixels, hubs of 256 and 512 units     1.144    174 s
 #                 three couplings a word (one channel each) instead of two    1.138    229 s
@@ -865,7 +869,7 @@ ABOUT = {
 #                 hubs of 128 and 192 units: a third of the weights           1.171     52 s
 #                 a transformer that moves word after word (2×2 pixels)       1.250    180 s
 #
-# Large hubs do not pay, and word after word is far behind in minutes.
+# We took small hubs, as they were faster; the spread of seeds is not known, so no more is claimed.
 #
 # Where draws go wrong. Fréchet distance of 2,000 draws to grey validation digits, of a flow of
 # 5,500 steps (coarse pixels moved by halves, of 14×14 and again of 7×7), if a part of the pixels is
@@ -873,11 +877,12 @@ ABOUT = {
 #
 #     nothing is given                       6.1
 #     every fourth pixel in each direction   2.8
-#     every second                           0.26      real training digits: about 0.24
+#     every second                           0.26      5,000 training digits beside the test's: 0.17
 #
-# So what one sees to be wrong is decided by 196 pixels of 784. The nats say the opposite: most of
-# them are spent on the other 588. How should the 196 be moved? Nats of these pixels alone, 2,000
-# validation images, 5,500 steps of 64, 25 to 37 ms a step on one thread (no file is kept):
+# So the judge saw little amiss in what that run drew around 196 real pixels, with which a digit is
+# given, all but its edges. The 196 are a quarter of all pixels and cost a third of the nats: 184
+# (below) of 597 (metrics.json, validation). How should they be moved? Nats of these pixels alone,
+# 2,000 validation images, 5,500 steps of 64, 25 to 37 ms a step on one thread (no file is kept):
 #
 #                                                            49 of them     147      all
 #     the 49 in 8 parts, the 147 in 2; 128 dense units           53.3      133.5    186.8
@@ -885,10 +890,17 @@ ABOUT = {
 #     one by one, a network of 32 units for each pixel           53.0      131.2    184.2
 #     the same with 24 units and a layer more                    53.0      131.3    184.3
 #
-# One by one is best, and no dearer to train, since one multiplication serves all pixels. It is ten
-# times as many passes when one draws. With it the whole flow draws at a distance of 2.9 from the
-# test digits, in place of 5.7 with halves, and its levels cost 1.094 bits/dim in place of 1.108 (a
-# run of an earlier design, of which no file is kept).
+# One by one had 0.7 nats less than twelve parts, in one run each, and is no dearer to train, since
+# one multiplication serves all pixels. A draw takes 198 passes instead of 14. The published run has
+# a distance of 2.9 to the test digits and 1.094 bits/dim; an earlier design, with halves, had 5.7
+# and 1.108 (one run, no file is kept).
+#
+# What others reach. Bits/dim of grey test digits: MAF 1.89, RealNVP 1.06, Glow 1.05, FFJORD 0.99
+# (FFJORD paper, table 2), Residual Flow 0.97 (Chen et al., 2019); in UvA's notebook 11 eight affine
+# couplings 1.078, with learned noise 1.043, with several scales 1.020 (up to 200 epochs on a GPU).
+# These are bounds; ours, after seven epochs, is exact, and behind all but MAF's. A transformer over
+# levels in order, which is no flow (but see "Drawing"), has 0.62 (Katharopoulos et al., 2020). Of
+# bits we found no flow by itself; PixelSNAIL, pixel by pixel, has 78.61 nats (transformer_ar.py).
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (1,100), seed 0 where the row names no other: Fréchet distance of 5,000 draws
@@ -912,14 +924,14 @@ ABOUT = {
 # 2. In knots() let both knots close to where black ends stand at 0.5. What becomes of the gap
 #    between bound and exact figure, and what do draws look like?
 # 3. In dequantize() put 0.5 for r: no noise. The loss falls; does the exact figure?
-# 4. In plan() move the 0s first and look at the rest: is a draw from fine to coarse possible? Which
-#    test of tests/test_flow.py fails?
+# 4. In plan() exchange the two couplings: f moves the 3s first. test_reconstruction_is_exact fails,
+#    and yet the probabilities of all images sum to 1: why? Which pixels of a draw are wrong?
 # 5. --data bits, and compare couplings.png with that of grey levels: which couplings have more to
 #    do?
 # 6. --sample-only --temperature 0.5 --num-samples 5000, and judge.py: which of Fréchet distance,
 #    precision and recall gets better, which worse?
-# 7. Let networks look at u instead of levels (seen() returns 2u − 1). Is log_probs() still right?
-#    Which bound still is?
+# 7. Let networks look at u instead of levels: 2u − 1 in place of seen(…) in encode() and decode().
+#    Is log_probs() still right? Which bound still is?
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ Run       python gan.py                    train, draw, measure; writes runs/gan
           python gan.py --sample-only --num-samples 5000     draw from a run, into samples.npy
           python judge.py runs/gan/samples.npy               scores of these images, or of others
 Reached   Fréchet distance 0.51, precision 0.74, recall 0.80 of 5,000 draws beside the grey test
-          digits (5,000 training digits: 0.24, 0.87, 0.86): no likelihood, so no nats. 4.0 minutes
+          digits (5,000 training digits: 0.17, 0.85, 0.88): no likelihood, so no nats. 4.0 minutes
           of training on 2 cores of a shared server (AMD EPYC), seed 0: samples/gan/metrics.json.
           Five seeds: 0.41 to 0.56, no collapse (python experiments/seeds.py gan).
 Gallery   samples/gan/README.md shows what this chapter's runs look like
@@ -157,7 +157,7 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # distance between the means of two clouds of features, plus a term of their covariances. It is not
 # made of precision and recall: draws of an RBM (ebm.py) have the same 0.76 and 0.82 as draws of
 # this chapter, and a distance of 1.60 where these have 0.44 (after a coin a pixel; vae.py has 4.15,
-# 5,000 training digits 0.23: docs/results.md). It also chooses our weights, on validation digits,
+# 5,000 training digits 0.16: docs/results.md). It also chooses our weights, on validation digits,
 # which may flatter a GAN beside models whose weights nats chose. Distances of different numbers of
 # draws cannot be compared: the curve in loss.png, 2,000 draws beside validation digits, is not the
 # figure at the end, 5,000 beside test digits.
@@ -782,7 +782,7 @@ ABOUT = {
 #
 # In four minutes 16 channels lead (which batch, one seed each does not say). But three times the
 # steps divide the first row's distance by 2.4, and those of the others by 3.1 to 3.7. Distances
-# cannot fall for ever: 5,000 training digits have 0.24 (beside test digits). For the long run we
+# cannot fall for ever: 5,000 training digits have 0.17 (beside test digits). For the long run we
 # took 32 channels at the small batch.
 #
 #     python gan.py --width 32 --steps 32000 --out runs/gan_long

@@ -688,12 +688,13 @@ ABOUT = {
     "title": lambda s: {"gated": "Gated PixelCNN", "original": "PixelCNN, the original",
                         "rnn": "PixelRNN (Row LSTM)"}[s.variant],
     "published": {
-        "gated": ("81.50", "README of EugenHotaj/pytorch-generative, dynamic binarization, 457 "
-                  "epochs on a GPU"),
-        "original": ("81.45", "README of EugenHotaj/pytorch-generative, dynamic binarization, 457 "
-                     "epochs on a GPU; 81.30 in the paper, static binarization"),
-        "rnn": ("none checked (Diagonal BiLSTM: 80.75 to 79.20)",
-                "one to seven layers, PixelRNN paper, static binarization"),
+        "gated": ("81.50", "README of EugenHotaj/pytorch-generative, dynamic binarization, 60,000 "
+                  "images, up to 457 epochs on a GPU"),
+        "original": ("81.45", "README of EugenHotaj/pytorch-generative, dynamic binarization, "
+                     "60,000 images, up to 457 epochs on a GPU; 81.30 in the paper, static "
+                     "binarization"),
+        "rnn": ("80.54 (Diagonal BiLSTM: 80.75 to 79.20)",
+                "PixelRNN paper (one to seven layers), static binarization"),
     },
     "abilities": {"likelihood": "exact", "latent space": "no", "interpolation": "no",
                   "completion": "what comes later (below)", "steps a draw takes": "784"},
@@ -755,12 +756,12 @@ ABOUT = {
 # no loss without them (91.0, against 91.6 and 91.2 with them); the others are worse without the
 # vector, by 1.3 and 1.0. One short run each; whole runs without were not made.
 #
-# Dilation is decided in 5,000 steps at a rate of 1e-2: 83.7 nats on 500 validation images
-# (results/pixelcnn/twice_the_lr.json), 86.9 with δ = 1 (no_dilation.json, there). At half the rate:
-# 82.9 (5000_steps.json): the rate for 200 steps need not be that for 5,000. The default, 6e-3,
+# Dilation is decided in 5,000 steps at a rate of 1e-2: 83.7 nats on 500 validation images, 86.9 with
+# δ = 1; at half the rate 82.9: the rate for 200 steps need not be that for 5,000. The default, 6e-3,
 # is a little above that half ("Turning the knobs"). The three are records of earlier versions of
-# this file, one run each. Today --steps 5000 --lr 1e-2 asks for the first and --lr 5e-3 for the
-# last; δ = 1 takes a choose_dilations() that returns ones.
+# this file, one run each (results/pixelcnn/{twice_the_lr,no_dilation,5000_steps}.json). Today
+# --steps 5000 --lr 1e-2 asks for the first and --lr 5e-3 for the last; δ = 1 takes a
+# choose_dilations() that returns ones.
 #
 # What did not help, at equal time: 24 or 32 channels in the gated model (fewer steps, worse),
 # torch's channels_last layout (no faster).

@@ -707,8 +707,9 @@ ABOUT = {
     "title": lambda s: ("transformer, "
                         + ("single pixels" if s.patch == 1 else "words of 2×2 pixels")
                         + f", reach {s.reach}" * (s.reach != (6 if s.patch == 1 else 3))),
-    "published": {"": ("79.17", "ImageGPT, README of EugenHotaj/pytorch-generative, dynamic "
-                                "binarization, 457 epochs on a GPU")},
+    "published": {"": ("79.17, 78.61", "ImageGPT, PixelSNAIL, README of "
+                       "EugenHotaj/pytorch-generative, dynamic binarization, 60,000 images, up to "
+                       "457 epochs on a GPU")},
     "abilities": {"likelihood": "exact", "latent space": "no", "interpolation": "no",
                   "completion": "what comes later (below)",
                   "steps a draw takes": "196, one a word; --patch 1: 784"},

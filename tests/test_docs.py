@@ -343,8 +343,9 @@ def test_flags_page_says_which_chapters_have_no_depth_and_no_weights():
     assert {RUNS[name]["model"] for name in shipped} == set(PUBLISHED)  # of each chapter some run
     models = {(RUNS[name]["model"], RUNS[name]["variant"]) for name in missing}
     assert models == {("made", "masks"), ("diffusion", "masked"), ("diffusion", "gaussian"),
-                      ("diffusion", "flow-matching"), ("flow", ""), ("ebm", "conv"), ("vae", "")}
-    assert {"flow", "diffusion"} <= shipped
+                      ("diffusion", "flow-matching"), ("flow", ""), ("ebm", "conv"),
+                      ("ebm", "residual"), ("vae", "")}
+    assert {"flow", "diffusion", "ebm", "ebm_rbm"} <= shipped
 
 
 # ---------------------------------------------------------------- what one pastes, and what CI runs

@@ -1,0 +1,77 @@
+"""How far does a heap of 5,000 draws move its own figures? Other heaps of the same weights.
+
+    python experiments/heaps.py [--data-dir data] [--heaps 8] [--only NAME …] [--json OUT]
+
+For real training digits (random 5,000 of them, bits tossed anew) and for the weights that ship of
+each run in samples/ that is named (all, if none is): Fréchet distance, precision and recall of each
+heap, binarized, beside the binarized test digits, as compare.py scores one heap. Heap k is drawn
+from seed k; compare.py's own has seed 0. results/heaps.json is such a file; what it does not name
+stays. A script to run, not a test: it needs the full MNIST, and drawing takes minutes.
+"""
+import json
+import statistics
+from pathlib import Path
+
+import torch
+from fit import ROOT, command_line, mnist, told
+from score_weights import model_of
+
+import judge
+import settings
+import utils
+
+N = 5000  # draws in a heap, as in compare.py
+
+
+def real_heap(data, seed):
+    """N training digits by chance, as bits."""
+    generator = torch.Generator().manual_seed(seed)
+    some = data.train[torch.randperm(len(data.train), generator=generator)[:N]]
+    return judge.coins(some.float() / 255, seed)
+
+
+@torch.no_grad()
+def drawn_heap(chapter, model, data, seed):
+    """N draws, as bits; of a conditional model with labels as frequent as in the training set."""
+    generator = torch.Generator().manual_seed(seed)
+    data = told(data, model.conditional)
+    y = None if data.y_train is None else data.y_train[torch.arange(N) % len(data.y_train)]
+    draws = torch.cat([model.sample(500, None if y is None else y[i:i + 500], generator).cpu()
+                       for i in range(0, N, 500)])
+    return judge.coins(draws, seed + 1000) if judge.is_grey(draws) else draws
+
+
+def main():
+    parser = command_line(__doc__)
+    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--heaps", type=int, default=8)
+    parser.add_argument("--only", nargs="+", metavar="NAME")
+    parser.add_argument("--json", metavar="OUT.json", help="also write the figures there")
+    args = parser.parse_args()
+    data, network, rows = mnist(parser, args.data_dir), judge.load_judge("cpu"), {}
+    if args.json and Path(args.json).exists():
+        rows = json.loads(Path(args.json).read_text(encoding="utf-8"))
+    runs = {"real training digits": None} | {
+        path.parent.name: path.parent for path in sorted((ROOT / "samples").glob("*/weights.pt"))}
+    for name in args.only or runs:
+        if name not in runs:
+            parser.error(f"samples/ has no weights of {name}: choose from {', '.join(runs)}.")
+        if runs[name]:
+            metrics = json.loads((runs[name] / "metrics.json").read_text(encoding="utf-8"))
+            chapter = settings.chapters()[metrics["model"]]
+            model, _ = model_of(chapter, runs[name])
+        found = []
+        for seed in range(1, args.heaps + 1):
+            heap = drawn_heap(chapter, model, data, seed) if runs[name] else real_heap(data, seed)
+            score = judge.scores(network, heap, data.x_test)
+            found.append({key: round(score[key], 4) for key in ("frechet", "precision", "recall")})
+        rows[name] = found
+        print(f"{name:28}" + "".join(
+            f"  {key} {statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+            for key in found[0] for values in [[row[key] for row in found]]), flush=True)
+        if args.json:
+            utils.write_atomically(args.json, (json.dumps(rows, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
