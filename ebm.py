@@ -58,7 +58,7 @@ Reached   82.29 nats, 0.1514 bits/dim, an estimate, from both sides 82.25 to 82.
           distance 1.58 (samples/ebm_rbm/metrics.json). --variant conv: grey, no likelihood;
           distance 3.66, after a coin a pixel 6.03, in 7.4 minutes (samples/ebm_conv/metrics.json).
           Five seeds of it: 2.15 to 4.39, each digit 5 to 17 % of the draws, on one thread
-          (python experiments/seeds.py ebm --variant conv).
+          (python experiments/seeds.py ebm --variant conv: results/seeds/ebm_conv.json).
 Gallery   samples/ebm/README.md shows what this chapter's runs look like
 Left out  on purpose: a conv energy on bits (Gibbs with gradients: an exercise), tempered and
           parallel chains, deep Boltzmann machines.

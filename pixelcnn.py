@@ -756,10 +756,10 @@ ABOUT = {
 # no loss without them (91.0, against 91.6 and 91.2 with them); the others are worse without the
 # vector, by 1.3 and 1.0. One short run each; whole runs without were not made.
 #
-# Dilation is decided in 5,000 steps at a rate of 1e-2: 83.7 nats on 500 validation images, 86.9 with
-# δ = 1; at half the rate 82.9: the rate for 200 steps need not be that for 5,000. The default, 6e-3,
-# is a little above that half ("Turning the knobs"). The three are records of earlier versions of
-# this file, one run each (results/pixelcnn/{twice_the_lr,no_dilation,5000_steps}.json). Today
+# Dilation is decided in 5,000 steps at a rate of 1e-2: 83.7 nats on 500 validation images, and 86.9
+# with δ = 1. At half the rate 82.9: the rate for 200 steps need not be that for 5,000. The default,
+# 6e-3, is a little above that half ("Turning the knobs"). The three are records of earlier versions
+# of this file, one run each (results/pixelcnn/{twice_the_lr,no_dilation,5000_steps}.json). Today
 # --steps 5000 --lr 1e-2 asks for the first and --lr 5e-3 for the last; δ = 1 takes a
 # choose_dilations() that returns ones.
 #
