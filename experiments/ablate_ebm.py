@@ -69,14 +69,14 @@ class ScoreMatching(Smoothed):
 
 
 class Bounded(Smoothed):
-    """The loss has a tenth of the mean square of all energies that it sees (Du & Mordatch)."""
+    """The loss has a tenth of the mean square of what the network says (Du & Mordatch)."""
 
     def loss(self, x, y=None, step=0):
-        seen, energy = [], self.energy
-        self.energy = lambda *args: seen.append(energy(*args)) or seen[-1]
+        said = []
+        hook = self.network.register_forward_hook(lambda network, x, says: said.append(says))
         loss = super().loss(x, y, step)
-        del self.energy
-        return loss + 0.1 * torch.cat(seen[-2:]).square().mean()  # noisy digits, and chains
+        hook.remove()
+        return loss + 0.1 * torch.cat(said[-2:]).square().mean()  # of noisy digits, and of chains
 
 
 class Averaged(Smoothed):
