@@ -1168,10 +1168,10 @@ ABOUT = {
 #
 # Two seeds differ by 2.7: what is less than twice that from 9.6, their mean, says nothing (average,
 # clipping, σ). Without independent pixels below it the network's energies run off where no digit
-# is, and gradients explode. The classic mistake trains without a complaint, and draws ghosts. If one
-# chain in five begins anew at each visit, they walk 25 steps in the mean, and nobody looks further.
-# Squares in the loss, by which others keep energies small, forbid what is asked for here, we think:
-# energies in nats, on top of independent pixels, are large. (The picture has these, too.)
+# is, and gradients explode. The classic mistake trains without a complaint, and draws ghosts. If
+# one chain in five begins anew at each visit, they walk 25 steps in the mean, and nobody looks
+# further. Squares in the loss, by which others keep energies small, forbid what is asked for here,
+# we think: energies in nats, on top of independent pixels, are large. (The picture has these, too.)
 #
 # How long a chain? K = 10, 900 steps: 12.4. K = 5, 1,600 steps, as long in minutes: 17.8, and a
 # quarter of the draws noughts, if one chain in 20 begins anew at each visit, with one in a hundred
