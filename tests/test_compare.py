@@ -253,6 +253,7 @@ def test_runs_are_compared(runs_folder, capsys):
     assert read(ROOT / "README.md") == README  # only the published page goes there
 
 
+@pytest.mark.slow
 def test_an_estimate_is_called_one_and_shows_its_interval(runs_folder):
     path = runs_folder / "vae" / "metrics.json"
     nats = json.loads(read(path))["test_nats"]

@@ -9,6 +9,7 @@ import math
 import re
 import runpy
 import shlex
+import statistics
 import sys
 from pathlib import Path
 
@@ -291,6 +292,9 @@ def told_of_files():
             if "least_share" in row]
     found |= {f"{max(nats):.1f}", f"{max(ratio for ratio, _ in gans):.1f}",
               f"{100 * min(share for _, share in gans):.1f}"}
+    for heaps in results("heaps.json").values():
+        distances = [row["frechet"] for row in heaps]
+        found |= {f"{statistics.mean(distances):.2f}", f"{statistics.stdev(distances):.2f}"}
     floors = json.loads(read("samples/comparison_floors.json"))["floors"]["real training digits"]
     found |= {f"{100 * floors['label_agreement_grey']:.1f}", f"{math.log(10):.1f}"}
     found |= {f"{max(RUNS[name]['parameters'] for name in RUNS) / 1e6:.1f}"}  # million weights

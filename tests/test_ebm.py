@@ -249,6 +249,7 @@ def test_the_energy_is_normalised_by_draws_of_the_base():
     assert effective == pytest.approx(((q * w).sum() ** 2 / (q * w * w).sum()).item(), rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [False, True])
 def test_log_z_from_the_other_side(conditional):
     """Chains that begin far from p end as draws of p, and log Z by (16) is the exact one; without
@@ -267,6 +268,7 @@ def test_log_z_from_the_other_side(conditional):
     assert (exact - (low + high) / 2).abs().max() > 0.15
 
 
+@pytest.mark.slow
 def test_every_step_of_the_chains_from_digits_leaves_p_as_it_is():
     """Exact draws of p are draws of p after ten steps: (16) finds log Z by them."""
     model = lively_residual(scale=0.35)

@@ -173,6 +173,7 @@ def test_levels_survive_any_noise(levels, monkeypatch):
     assert log_volume.item() == pytest.approx((end - start).log().sum().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_bound_is_a_bound_and_its_mean_is_exact(kind):
     """E[exp(bound)] = P(x): on 4×4 bits, over many draws of the noise. With noise of half the
