@@ -382,8 +382,10 @@ def test_every_variant_can_be_built_and_trained(script):
         for other, (another, theirs) in weights.items():
             if name < other and (chapter, flags) == (another[0], another[1]):
                 # Of one command: then build() has to make a difference that a step can show, or
-                # the arithmetic is the same on purpose.
-                if {name, other} == {"default", "attention as written"}:
+                # the arithmetic is the same on purpose (an energy that says 0 at first has no
+                # squares to weigh).
+                if {name, other} in ({"default", "attention as written"},
+                                     {"conv", "conv, squares of energies in the loss"}):
                     assert found == pytest.approx(theirs, abs=1e-3)
                 else:
                     assert found != theirs, (name, other)
