@@ -156,7 +156,7 @@ VARIANTS = {
 # What energies are good for: they add up (composition.png: E of a picture and E of the same picture
 # turned round; nothing is trained for it), they judge (outliers.png; AUROC is how often the
 # stranger has the higher energy: independent pixels 1.00; digits upside down, where 0, 1, 3 and 8
-# are digits still, 0.69 to 0.74), they mend what is given in part (completion_top.png).
+# are digits still, 0.69 to 0.78), they mend what is given in part (completion_top.png).
 #
 # Labels. With --conditional E is told the digit, each label has a Z of its own, and all equations
 # get "| y"; evaluate_without_label() takes it away again (made.py).

@@ -200,8 +200,8 @@ def scores(judge, draws, real, k=3):
 
 
 def mean_scores(judge, heaps, real):
-    """scores() of several heaps, each beside the same real digits: the means. One heap of 5,000
-    real digits and another differ by a tenth in (1), which is half of what there is."""
+    """scores() of several heaps, each beside the same real digits: the means. Of 5,000 real digits
+    one heap and another differ in (1) by some hundredths, of 0.16 (docs/results.md)."""
     found = [scores(judge, heap, real) for heap in heaps]
     return {key: torch.tensor([row[key] for row in found]).double().mean(dim=0).tolist()
             for key in found[0]}

@@ -330,14 +330,15 @@ def plot_plane(path, runs, scores, floors):
             word.remove()
         boxes.append(box)
     for run, x, y in dots:
-        for dx, dy in ((5, 3), (5, -11), (-5, 3), (-5, -11)):
+        places = [(dx, dy) for dy in (3, -11, 14, -22) for dx in (5, -5)]
+        for dx, dy in places:
             word = ax.annotate(run.name, (x, y), xytext=(dx, dy), textcoords="offset points",
                                fontsize=8, ha="left" if dx > 0 else "right")
             box = word.get_window_extent()
             if box.x0 > ax.bbox.x0 and box.x1 < ax.bbox.x1 \
                     and not box.padded(-1).count_overlaps(boxes):
                 break
-            if dx > 0 or dy > 0:
+            if (dx, dy) != places[-1]:
                 word.remove()
         boxes.append(box)
     pictures.save_figure(path, figure)
