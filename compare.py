@@ -5,13 +5,11 @@ A likelihood says how well a model predicts real digits; it says nothing of a mo
 and little of how samples look. So models are compared by both here: by their nats, and by what
 judge.py says of 5,000 draws of each, grey and after one coin a pixel (of a VAE its means, too).
 
-Run       python compare.py                    all runs in runs/: tables, curves, digits; writes
-                                               runs/comparison.md
+Run       python compare.py                    all runs in runs/, into runs/comparison.md
           python compare.py FOLDER …           these runs, or all in a folder; writes
                                                comparison.md beside the first, or --out
-          python compare.py samples            the published runs: writes samples/comparison.md, the
-                                               galleries (samples/README.md and a README.md a run),
-                                               and the tables of README.md and docs/
+          python compare.py samples            the published runs: samples/comparison.md, all
+                                               galleries, and the tables of README.md and docs/
 Reads     of each run metrics.json, samples.png, and 5,000 plain draws in samples.npy. Where draws
           are missing, or too few, it has the chapter's own command draw from a copy of the run
           (--sample-only); the scores are kept in the run's scores.json. What there is to know of a
@@ -37,7 +35,7 @@ import tables
 import utils
 from judge import coins, is_grey, judge_digest, judged, load_judge, mean_scores
 from judge import scores as judge_scores
-from settings import COMMON, Parser, chapters, defaults, flag, resolve
+from settings import COMMON, FROM_DATA, Parser, chapters, defaults, flag, resolve
 
 ROOT = Path(__file__).resolve().parent
 PUBLISHED_PAGE = ROOT / "samples" / "comparison.md"
@@ -71,8 +69,7 @@ def check_numbers(found, *names, least=-1e12):
 
 def moved_aside(folder):
     """Is this runs/vae.1, where a newer run moved the older one of runs/vae?"""
-    name = re.fullmatch(r"(.+)\.\d+", folder.name)
-    return bool(name) and folder.with_name(name[1]).is_dir()
+    return bool(re.search(r"\.\d+$", folder.name)) and folder.with_name(folder.stem).is_dir()
 
 
 def find_runs(folders):
@@ -93,8 +90,8 @@ def find_runs(folders):
             runs.append(read_run(folder))
         except LeftOut as reason:
             left_out.append(printable(reason))
-    names = [run.data for run in runs]
-    data = max(("mnist", "mnist_5k"), key=names.count)  # the full set, if there are as many of both
+    # The full set, if there are as many of both.
+    data = max(("mnist", "mnist_5k"), key=[run.data for run in runs].count)
     left_out += [f"{run.place} was trained on {run.data}, and what it is compared with on {data}: "
                  "nats of two data sets cannot be compared." for run in runs if run.data != data]
     runs = [run for run in runs if run.data == data]
@@ -124,6 +121,8 @@ def read_run(folder):
         if model not in known:
             raise LeftOut(f"{path.as_posix()} is of {model}.py, which is no chapter: known are "
                           f"{', '.join(known)}.")
+        if metrics.get("labels") is not None:
+            raise LeftOut(f"{place} is of {metrics['data']}: these tables are of MNIST's digits.")
         if likelihood != "none" and metrics["binarization"] != BINARIZATION:
             raise LeftOut(f"{path.as_posix()} has another binarization ({metrics['binarization']})"
                           ": its nats are of another data set.")
@@ -147,7 +146,7 @@ def check_metrics(metrics):
     the chapter has got since then have their defaults, as with --resume."""
     chapter, likelihood = chapters()[metrics["model"]], metrics["likelihood"]
     then, every = metrics["settings"], {**chapter.SETTINGS, **COMMON}
-    check(set(COMMON) <= set(then) <= set(every), "settings are not those of the chapter")
+    check(set(COMMON) <= set(then) - FROM_DATA <= set(every), "settings are not the chapter's")
     settings = resolve(chapter.SETTINGS, chapter.VARIANTS, {}, then)
     for name, setting in every.items():
         value, usual = settings[name], type(setting.default)
@@ -167,7 +166,8 @@ def check_metrics(metrics):
     check(isinstance(metrics["command"], str) and metrics["data"] in ("mnist", "mnist_5k"), "data")
     key, figures = "val_nats", {"test_nats"}
     if likelihood == "none":
-        key, figures = "val_frechet", {"test_frechet", "test_precision", "test_recall"}
+        key, figures = ("val_frechet" if "val_frechet" in metrics["curve"][0] else "val_grey_nats",
+                        {"test_frechet", "test_precision", "test_recall"})
     check_numbers(metrics, *figures, *set(metrics) & {
         "marginal_nats", "bayes_accuracy", "grey_bits_per_dim", "grey_bound_steps"})
     hangs_on = "bound_steps" if "bound_steps" in metrics else "iw_samples"

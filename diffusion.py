@@ -20,7 +20,7 @@ of the pixels; the price is one pass of the network for each step.
     x_hat      x̂             (B, 1, 28, 28)   what the network thinks x is; eps_hat: the same of ε
     w          w             ()               guidance: how loudly the label speaks
     known                    (B, 1, 28, 28)   pixels that are given, bool; (28, 28) in sample()
-    y          y             (B,)             class label 0..9, only with --conditional; 10: none
+    y          y             (B,)             class label 0..9, only with --conditional; or none: 10
     B batch size, C channels, D = 784 pixels, K steps in which digits are drawn
 
 Papers    Sohl-Dickstein et al., Deep Unsupervised Learning using Nonequilibrium Thermodynamics,
@@ -68,9 +68,9 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from judge import coins, frechet_distance, judged, scores
+from judge import frechet_distance, judged, measure, obeyed, scores
 from pictures import plt  # matplotlib, with a backend that needs no screen
-from runner import Run
+from runner import Run, load_trained
 from settings import Setting
 
 # Settings to turn, here or as flags (--variant masked).
@@ -178,7 +178,7 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 # (7) weighs that most. More steps tighten the bound if less noise always means less error (Kingma
 # et al.). Here it does not: 1.46 bits/dim in 10 steps, 5.49 in 50 (validation). And of the 1.46
 # about 1.1 are the last term of (6), since errors.png and (7) leave no more: from x_100, and
-# without the network (grey_bound()), it is not small. flow.py has 1.09 bits/dim, exact.
+# without the network (grey_bound()), it is not small. flow.py has 1.07 bits/dim, exact.
 #
 # x, ε or v. A network that knows x_t may as well be asked for the noise, or for anything else that
 # with x_t gives x:
@@ -295,11 +295,11 @@ class UNet(nn.Module):
         words of 2×2 ─► C × 14×14 ─► Block ──────────────── skip ────────────────(+)─► Block ─► out
                                        └─► shrink ─► 2C × 7×7 ─► Block, Hub, Block ─► grow ───┘
 
-    image_size: height and width, or (height, width), multiples of 4. conditional: one more vector a
-    label, and one for "no label".
+    image_size: height and width, or (height, width), multiples of 4. classes: of labels, 0
+    if it is told none; one more vector a label, and one for "no label".
     """
 
-    def __init__(self, image_size, inputs, channels, conditional):
+    def __init__(self, image_size, inputs, channels, classes):
         super().__init__()
         height, width = image_size
         if height % 4 or width % 4:
@@ -311,7 +311,7 @@ class UNet(nn.Module):
         c, told = channels, 4 * channels
         self.register_buffer("frequencies", torch.logspace(0, 2, 16), persistent=False)
         self.level = nn.Sequential(nn.Linear(32, told), nn.SiLU(), nn.Linear(told, told))
-        self.label = nn.Embedding(11, told) if conditional else None
+        self.label = nn.Embedding(classes + 1, told) if classes else None
         self.first = nn.Conv2d(4 * inputs, c, 3, padding=1)
         self.position = nn.Parameter(torch.zeros(c, height // 2, width // 2))
         self.down, self.up = Block(c, told), Block(c, told)
@@ -322,7 +322,7 @@ class UNet(nn.Module):
         self.norm, self.last = nn.GroupNorm(4, c), nn.Conv2d(c, 4, 3, padding=1)
 
     def forward(self, z, level, y=None):
-        """z: (B, I, H, W); level: (B,); y: (B,) labels, 10 for "no label", or None."""
+        """z: (B, I, H, W); level: (B,); y: (B,) labels, `classes` for "no label", or None."""
         angles = level[:, None] * self.frequencies
         e = self.level(torch.cat([angles.sin(), angles.cos()], dim=1))
         e = F.silu(e if y is None else e + self.label(y))
@@ -380,9 +380,10 @@ def spread(values, images):
     return values.view(-1, *[1] * (images.dim() - 1))
 
 
-def withheld(y):
-    """Labels (B,) for training, some of them replaced by 10, "no label"; None stays None."""
-    return y if y is None else y.masked_fill(torch.rand(y.shape, device=y.device) < WITHHELD, 10)
+def withheld(y, classes):
+    """Labels (B,) for training, some replaced by `classes`, "no label"; None stays None."""
+    hidden = None if y is None else torch.rand(y.shape, device=y.device) < WITHHELD
+    return y if y is None else y.masked_fill(hidden, classes)
 
 
 def noise_level(u):
@@ -400,11 +401,11 @@ class Diffusion(nn.Module):
     likelihood = "none"  # of bits; for a bound on grey levels see grey_bound()
     noise_level = staticmethod(noise_level)  # here, so that an experiment can take another
 
-    def __init__(self, image_size=28, channels=32, straight=False, predict="x", conditional=False):
+    def __init__(self, image_size=28, channels=32, straight=False, predict="x", classes=0):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.straight, self.predict, self.conditional = straight, predict, conditional
-        self.network = UNet(self.image_size, 1, channels, conditional)
+        self.image_size = utils.pair(image_size)
+        self.straight, self.predict, self.classes = straight, predict, classes
+        self.network = UNet(self.image_size, 1, channels, classes)
         self.sampler, self.sampling_steps, self.guidance = "ddpm", 50, 1.0
 
     def path(self, t):
@@ -441,7 +442,7 @@ class Diffusion(nn.Module):
         utils.check_label(self, y)
         x, t = 2 * x - 1, self.noise_level(torch.rand(len(x), device=x.device))
         eps, (alpha, sigma) = torch.randn_like(x), (spread(a, x) for a in self.path(t))
-        out = self.network(alpha * x + sigma * eps, t / T, withheld(y))
+        out = self.network(alpha * x + sigma * eps, t / T, withheld(y, self.classes))
         return (out - self.target(x, eps, alpha, sigma)).square().sum(dim=(1, 2, 3)).mean()
 
     # ------------------------------------------------------------------------------------ sampling
@@ -453,7 +454,7 @@ class Diffusion(nn.Module):
             return self.guess(z, t).clamp(-1, 1)
         x_hat = self.guess(z, t, y)
         if guidance != 1:
-            without = self.guess(z, t, torch.full_like(y, 10))
+            without = self.guess(z, t, torch.full_like(y, self.classes))
             x_hat = without + guidance * (x_hat - without)
         return x_hat.clamp(-1, 1)
 
@@ -577,12 +578,12 @@ class MaskedDiffusion(nn.Module):
 
     likelihood = "bound"
 
-    def __init__(self, image_size=28, channels=32, conditional=False):
+    def __init__(self, image_size=28, channels=32, classes=0):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.conditional, self.guidance = conditional, 1.0
+        self.image_size = utils.pair(image_size)
+        self.classes, self.guidance = classes, 1.0
         self.sampling_steps = self.pixels = math.prod(self.image_size)
-        self.network = UNet(self.image_size, 2, channels, conditional)
+        self.network = UNet(self.image_size, 2, channels, classes)
         self.register_buffer("bias", torch.zeros(1, *self.image_size))
 
     @torch.no_grad()
@@ -609,7 +610,7 @@ class MaskedDiffusion(nn.Module):
         """What training minimises: (16), of one choice of known pixels for each image."""
         utils.check_label(self, y)
         known = some_known(spaced(len(x), self.pixels), self.image_size).to(x.device)
-        return self.pixels * self.cost(x, known, withheld(y)).mean()
+        return self.pixels * self.cost(x, known, withheld(y, self.classes)).mean()
 
     @torch.no_grad()
     def sample(self, n, y=None, generator=None, x=None, known=None, steps=None, guidance=None,
@@ -634,7 +635,7 @@ class MaskedDiffusion(nn.Module):
         for here, after in zip(counts, counts[1:]):
             logits = self.logits(image, place < here, y)
             if y is not None and guidance != 1:
-                without = self.logits(image, place < here, torch.full_like(y, 10))
+                without = self.logits(image, place < here, torch.full_like(y, self.classes))
                 logits = without + guidance * (logits - without)
             now = (place >= here) & (place < after)
             image = torch.where(now, (u < torch.sigmoid(logits)).to(weight), image)
@@ -649,7 +650,7 @@ class Learner(nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model, self.average = model, copy.deepcopy(model).requires_grad_(False)
-        self.image_size, self.conditional = model.image_size, model.conditional
+        self.image_size, self.classes = model.image_size, model.classes
         self.likelihood = model.likelihood
 
     def start_from_mean(self, images):
@@ -686,20 +687,6 @@ def sample_many(model, n, y=None, **how):
     generator = torch.Generator().manual_seed(0)
     return torch.cat([model.sample(min(500, n - i), None if y is None else y[i:i + 500], generator,
                                    **how).cpu() for i in range(0, n, 500)])
-
-
-def measure(judge, draws, real, seed=1):
-    """Scores of draws (N, 1, H, W) in [0, 1] against real digits (M, 1, H, W): grey as they are,
-    and binarized once.
-
-    real: (grey uint8, bits). -> dict: frechet, precision, recall, shares of the ten classes, and
-    the first three again for draws that tossed a coin a pixel, against binarized real digits.
-    seed: of the coins, and not that of the draws: tossed by the very numbers that a pixel was drawn
-    by, a coin would know too much of it.
-    """
-    grey, binary = scores(judge, draws, real[0]), scores(judge, coins(draws, seed), real[1])
-    del binary["shares"]
-    return {**grey, **{f"{name}_binary": value for name, value in binary.items()}}
 
 
 @torch.no_grad()
@@ -880,7 +867,7 @@ def guidances(model, judge, data, weights, n):
     for w in weights:
         draws = sample_many(model, n, labels, guidance=w)
         found = scores(judge, draws, data.x_val if model.likelihood == "bound" else data.val)
-        agree = (judged(judge, draws)[1] == labels.cpu()).double().mean().item()
+        agree = obeyed(judge, draws, labels)["label_agreement"]
         rows.append((w, found["frechet"], found["precision"], found["recall"], agree))
     return rows
 
@@ -889,7 +876,8 @@ def plot_guidance(path, model, rows):
     """The same noise with more and more guidance; rows: as guidances() has them."""
     pictures.labelled_rows(path, [
         (f"w = {w:g}: distance {distance:.2f}, {100 * agree:.1f} % right",
-         model.sample(10, torch.arange(10), torch.Generator().manual_seed(4), guidance=w))
+         model.sample(10, utils.row_labels(model, 10), torch.Generator().manual_seed(4),
+                      guidance=w))
         for w, distance, _, _, agree in rows])
 
 
@@ -915,9 +903,10 @@ def plot_pictures(model, folder, data, judge, n):
             for name, grey, y in (("training images", data.train, data.y_train),
                                   ("validation images", data.val, data.y_val))}
         plot_errors(folder / "errors.png", found["errors_by_noise"])
-    found["speed"] = speeds(model, judge, data, plans, n)
-    plot_speed(folder / "speed.png", found["speed"])
-    if model.conditional:
+    if judge:
+        found["speed"] = speeds(model, judge, data, plans, n)
+        plot_speed(folder / "speed.png", found["speed"])
+    if judge and model.classes:
         found["guidance_scores"] = guidances(model, judge, data, (0, 1, 1.25, 1.5, 2, 3), n)
         plot_guidance(folder / "guidance.png", model, found["guidance_scores"])
     height, width = model.image_size
@@ -939,13 +928,19 @@ def build(s, image_size=28):
     if s.guidance != 1 and not s.conditional:
         raise ValueError(f"--guidance {s.guidance:g} is for models trained with --conditional")
     if s.variant == "masked":
-        learner = Learner(MaskedDiffusion(image_size, s.width, s.conditional))
+        learner = Learner(MaskedDiffusion(image_size, s.width, s.classes))
     else:
         learner = Learner(Diffusion(image_size, s.width, s.variant == "flow-matching", s.predict,
-                                    s.conditional))
+                                    s.classes))
         learner.average.sampler = s.sampler
     learner.average.sampling_steps, learner.average.guidance = s.sampling_steps, s.guidance
     return learner
+
+
+def load(folder=None):
+    """A trained model, for use from Python (docs/notebook.md): of a run's folder, or the run that
+    ships along."""
+    return load_trained(__file__, SETTINGS, VARIANTS, build, folder)
 
 
 def train(model, data, run):
@@ -992,8 +987,8 @@ def final_figures(model, data, judge, s):
         found = {f"test_{name}": value for name, value in scores(judge, draws, data.x_test).items()}
         bounds = bounds_by_steps(model, data.x_test, data.y_test, FEWER_STEPS)
         found |= {"bound_steps": model.pixels, "bounds_by_steps": dict(zip(FEWER_STEPS, bounds))}
-        if model.conditional:  # "no label" is one of the labels
-            nobody = torch.full_like(data.y_test, 10)
+        if model.classes:  # "no label" is one of the labels
+            nobody = torch.full_like(data.y_test, model.classes)
             found["marginal_nats"] = evaluate(model, data.x_test, nobody, s.bound_draws)
     else:
         nats, found = None, {f"test_{name}": value for name, value in
@@ -1008,10 +1003,7 @@ def final_figures(model, data, judge, s):
                                                   steps)}
         found["binarization"] = ("none: trained on grey levels; draws are scored grey, and "
                                  "(…_binary) after one coin a pixel")
-    if labels is not None:
-        agree = judged(judge, draws)[1] == labels.cpu()
-        found["label_agreement"] = agree.double().mean().item()
-    return nats, found
+    return nats, found | obeyed(judge, draws, labels)
 
 
 def main(argv=None):

@@ -73,8 +73,8 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from judge import coins, frechet_distance, judged, scores
-from runner import Run
+from judge import coins, frechet_distance, judged, measure, obeyed, scores
+from runner import Run, load_trained
 from settings import Setting
 
 # Settings to turn, here or as flags (--variant rbm).
@@ -217,16 +217,16 @@ class RBM(nn.Module):
 
     likelihood, quick = "estimate", 500  # temperatures, while it is trained
 
-    def __init__(self, image_size=28, hidden=500, conditional=False, chains=128):
+    def __init__(self, image_size=28, hidden=500, classes=0, chains=128):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.conditional, d, k = conditional, math.prod(self.image_size), 10 if conditional else 1
+        self.image_size = utils.pair(image_size)
+        self.classes, d, k = classes, math.prod(self.image_size), classes or 1
         self.sampling_steps = 1000
         self.weight = nn.Parameter(0.01 * torch.randn(d, hidden))
         self.b, self.c = nn.Parameter(torch.zeros(k, d)), nn.Parameter(torch.zeros(k, hidden))
         self.register_buffer("a", torch.zeros(d))  # of independent pixels, where all chains begin
         self.register_buffer("log_z", torch.zeros(k))
-        self.register_buffer("chains", torch.zeros(max(chains, 10), d, dtype=torch.uint8))
+        self.register_buffer("chains", torch.zeros(max(chains, k), d, dtype=torch.uint8))
 
     def start_from_mean(self, images):
         """Biases of independent pixels, from images (N, 1, H, W) uint8, grey; chains from them."""
@@ -266,7 +266,7 @@ class RBM(nn.Module):
     def loss(self, x, y=None, step=0):
         """(3): its gradient is that of −log p, if the chains are draws of p. Its value means
         nothing."""
-        i = slice(None) if y is None else chains_of(y, len(self.chains))
+        i = slice(None) if y is None else chains_of(y, len(self.chains), self.classes)
         with torch.no_grad():
             chains = self.chains[i].to(x)
             chains = self.sweep(chains, self.label(y, len(chains)))
@@ -324,17 +324,17 @@ class RBM(nn.Module):
         log_z_0 = F.softplus(self.a).sum() + self.c.shape[1] * math.log(2)  # of independent bits
         v = (randu((n * k, len(self.a)), self.a, generator) < self.a.sigmoid()).to(self.a)
         forward, error = log_mean(self.anneal(v, y, temperatures, generator).view(k, n))
-        v = self.sample(n * k, y if self.conditional else None, generator).flatten(1)
+        v = self.sample(n * k, y if self.classes else None, generator).flatten(1)
         back, other = log_mean(self.anneal(v, y, temperatures, generator, reverse=True).view(k, n))
         log_z, errors = log_z_0 + torch.stack([forward, -back]), torch.stack([error, other])
         self.log_z.copy_(log_z.mean(dim=0))
         return (log_z - 2 * errors).amin(dim=0), (log_z + 2 * errors).amax(dim=0)
 
 
-def chains_of(y, n):
-    """Of n chains, whose labels are 0 … 9 over and over: for each label of y (B,) one, by chance.
+def chains_of(y, n, classes):
+    """Of n chains, whose labels are 0, 1, … over and over: for each label of y (B,) one, by chance.
     Both means of (3) need the same labels, or (2) is wrong: ones are more frequent than fives."""
-    return torch.randint(n // 10, y.shape, device=y.device) * 10 + y
+    return torch.randint(n // classes, y.shape, device=y.device) * classes + y
 
 
 def log_mean(log_w):
@@ -359,7 +359,7 @@ class Energy(nn.Module):
     """Images (B, 1, H, W) -> (B,): convolutions, smooth everywhere, since chains of --variant conv
     follow the slope (that of ReLU is constant in pieces, and jumps). H, W: multiples of 4."""
 
-    def __init__(self, image_size, channels, conditional):
+    def __init__(self, image_size, channels, classes):
         super().__init__()
         height, width = image_size
         if height % 4 or width % 4:
@@ -371,7 +371,7 @@ class Energy(nn.Module):
             nn.Conv2d(c, 2 * c, 4, stride=2, padding=1), nn.SiLU(),
             nn.Conv2d(2 * c, 2 * c, 3, padding=1), nn.SiLU(),
             nn.Flatten(), nn.Linear(2 * c * height * width // 16, 4 * c))
-        self.label = nn.Embedding(10, 4 * c) if conditional else None
+        self.label = nn.Embedding(classes, 4 * c) if classes else None
         self.last = nn.Linear(4 * c, 1)
         nn.init.zeros_(self.last.weight)  # at first all images are alike
         nn.init.zeros_(self.last.bias)
@@ -426,7 +426,7 @@ class Base(nn.Module):
     """q(x), exact: word after word of 2×2 pixels, as transformer_ar.py has them, each given the
     words before it in a window, `reach` rows up and as many columns to both sides."""
 
-    def __init__(self, image_size, units, conditional, reach=6):
+    def __init__(self, image_size, units, classes, reach=6):
         super().__init__()
         size, self.reach = (image_size[0] // 2, image_size[1] // 2), reach
         before = torch.ones(4, reach + 1, 2 * reach + 1)
@@ -434,7 +434,7 @@ class Base(nn.Module):
         self.register_buffer("before", before.flatten().nonzero()[:, 0], persistent=False)
         self.see = nn.Linear(len(self.before), units)
         self.position = nn.Parameter(torch.zeros(*size, units))
-        self.label = nn.Embedding(10, units) if conditional else None
+        self.label = nn.Embedding(classes, units) if classes else None
         self.inner = nn.ModuleList(nn.Linear(units, units) for _ in range(2))
         self.last = nn.Linear(units, 16)
         patterns = (torch.arange(16)[:, None] >> torch.tensor([3, 2, 1, 0])) & 1
@@ -487,13 +487,13 @@ class Residual(nn.Module):
     likelihood, quick = "estimate", 5000  # draws from which log Z is counted while it is trained
     every = 16  # steps between two lots of new draws of q
 
-    def __init__(self, image_size=28, channels=32, conditional=False, base_steps=0, pool=2048):
+    def __init__(self, image_size=28, channels=32, classes=0, base_steps=0, pool=2048):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.conditional, self.base_steps, self.sampling_steps = conditional, base_steps, 20
-        self.network = Energy(self.image_size, channels, conditional)
-        self.base = Base(self.image_size, 4 * channels, conditional)
-        self.register_buffer("log_z", torch.zeros(10 if conditional else 1))
+        self.image_size = utils.pair(image_size)
+        self.classes, self.base_steps, self.sampling_steps = classes, base_steps, 20
+        self.network = Energy(self.image_size, channels, classes)
+        self.base = Base(self.image_size, 4 * channels, classes)
+        self.register_buffer("log_z", torch.zeros(classes or 1))
         self.register_buffer("pool", torch.zeros(pool, 1, *self.image_size, dtype=torch.uint8))
 
     def energy(self, x, y=None):
@@ -508,7 +508,7 @@ class Residual(nn.Module):
 
     def labels(self, n):
         """As many of each digit: (n,), or None."""
-        return torch.arange(n, device=self.log_z.device) % 10 if self.conditional else None
+        return torch.arange(n, device=self.log_z.device) % self.classes if self.classes else None
 
     def loss(self, x, y=None, step=0):
         """−log q(x) as long as q is trained; then (13)."""
@@ -585,6 +585,9 @@ class Residual(nn.Module):
         ends = []
         for label, c in enumerate(self.log_z):
             own = slice(None) if y is None else y == label
+            if y is not None and own.sum() < 2:  # of others' images: too few to say anything
+                ends.append(c.repeat(2))
+                continue
             of_q, error = log_mean(F.logsigmoid(-self.network(drawn, y) - c)[None, own])
             of_p, other = log_mean(F.logsigmoid(self.network(x, y) + c)[None, own])
             log_z, error = c + of_q - of_p, torch.hypot(error, other)
@@ -620,13 +623,13 @@ class Smoothed(nn.Module):
 
     likelihood = "none"
 
-    def __init__(self, image_size=28, channels=32, conditional=False, noise=0.25, chain_steps=5,
+    def __init__(self, image_size=28, channels=32, classes=0, noise=0.25, chain_steps=5,
                  chains=2048):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.conditional, self.noise, self.chain_steps = conditional, noise, chain_steps
+        self.image_size = utils.pair(image_size)
+        self.classes, self.noise, self.chain_steps = classes, noise, chain_steps
         self.sampling_steps = 300
-        self.network = Energy(self.image_size, channels, conditional)
+        self.network = Energy(self.image_size, channels, classes)
         self.register_buffer("mean", torch.zeros(1, *self.image_size))
         self.register_buffer("var", torch.ones(1, *self.image_size))
         self.register_buffer("chains", torch.zeros(chains, 1, *self.image_size))
@@ -665,12 +668,12 @@ class Smoothed(nn.Module):
         return (x + self.noise**2 * self.score(x, y)).clamp(0, 1)
 
     def labels(self, n):
-        return torch.arange(n, device=self.mean.device) % 10 if self.conditional else None
+        return torch.arange(n, device=self.mean.device) % self.classes if self.classes else None
 
     def loss(self, x, y=None, step=0):
         """(3), with chains that walk on from where they stood when they were last used."""
         i = torch.randperm(len(self.chains), device=x.device)[:len(x)] if y is None else \
-            chains_of(y, len(self.chains))
+            chains_of(y, len(self.chains), self.classes)
         chains = self.chains[i]
         fresh = torch.rand(len(i)).to(x) < 0.01
         chains[fresh] = self.begin(len(i))[fresh]
@@ -726,9 +729,10 @@ def evaluate_without_label(model, x, y):
     which the most probable k is y (Bayes' rule)."""
     total, right = 0.0, 0
     for xb, yb in utils.batches(x, y, 250):
-        by_label = torch.stack([model.log_prob(xb, torch.full_like(yb, k)) for k in range(10)])
+        by_label = torch.stack([model.log_prob(xb, torch.full_like(yb, k))
+                                for k in range(model.classes)])
         right += (by_label.argmax(dim=0) == yb).sum().item()
-        total -= (by_label.logsumexp(dim=0) - math.log(10)).sum().item()
+        total -= (by_label.logsumexp(dim=0) - math.log(model.classes)).sum().item()
     return total / len(x), right / len(x)
 
 
@@ -743,20 +747,6 @@ def sample_many(model, n, y=None, **how):
     generator = torch.Generator().manual_seed(0)
     return torch.cat([model.sample(min(500, n - i), None if y is None else y[i:i + 500], generator,
                                    **how).cpu() for i in range(0, n, 500)])
-
-
-def measure(judge, draws, real, seed=1):
-    """Scores of draws (N, 1, H, W) in [0, 1] against real digits (M, 1, H, W): grey as they are,
-    and binarized once.
-
-    real: (grey uint8, bits). -> dict: frechet, precision, recall, shares of the ten classes, and
-    the first three again for draws that tossed a coin a pixel, against binarized real digits.
-    seed: of the coins, and not that of the draws: tossed by the very numbers that a pixel was drawn
-    by, a coin would know too much of it.
-    """
-    grey, binary = scores(judge, draws, real[0]), scores(judge, coins(draws, seed), real[1])
-    del binary["shares"]
-    return {**grey, **{f"{name}_binary": value for name, value in binary.items()}}
 
 
 def auroc(low, high):
@@ -906,11 +896,11 @@ def plot_pictures(model, folder, x, y, s):
 def build(s, image_size=28):
     """The model that settings ask for."""
     if s.variant == "rbm":
-        model = RBM(image_size, s.width, s.conditional, s.batch_size)
+        model = RBM(image_size, s.width, s.classes, s.batch_size)
     elif s.variant == "conv":
-        model = Smoothed(image_size, s.width, s.conditional, s.noise, s.chain_steps)
+        model = Smoothed(image_size, s.width, s.classes, s.noise, s.chain_steps)
     else:
-        model = Residual(image_size, s.width, s.conditional, int(s.base_part * s.steps))
+        model = Residual(image_size, s.width, s.classes, int(s.base_part * s.steps))
     model.sampling_steps = s.sampling_steps
     return model
 
@@ -926,6 +916,12 @@ def rate(step, s):
     if s.variant != "residual":
         return s.lr * min(warm, left**2)
     return s.lr * min(warm, left) * (1 if step < middle else 0.2)
+
+
+def load(folder=None):
+    """A trained model, for use from Python (docs/notebook.md): of a run's folder, or the run that
+    ships along."""
+    return load_trained(__file__, SETTINGS, VARIANTS, build, folder)
 
 
 def train(model, data, run):
@@ -984,13 +980,10 @@ def figures_in_the_end(model, data, judge, s):
             found["base_nats"] = -torch.cat([model.base.log_prob(*b) for b in utils.batches(
                 data.x_test, data.y_test, 250)]).mean().item()
         found["nats_interval"] = [nats + (end - model.log_z)[at].mean().item() for end in ends]
-        if model.conditional:
+        if model.classes:
             found["marginal_nats"], found["bayes_accuracy"] = evaluate_without_label(
                 model, data.x_test, data.y_test)
-    if labels is not None:
-        agree = judged(judge, draws)[1] == labels.cpu()
-        found["label_agreement"] = agree.double().mean().item()
-    return nats, found
+    return nats, found | obeyed(judge, draws, labels)
 
 
 def main(argv=None):

@@ -50,9 +50,9 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from judge import coins, frechet_distance, judged, scores
+from judge import frechet_distance, judged, measure, obeyed
 from pictures import plt  # matplotlib, with a backend that needs no screen
-from runner import Run
+from runner import Run, load_trained
 from settings import Setting
 
 # Settings to turn, here or as flags (--beta-1 0.5).
@@ -252,20 +252,20 @@ class Generator(nn.Module):
                                                  ─► double ─► C × 28×28 ─► convolve ─► 1 × 28×28
 
     Batch norm and ReLU after each but the last. image_size: height and width, or (height, width),
-    multiples of 4. conditional: the label is ten more inputs, of which one is 1.
+    multiples of 4. classes: of labels, 0 if it is told none; one of so many more inputs is 1.
     """
 
-    def __init__(self, image_size=28, z_size=12, channels=16, conditional=False):
+    def __init__(self, image_size=28, z_size=12, channels=16, classes=0):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_size = utils.pair(image_size)
         if self.image_size[0] % 4 or self.image_size[1] % 4:
             raise ValueError(f"an image of {self.image_size[0]}×{self.image_size[1]} cannot be "
                              "halved twice: choose multiples of 4")
-        self.z_size, self.conditional, c = z_size, conditional, channels
+        self.z_size, self.classes, c = z_size, classes, channels
         # Where the convolutions begin.
         self.small = (4 * c, self.image_size[0] // 4, self.image_size[1] // 4)
         # No bias in front of a batch norm: it would be subtracted at once.
-        self.first = nn.Linear(z_size + 10 * conditional, math.prod(self.small), bias=False)
+        self.first = nn.Linear(z_size + classes, math.prod(self.small), bias=False)
         self.norm_1 = nn.BatchNorm2d(4 * c)
         # Kernel 4 = 2 · stride: all pixels get as many inputs. With 3 they would not, which shows
         # as a checkerboard.
@@ -280,7 +280,7 @@ class Generator(nn.Module):
     def forward(self, z, y=None):
         """G(z), or G(z, y): (B, Z), (B,) -> (B, 1, H, W)."""
         utils.check_label(self, y)
-        u = z if y is None else torch.cat([z, F.one_hot(y, 10).to(z)], dim=1)
+        u = z if y is None else torch.cat([z, F.one_hot(y, self.classes).to(z)], dim=1)
         h = F.relu(self.norm_1(self.first(u).view(-1, *self.small)))
         h = F.relu(self.norm_2(self.up_1(h)))
         h = F.relu(self.norm_3(self.refine(h)))
@@ -314,14 +314,14 @@ class Discriminator(nn.Module):
         1 × 28×28 ─► halve ─► C × 14×14 ─► halve ─► 2C × 7×7 ─► convolve ─► 4C × 7×7 ─► linear ─► s
 
     norm: batch norm in the middle; without it, for the critic of (6), each image is judged by
-    itself. conditional: each label has a read-out of its own, s + v_y · features, at first 0
-    (projection, Miyato & Koyama 2018).
+    itself. classes: of labels, 0 if it is told none; each has a read-out of its own, s + v_y ·
+    features, at first 0 (projection, Miyato & Koyama 2018).
     """
 
-    def __init__(self, image_size=28, channels=16, norm=True, conditional=False):
+    def __init__(self, image_size=28, channels=16, norm=True, classes=0):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.conditional, c = conditional, channels
+        self.image_size = utils.pair(image_size)
+        self.classes, c = classes, channels
         self.down_1 = nn.Conv2d(1, c, 4, stride=2, padding=1)
         # Here a bias stays: the critic has no norm behind it.
         self.down_2 = nn.Conv2d(c, 2 * c, 4, stride=2, padding=1)
@@ -330,8 +330,8 @@ class Discriminator(nn.Module):
         self.norm_3 = nn.BatchNorm2d(4 * c) if norm else nn.Identity()
         features = 4 * c * (self.image_size[0] // 4) * (self.image_size[1] // 4)
         self.last = nn.Linear(features, 1)
-        self.label = nn.Embedding(10, features) if conditional else None
-        if conditional:
+        self.label = nn.Embedding(classes, features) if classes else None
+        if classes:
             nn.init.zeros_(self.label.weight)
 
     def forward(self, x, y=None):
@@ -444,7 +444,7 @@ class Players(nn.Module):
     def __init__(self, generator, discriminator):
         super().__init__()
         self.G, self.D, self.average = generator, discriminator, copy.deepcopy(generator)
-        self.image_size, self.conditional = generator.image_size, generator.conditional
+        self.image_size, self.classes = generator.image_size, generator.classes
 
     # Here, so that an experiment can put other steps in their place.
     discriminator_step = staticmethod(discriminator_step)
@@ -464,20 +464,6 @@ def data_labels(data, n):
     """n labels as frequent as in the training set, to draw a conditional model's digits by: all ten
     alike would be another mixture. None if the model is told none."""
     return None if data.y_train is None else data.y_train[torch.arange(n) % len(data.y_train)]
-
-
-def measure(judge, draws, real, seed=1):
-    """Scores of draws (N, 1, H, W) in [0, 1] against real digits (M, 1, H, W): grey as they are,
-    and binarized once.
-
-    real: (grey uint8, bits). -> dict: frechet, precision, recall, shares of the ten classes, and
-    the first three again for draws that tossed a coin a pixel, against binarized real digits.
-    seed: of the coins, and not that of the draws: tossed by the very numbers that a pixel was drawn
-    by, a coin would know too much of it.
-    """
-    grey, binary = scores(judge, draws, real[0]), scores(judge, coins(draws, seed), real[1])
-    del binary["shares"]
-    return {**grey, **{f"{name}_binary": value for name, value in binary.items()}}
 
 
 def nearest(images, train):
@@ -511,8 +497,9 @@ def plot_interpolation(path, model):
     rows, t = [], torch.linspace(0, 1, 12)
     weight = model.first.weight  # for its device and dtype
     z = model.noise(8, torch.Generator().manual_seed(3)).cpu()
+    labels = utils.row_labels(model, 8)  # 0 to 7: of each pair the second
     for k in range(4):
-        y = torch.full((12,), 2 * k + 1, device=weight.device) if model.conditional else None
+        y = None if labels is None else labels[2 * k + 1].repeat(12).to(weight.device)
         a, b = z[2 * k], z[2 * k + 1]
         straight = (1 - t)[:, None] * a + t[:, None] * b
         for name, path_of_z in (("sphere", sphere(a, b, t)), ("straight", straight)):
@@ -525,11 +512,12 @@ def plot_neighbours(path, model, train, judge):
     """Does it draw from memory? Twelve draws, and for each the nearest training digits: in pixels,
     and in the judge's features. train: (N, 1, H, W) uint8."""
     draws = model.sample(12, utils.row_labels(model, 12), torch.Generator().manual_seed(0))
-    in_pixels = nearest(draws, train)[1]
-    distances = torch.cdist(judged(judge, draws)[0], judged(judge, train)[0])
+    found = {"pixels": nearest(draws, train)[1]}
+    if judge:
+        distances = torch.cdist(judged(judge, draws)[0], judged(judge, train)[0])
+        found["features"] = distances.argmin(dim=1)
     pictures.labelled_rows(path, [("a draw", draws)] + [
-        (f"nearest in {name}", train[i.to(train.device)] / 255)
-        for name, i in (("pixels", in_pixels), ("features", distances.argmin(dim=1)))])
+        (f"nearest in {name}", train[i.to(train.device)] / 255) for name, i in found.items()])
 
 
 def plot_losses(path, history, steps, objective):
@@ -564,8 +552,9 @@ def plot_pictures(model, folder, data, judge, history, shares, s):
     plot_interpolation(folder / "interpolation.png", model)
     plot_neighbours(folder / "neighbours.png", model, data.train, judge)
     plot_losses(folder / "losses.png", history, s.steps, s.loss)
-    count = torch.bincount(data.test_labels, minlength=10)
-    plot_shares(folder / "shares.png", shares, (count / len(data.test_labels)).tolist())
+    if judge:
+        count = torch.bincount(data.test_labels, minlength=10)
+        plot_shares(folder / "shares.png", shares, (count / len(data.test_labels)).tolist())
 
 
 # --------------------------------------------------------------------------------------------------
@@ -575,8 +564,8 @@ def plot_pictures(model, folder, data, judge, history, shares, s):
 
 def build(s, image_size=28):
     """The players that settings ask for."""
-    return Players(Generator(image_size, s.z_size, s.width, s.conditional),
-                   Discriminator(image_size, s.width, s.loss != "wgan-gp", s.conditional))
+    return Players(Generator(image_size, s.z_size, s.width, s.classes),
+                   Discriminator(image_size, s.width, s.loss != "wgan-gp", s.classes))
 
 
 class History(nn.Module):
@@ -593,6 +582,12 @@ class History(nn.Module):
 
     def means(self):
         return self.sums[:, :4] / self.sums[:, 4:]
+
+
+def load(folder=None):
+    """A trained model, for use from Python (docs/notebook.md): of a run's folder, or the run that
+    ships along."""
+    return load_trained(__file__, SETTINGS, VARIANTS, build, folder)
 
 
 def train(model, data, run):
@@ -645,16 +640,13 @@ def main(argv=None):
     print("scoring draws against the test set ...")
     labels = data_labels(data, s.test_draws)
     draws = average.sample(s.test_draws, labels, torch.Generator().manual_seed(0))
-    figures = measure(judge, draws, (data.test, data.x_test))
-    if labels is not None:
-        agree = judged(judge, draws)[1] == labels.cpu()
-        figures["label_agreement"] = agree.double().mean().item()
-    run.check_finite(test_frechet=figures["frechet"])
+    figures = measure(judge, draws, (data.test, data.x_test)) | obeyed(judge, draws, labels)
+    run.check_finite(**figures)
     # Has it training digits by heart? Then draws would be nearer to them than test digits are.
     order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
     test = data.test[order[:1000].to(data.test.device)] / 255
     distances = [nearest(x, data.train)[0].median().item() for x in (draws[:1000], test)]
-    plot_pictures(average, run.folder, data, judge, history, figures["shares"], s)
+    plot_pictures(average, run.folder, data, judge, history, figures.get("shares"), s)
     run.write_samples(average)
     run.finish(average, test_nats=None, likelihood="none",
                binarization="none: trained on grey levels; draws are scored grey, and (…_binary) "

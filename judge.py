@@ -96,7 +96,7 @@ class Judge(nn.Module):
 
     def features(self, x):
         """f(x): (B, 1, 28, 28) -> (B, 64)."""
-        return self.body(2 * x - 1)
+        return self.body(2 * x.to(self.last.weight.device) - 1)
 
     def forward(self, x):
         return self.last(self.features(x))
@@ -144,6 +144,8 @@ def judge_digest():
 def judged(judge, images):
     """Features (N, 64), in float64, and classes (N,) of images (N, 1, 28, 28): float in [0, 1], or
     uint8, bits or grey levels."""
+    if judge is None:  # of images that are no digits: Run.load_judge()
+        return None, None
     scale = 255 if images.dtype == torch.uint8 and images.max() > 1 else 1
     features, classes = [], []
     for part in images.split(500):
@@ -161,6 +163,8 @@ def judged(judge, images):
 def frechet_distance(a, b):
     """(1), of two sets of features (N, F), (M, F) -> float; nan if there is one that is not finite:
     ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½)."""
+    if a is None:  # nobody could judge
+        return None
     if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
         return math.nan  # of a model whose weights are lost: whoever asked will see it
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
@@ -187,6 +191,8 @@ def scores(judge, draws, real, k=3):
     """Draws (N, 1, 28, 28) beside real digits (M, 1, 28, 28), as a dict: frechet (1), of all;
     precision (2) and recall (3), of min(N, M) of both, since in a larger heap neighbours are
     nearer; shares, how often each of the ten digits was drawn."""
+    if judge is None:
+        return {}
     a, classes = judged(judge, draws)
     b, _ = judged(judge, real)
     # Of the larger heap a random part, always the same: the first half of MNIST's test set is the
@@ -197,6 +203,45 @@ def scores(judge, draws, real, k=3):
             "precision": within_manifold(some_a, some_b, k),
             "recall": within_manifold(some_b, some_a, k),
             "shares": (torch.bincount(classes, minlength=10).double() / len(classes)).tolist()}
+
+
+def measure(judge, draws, real, seed=1):
+    """Scores of draws (N, 1, H, W) in [0, 1] against real digits (M, 1, H, W): grey as they are,
+    and binarized once.
+
+    real: (grey uint8, bits). -> dict: frechet, precision, recall, shares of the ten classes, and
+    the first three again for draws that tossed a coin a pixel, against binarized real digits.
+    seed: of the coins, and not that of the draws: tossed by the very numbers that a pixel was drawn
+    by, a coin would know too much of it.
+    """
+    grey, binary = scores(judge, draws, real[0]), scores(judge, coins(draws, seed), real[1])
+    binary.pop("shares", None)
+    return {**grey, **{f"{name}_binary": value for name, value in binary.items()}}
+
+
+def figures_of_levels(judge, model, data, nats):
+    """What metrics say of a model of levels with an exact likelihood: nats of levels, which are of
+    another scale than those of bits, bits/dim, and scores of 5,000 draws beside the test set."""
+    word, n = "grey" if data.levels == 256 else f"levels{data.levels}", 5000
+    found = {f"{word}_nats": nats, "test_draws": n,
+             f"{word}_bits_per_dim": utils.bits_per_dim(nats, data.x_test[0].numel()),
+             "binarization": f"none: trained on {data.levels} levels, and draws have as many"}
+    if judge is None:
+        return found
+    generator = torch.Generator().manual_seed(0)
+    y = None if data.y_train is None else data.y_train[torch.arange(n) % len(data.y_train)]
+    draws = torch.cat([model.sample(min(500, n - i), None if y is None else y[i:i + 500],
+                                    generator).cpu() for i in range(0, n, 500)])
+    return found | obeyed(judge, draws, y) | {
+        f"test_{key}": value for key, value in scores(judge, draws, data.x_test).items()}
+
+
+def obeyed(judge, draws, labels):
+    """How often draws (N, 1, 28, 28) are read as labels (N,) says, as a dict; {} if they had none,
+    or nobody can judge."""
+    if judge is None or labels is None:
+        return {}
+    return {"label_agreement": (judged(judge, draws)[1] == labels.cpu()).double().mean().item()}
 
 
 def mean_scores(judge, heaps, real):

@@ -63,7 +63,7 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from runner import Run
+from runner import Run, load_trained
 from settings import Setting
 
 # Settings to turn, here or as flags (--num-masks 2).
@@ -252,25 +252,25 @@ class MADE(nn.Module):
 
     image_size: height and width, or (height, width). order: "natural" (row by row), "random" (one
     fixed permutation per mask set), "agnostic" (training draws a new permutation in each batch; the
-    num_masks fixed ones are for scoring and drawing). conditional: ten more inputs that say the
-    label; it is no pixel, so every unit may see it.
+    num_masks fixed ones are for scoring and drawing). classes: of labels, 0 if it is told none; so
+    many more inputs say the label, which is no pixel, so every unit may see it.
     """
 
     activation = staticmethod(F.silu)  # f of (3): u·sigmoid(u), a smooth ReLU
 
     def __init__(self, image_size=28, width=1024, depth=2, order="natural", num_masks=1,
-                 conditional=False):
+                 classes=0):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.order, self.num_masks, self.conditional = order, num_masks, conditional
+        self.image_size = utils.pair(image_size)
+        self.order, self.num_masks, self.classes = order, num_masks, classes
         pixels = math.prod(self.image_size)
         self.first = nn.Linear(pixels, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, pixels)
         # Pixel to logit (6): a logistic regression to start from.
         self.direct = nn.Parameter(torch.zeros(pixels, pixels))
-        self.label_to_hidden = nn.Embedding(10, width) if conditional else None
-        self.label_to_logit = nn.Embedding(10, pixels) if conditional else None
+        self.label_to_hidden = nn.Embedding(classes, width) if classes else None
+        self.label_to_logit = nn.Embedding(classes, pixels) if classes else None
         self.register_buffer("mean", torch.full((pixels,), 0.5))
         places = [self.new_place() for _ in range(num_masks)]
         self.register_buffer("place", torch.stack(places))
@@ -598,16 +598,16 @@ class RNN(nn.Module):
         window of earlier pixels ─► features ─► LSTM(h_{t−1}) ─► h_t ─► head ─► ℓ_t
                  position o(t) ────────▲  └───────────────────────────────▲
 
-    image_size, conditional: as in MADE. width: S; features: K, units before and after the
+    image_size, classes: as in MADE. width: S; features: K, units before and after the
     recurrence; reach: rows and columns of the window; cell: "lstm" or "gru"; order: "natural" or
     "random".
     """
 
     def __init__(self, image_size=28, width=64, features=96, reach=4, cell="lstm", order="natural",
-                 conditional=False):
+                 classes=0):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.conditional, pixels = conditional, math.prod(self.image_size)
+        self.image_size = utils.pair(image_size)
+        self.classes, pixels = classes, math.prod(self.image_size)
         natural = natural_place(*self.image_size)
         place = natural if order == "natural" else torch.randperm(pixels) + 1
         self.register_buffer("pixel_at", place.argsort())  # o(t), the inverse of place
@@ -615,7 +615,7 @@ class RNN(nn.Module):
         self.window_to_features = nn.Linear(self.seen.shape[1], features)
         # Where am I? One row a step.
         self.position_to_features = nn.Parameter(0.5 * torch.randn(pixels, 1, features))
-        self.label_to_features = nn.Embedding(10, features) if conditional else None
+        self.label_to_features = nn.Embedding(classes, features) if classes else None
         self.rnn = {"lstm": nn.LSTM, "gru": nn.GRU}[cell](features, width)
         if cell == "lstm":  # start by remembering: the forget gate's bias, the second quarter
             nn.init.ones_(self.rnn.bias_ih_l0.data[width:2 * width])
@@ -749,8 +749,9 @@ def evaluate_without_label(model, x, y):
     """
     total, right = 0.0, 0
     for xb, yb in utils.batches(x, y):
-        by_label = torch.stack([model.log_prob(xb, torch.full_like(yb, k)) for k in range(10)])
-        total -= (by_label.logsumexp(dim=0) - math.log(10)).sum().item()  # by_label: (10, B)
+        by_label = torch.stack([model.log_prob(xb, torch.full_like(yb, k))
+                                for k in range(model.classes)])
+        total -= (by_label.logsumexp(dim=0) - math.log(model.classes)).sum().item()
         right += (by_label.argmax(dim=0) == yb).sum().item()
     return total / len(x), right / len(x)
 
@@ -878,11 +879,17 @@ def plot_pictures(model, folder, x, y):
 def build(s, image_size=28):
     """The model that settings ask for; ValueError if they contradict each other."""
     if s.variant == "masks":
-        return MADE(image_size, s.width, s.depth, s.order, s.num_masks, s.conditional)
+        return MADE(image_size, s.width, s.depth, s.order, s.num_masks, s.classes)
     if s.order == "agnostic":
         raise ValueError("--order agnostic is for --variant masks: leave one of them out.")
     features = 3 * s.width // 2  # K in proportion to S
-    return RNN(image_size, s.width, features, s.reach, s.cell, s.order, s.conditional)
+    return RNN(image_size, s.width, features, s.reach, s.cell, s.order, s.classes)
+
+
+def load(folder=None):
+    """A trained model, for use from Python (docs/notebook.md): of a run's folder, or the run that
+    ships along."""
+    return load_trained(__file__, SETTINGS, VARIANTS, build, folder)
 
 
 def train(model, data, run):
@@ -928,7 +935,7 @@ def main(argv=None):
     run.load_best(model)
     print("scoring the test set ...")
     figures = {"test_nats": evaluate(model, data.x_test, data.y_test)}
-    if model.conditional:  # and if nobody tells it the digit ("Labels" in the notes)
+    if model.classes:  # and if nobody tells it the digit ("Labels" in the notes)
         figures["marginal_nats"], figures["bayes_accuracy"] = evaluate_without_label(
             model, data.x_test, data.y_test)
     if run.settings.num_masks > 1:

@@ -49,7 +49,8 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from runner import Run
+from judge import figures_of_levels
+from runner import Run, load_trained
 from settings import Setting
 
 # Settings to turn, here or as flags (--depth 4).
@@ -67,6 +68,8 @@ SETTINGS = {
     "width": Setting(16, "C, channels; the blocks of the original convolve half of them", 2, 10000,
                      word="width{}"),
     "depth": Setting(8, "L, layers after the first", 1, 100, word="depth{}"),
+    "levels": Setting(2, "2: black and white; more: grey, a softmax over so many levels", 2, 256,
+                      word="{}levels"),
     "eval_images": Setting(500, "training and validation images scored at each evaluation"),
 }
 VARIANTS = {  # what some defaults are if another setting has that value
@@ -172,10 +175,10 @@ VARIANTS = {  # what some defaults are if another setting has that value
 # 28 times, and h alone goes pixel by pixel. The Row LSTM likewise takes what the row above tells it
 # for a whole row. All together that is one forward pass instead of 784 (a test counts).
 #
-# Grey levels. Here a pixel is a coin. For 256 levels the last layer would give 256 logits per
-# pixel, a softmax (PixelRNN, Gated PixelCNN), which does not know that 127 is close to 128.
-# PixelCNN++ has a mixture of logistics instead: few numbers, and neighbours in level are neighbours
-# in probability. (Its nats are those of grey MNIST, which must not be compared with ours.) A colour
+# Grey levels. Here a pixel is a coin. With --levels 256 the last layer gives 256 logits per pixel,
+# a softmax (PixelRNN, Gated PixelCNN), which does not know that 127 is close to 128. PixelCNN++ has
+# a mixture of logistics instead: few numbers, and neighbours in level are neighbours in
+# probability. (Nats of levels are of another data set, and not to be compared with ours.) A colour
 # is three steps of the chain rule in the place of one: red, green given red, blue given both.
 # PixelSNAIL adds attention, by which a place looks at any earlier one (transformer_ar.py).
 # --------------------------------------------------------------------------------------------------
@@ -186,10 +189,14 @@ VARIANTS = {  # what some defaults are if another setting has that value
 # --------------------------------------------------------------------------------------------------
 
 
-def bernoulli_log_prob(logits, x):
-    """log p(x) of (1), given its factors' logits. Both (B, 1, H, W), x in {0, 1} -> (B,) nats."""
+def log_probs(logits, x):
+    """Factors of (1), log p(x_d | before). logits: (B, 1, H, W), of coins, or (B, levels, H, W); x:
+    (B, 1, H, W) in [0, 1] -> (B, 1, H, W) nats."""
     utils.check_pixels(x)
-    return (x * logits - F.softplus(logits)).sum(dim=(1, 2, 3))
+    if logits.shape[1] == 1:
+        return x * logits - F.softplus(logits)
+    level = (x * (logits.shape[1] - 1)).round().long()
+    return logits.log_softmax(dim=1).gather(1, level)
 
 
 def causal_mask(kernel, kind):
@@ -219,9 +226,14 @@ def linear(conv, h):
 
 
 def toss(u, logits, x, known):
-    """One pixel: on if u < sigmoid(ℓ); if known (bool), it stays what it is in x. All (n,)."""
-    bit = (u < torch.sigmoid(logits)).to(logits)
-    return x if known else bit
+    """One pixel: on if u < sigmoid(ℓ), or the first level l with u < p(0) + … + p(l); if known
+    (bool), it stays what it is in x. logits: (n, 1 or levels), u and x: (n,) -> (n,) in [0, 1]."""
+    if logits.shape[1] == 1:
+        drawn = (u < torch.sigmoid(logits[:, 0])).to(logits)
+    else:
+        sums = logits.softmax(dim=1).cumsum(dim=1)[:, :-1]  # without the last, which is 1
+        drawn = (sums <= u[:, None]).sum(dim=1).to(logits) / sums.shape[1]
+    return x if known else drawn
 
 
 def start_of_sample(model, n, y, generator, x, known):
@@ -248,22 +260,39 @@ def start_of_sample(model, n, y, generator, x, known):
 
 class Autoregressive(nn.Module):
     """Each model adds its own streams(x, y), features after the first layer and after each further
-    one, L + 1 of (B, C, H, W), the last of which make the logits; and its own fast sample()."""
+    one, L + 1 of (B, C, H, W), the last of which make the logits; and its own fast sample().
+    levels: of a pixel; 2: a coin, one logit; more: a softmax, one logit each."""
+
+    def last_layer(self, channels, levels):
+        """From `channels` to logits, with a bias for each pixel."""
+        self.levels, several = levels, [levels] * (levels > 2)
+        self.likelihood = "exact" if levels == 2 else "none"  # of bits
+        self.last = nn.Conv2d(channels, *several or [1], 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(*several, *self.image_size))
 
     @torch.no_grad()
     def start_from_mean(self, images):
-        """Start each pixel's bias at its log-odds. images: (N, 1, H, W) uint8, grey."""
-        mean = images.float().mean(dim=(0, 1)) / 255
-        self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)))
+        """Start each pixel's bias at its log-odds, or each level's at its log frequency in all
+        pixels (the smoothest start: at one place most levels never occur). images: (N, 1, H, W)
+        uint8, grey."""
+        if self.levels == 2:
+            mean = images.float().mean(dim=(0, 1)) / 255
+            self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)))
+        else:
+            level = (utils.to_levels(images, self.levels) * (self.levels - 1)).round().int()
+            counts = torch.bincount(level.flatten().cpu(), minlength=self.levels) + 1
+            self.bias.copy_((counts / counts.sum()).log().to(self.bias)[:, None, None]
+                            .expand_as(self.bias))
 
     def logits(self, x, y=None):
-        """All logits of (1) in one pass (2a). x: (B, 1, H, W) in {0, 1} -> (B, 1, H, W)."""
+        """All logits of (1) in one pass (2a). x: (B, 1, H, W) in [0, 1] -> (B, 1, H, W), or
+        (B, levels, H, W)."""
         utils.check_label(self, y)
         return self.last(F.relu(self.head(F.relu(self.streams(x, y)[-1])))) + self.bias
 
     def log_prob(self, x, y=None):
-        """log p(x), exact. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
-        return bernoulli_log_prob(self.logits(x, y), x)
+        """log p(x), exact. x: (B, 1, H, W) in [0, 1], levels -> (B,) nats."""
+        return log_probs(self.logits(x, y), x).sum(dim=(1, 2, 3))
 
     def loss(self, x, y=None, step=0):
         """What training minimises: −log p(x), as a mean over the batch. -> () nats."""
@@ -276,7 +305,7 @@ class Autoregressive(nn.Module):
         -> (n, 1, H, W)."""
         u, pixels, known, y, room = start_of_sample(self, n, y, generator, x, known)
         for d in range(u.shape[1]):
-            logits = self.logits(room, y).flatten(1)[:, d]
+            logits = self.logits(room, y).flatten(2)[:, :, d]
             # flatten() is a view: this writes into room.
             room.flatten(1)[:, d] = toss(u[:, d], logits, pixels[:, d], known[d])
         return room
@@ -291,22 +320,21 @@ class PixelCNN(Autoregressive):
     """Masked convolutions: mask A on the pixels, then residual blocks with mask B.
 
     image_size: height and width, or (height, width). channels: 2h of the paper's figure 5; layers:
-    blocks. conditional: a label adds to the first features.
+    blocks. classes: of labels, 0 if it is told none; a label adds to the first features.
     """
 
-    def __init__(self, image_size=28, channels=64, layers=8, conditional=False):
+    def __init__(self, image_size=28, channels=64, layers=8, classes=0, levels=2):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.conditional, half = conditional, channels // 2
+        self.image_size = utils.pair(image_size)
+        self.classes, half = classes, channels // 2
         self.first = nn.Conv2d(1, channels, 7)
         self.position = nn.Parameter(0.5 * torch.randn(channels, *self.image_size))
-        self.label = nn.Embedding(10, channels) if conditional else None
+        self.label = nn.Embedding(classes, channels) if classes else None
         self.narrow = nn.ModuleList(nn.Conv2d(channels, half, 1) for _ in range(layers))
         self.masked = nn.ModuleList(nn.Conv2d(half, half, 3) for _ in range(layers))
         self.widen = nn.ModuleList(nn.Conv2d(half, channels, 1) for _ in range(layers))
         self.head = nn.Conv2d(channels, channels, 1)
-        self.last = nn.Conv2d(channels, 1, 1, bias=False)
-        self.bias = nn.Parameter(torch.zeros(self.image_size))  # of each pixel
+        self.last_layer(channels, levels)
         self.register_buffer("mask_a", causal_mask(7, "A"))
         self.register_buffer("mask_b", causal_mask(3, "B"))
 
@@ -341,7 +369,7 @@ class PixelCNN(Autoregressive):
                 kept[k][:, :, i + 1, j + 1] = F.relu(linear(self.narrow[k], F.relu(h)))
                 window = kept[k][:, :, i:i + 2, j:j + 3].flatten(1)
                 h = h + linear(self.widen[k], F.relu(window @ masked[k] + self.masked[k].bias))
-            logits = linear(self.last, F.relu(linear(self.head, F.relu(h))))[:, 0] + self.bias[i, j]
+            logits = linear(self.last, F.relu(linear(self.head, F.relu(h)))) + self.bias[..., i, j]
             room[:, 0, i, j] = toss(u[:, d], logits, pixels[:, d], known[d])
             signs[:, i + 3, j + 3] = 2 * room[:, 0, i, j] - 1
         return room
@@ -355,14 +383,14 @@ class PixelCNN(Autoregressive):
 class GatedPixelCNN(Autoregressive):
     """Two stacks: v looks up, at whole rows; h looks left, and is told by v what is above.
 
-    image_size, conditional: as above; here a label speaks to all gates. channels: C of both stacks;
+    image_size, classes: as above; here a label speaks to all gates. channels: C of both stacks;
     layers: gated layers after the first, whose taps are 1, 2, 4, 8, 1, 2, … places apart (5).
     """
 
-    def __init__(self, image_size=28, channels=16, layers=8, conditional=False):
+    def __init__(self, image_size=28, channels=16, layers=8, classes=0, levels=2):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.conditional, c = conditional, channels
+        self.image_size = utils.pair(image_size)
+        self.classes, c = classes, channels
         self.first_up = nn.Conv2d(1, c, (3, 7))  # three rows above
         self.first_left = nn.Conv2d(1, c, (1, 3))  # three pixels to the left
         self.position = nn.Parameter(0.5 * torch.randn(c, *self.image_size))
@@ -374,10 +402,9 @@ class GatedPixelCNN(Autoregressive):
         self.up, self.left = each((2, 3)), each((1, 2))
         self.up_to_left = nn.ModuleList(nn.Conv2d(2 * c, 2 * c, 1) for _ in range(layers))
         self.residual = nn.ModuleList(nn.Conv2d(c, c, 1) for _ in range(layers))
-        self.label_to_gates = nn.Embedding(10, layers * 4 * c) if conditional else None
+        self.label_to_gates = nn.Embedding(classes, layers * 4 * c) if classes else None
         self.head = nn.Conv2d(c, 2 * c, 1)
-        self.last = nn.Conv2d(2 * c, 1, 1, bias=False)
-        self.bias = nn.Parameter(torch.zeros(self.image_size))  # of each pixel
+        self.last_layer(2 * c, levels)
 
     def label_terms(self, y):
         """What a label adds in front of each gate: for each layer one (B, 2C, 1, 1) for v and one
@@ -436,9 +463,9 @@ class GatedPixelCNN(Autoregressive):
                     # Columns j − δ and j.
                     taps = F.linear(kept[k][:, :, j:j + delta + 1:delta].flatten(1), left[k])
                     h = h + linear(self.residual[k], gate(taps + to_gates[k][:, :, j]))
-                logits = linear(self.last, F.relu(linear(self.head, F.relu(h))))[:, 0]
-                d = i * width + j
-                room[:, 0, i, j] = toss(u[:, d], logits + self.bias[i, j], pixels[:, d], known[d])
+                logits = linear(self.last, F.relu(linear(self.head, F.relu(h))))
+                logits, d = logits + self.bias[..., i, j], i * width + j
+                room[:, 0, i, j] = toss(u[:, d], logits, pixels[:, d], known[d])
                 signs[:, 0, i + 3, j + 3] = 2 * room[:, 0, i, j] - 1
         return room
 
@@ -452,15 +479,15 @@ class RowLSTM(Autoregressive):
     """An LSTM that takes a whole row as one step; row i's state hears of three neighbours in row
     i − 1.
 
-    image_size, conditional: as above; here a label speaks to the gates of all layers. channels: C
+    image_size, classes: as above; here a label speaks to the gates of all layers. channels: C
     of states, cells and features; layers: LSTMs, one on top of the other, each adding to what it
     was given.
     """
 
-    def __init__(self, image_size=28, channels=32, layers=3, conditional=False):
+    def __init__(self, image_size=28, channels=32, layers=3, classes=0, levels=2):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.conditional, c = conditional, channels
+        self.image_size = utils.pair(image_size)
+        self.classes, c = classes, channels
         self.first = nn.Conv2d(1, c, 7)
         self.position = nn.Parameter(0.5 * torch.randn(c, *self.image_size))
         self.input_to_state = nn.ModuleList(nn.Conv2d(c, 4 * c, (1, 2)) for _ in range(layers))
@@ -469,10 +496,9 @@ class RowLSTM(Autoregressive):
         # Start by remembering: the second quarter is the forget gate's bias.
         for layer in self.input_to_state:
             nn.init.ones_(layer.bias.data[c:2 * c])
-        self.label_to_gates = nn.Embedding(10, layers * 4 * c) if conditional else None
+        self.label_to_gates = nn.Embedding(classes, layers * 4 * c) if classes else None
         self.head = nn.Conv2d(c, 2 * c, 1)
-        self.last = nn.Conv2d(2 * c, 1, 1, bias=False)
-        self.bias = nn.Parameter(torch.zeros(self.image_size))  # of each pixel
+        self.last_layer(2 * c, levels)
         self.register_buffer("mask_a", causal_mask(7, "A"))
 
     def label_terms(self, y):
@@ -533,9 +559,9 @@ class RowLSTM(Autoregressive):
                     left[k] = features
                     h[k][:, :, j], new_c[k][:, :, j] = self.cell(gates, c[k][:, :, j])
                     features = features + h[k][:, :, j]
-                logits = linear(self.last, F.relu(linear(self.head, F.relu(features))))[:, 0]
-                d = i * width + j
-                room[:, 0, i, j] = toss(u[:, d], logits + self.bias[i, j], pixels[:, d], known[d])
+                logits = linear(self.last, F.relu(linear(self.head, F.relu(features))))
+                logits, d = logits + self.bias[..., i, j], i * width + j
+                room[:, 0, i, j] = toss(u[:, d], logits, pixels[:, d], known[d])
                 signs[:, i + 3, j + 3] = 2 * room[:, 0, i, j] - 1
             c = new_c
         return room
@@ -562,27 +588,25 @@ def evaluate_without_label(model, x, y):
     """
     total, right = 0.0, 0
     for xb, yb in utils.batches(x, y):
-        by_label = torch.stack([model.log_prob(xb, torch.full_like(yb, k)) for k in range(10)])
-        total -= (by_label.logsumexp(dim=0) - math.log(10)).sum().item()  # by_label: (10, B)
+        by_label = torch.stack([model.log_prob(xb, torch.full_like(yb, k))
+                                for k in range(model.classes)])
+        total -= (by_label.logsumexp(dim=0) - math.log(model.classes)).sum().item()
         right += (by_label.argmax(dim=0) == yb).sum().item()
     return total / len(x), right / len(x)
 
 
 @torch.no_grad()
 def surprise(model, x, y):
-    """Where the nats are: −log₂ of each factor of (1). x: binary (N, 1, H, W) -> bits, as many."""
-    parts = []
-    for xb, yb in utils.batches(x, y):
-        nats = F.binary_cross_entropy_with_logits(model.logits(xb, yb), xb, reduction="none")
-        parts.append(nats / math.log(2))
-    return torch.cat(parts)
+    """Where the nats are: −log₂ of each factor of (1). x: (N, 1, H, W) -> bits, as many."""
+    return torch.cat([-log_probs(model.logits(xb, yb), xb) / math.log(2)
+                      for xb, yb in utils.batches(x, y)])
 
 
 def sight(model, x, y, pixels):
     """What logits look at: mean over x (N, 1, H, W) of |∂ℓ_d / ∂x_i| for each d in pixels -> a
     list of (H, W)."""
     x = x.float().requires_grad_()
-    logits = model.logits(x, y).flatten(1)
+    logits = model.logits(x, y).flatten(2).sum(dim=1)  # of all levels
     return [torch.autograd.grad(logits[:, d].sum(), x, retain_graph=True)[0].abs()
             .mean(dim=(0, 1)) for d in pixels]
 
@@ -629,7 +653,13 @@ def plot_pictures(model, folder, x, y):
 def build(s, image_size=28):
     """The model that settings ask for."""
     model = {"gated": GatedPixelCNN, "original": PixelCNN, "rnn": RowLSTM}[s.variant]
-    return model(image_size, s.width, s.depth, s.conditional)
+    return model(image_size, s.width, s.depth, s.classes, s.levels)
+
+
+def load(folder=None):
+    """A trained model, for use from Python (docs/notebook.md): of a run's folder, or the run that
+    ships along."""
+    return load_trained(__file__, SETTINGS, VARIANTS, build, folder)
 
 
 def train(model, data, run):
@@ -666,27 +696,30 @@ def main(argv=None):
         return run.write_samples(run.load_best(model))
     if run.finished:
         return
-    data = run.load_data()
+    data = utils.in_levels(run.load_data(), model.levels)
     model.start_from_mean(data.train)
     train(model, data, run)
 
     # From here on only the weights that were best on validation, and, once, the test set.
     run.load_best(model)
     print("scoring the test set ...")
-    figures = {"test_nats": evaluate(model, data.x_test, data.y_test)}
-    if model.conditional:  # and if nobody tells it the digit ("Labels" in the notes)
+    nats = evaluate(model, data.x_test, data.y_test)
+    figures = {"test_nats": nats} if model.levels == 2 else {
+        "test_nats": None, **figures_of_levels(run.load_judge(), model, data, nats)}
+    if model.classes and model.levels == 2:  # and if nobody tells it the digit ("Labels")
         figures["marginal_nats"], figures["bayes_accuracy"] = evaluate_without_label(
             model, data.x_test, data.y_test)
     plot_pictures(model, run.folder, data.x_test, data.y_test)
     run.write_samples(model)
-    run.finish(model, likelihood="exact", test_images=len(data.x_test), **figures)
+    run.finish(model, likelihood=model.likelihood, test_images=len(data.x_test), **figures)
 
 
 # What tables and tests know of this chapter (CONTRIBUTING.md).
 ABOUT = {
     "order": 3,
     "title": lambda s: {"gated": "Gated PixelCNN", "original": "PixelCNN, the original",
-                        "rnn": "PixelRNN (Row LSTM)"}[s.variant],
+                        "rnn": "PixelRNN (Row LSTM)"}[s.variant]
+    + f", {s.levels} levels" * (s.levels > 2),
     "published": {
         "gated": ("81.50", "README of EugenHotaj/pytorch-generative, dynamic binarization, 60,000 "
                   "images, up to 457 epochs on a GPU"),

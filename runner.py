@@ -14,18 +14,18 @@ import signal
 import sys
 import threading
 import time
-import warnings
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
+import draws
 import judge
+import own_data
 import pictures
 import utils
+import weights
 from settings import flag, parse, resolve, run_name
 from utils import fail, write_atomically
 
@@ -49,9 +49,7 @@ except ImportError:
 # --------------------------------------------------------------------------------------------------
 
 SAVE_EVERY = 50  # seconds at most between two checkpoints
-KEPT = ("script", "settings", "data", "judge", "command", "step", "curve", "pictures", "best",
-        "train_seconds", "eval_seconds", "running")
-WEIGHTS = ("script", "settings", "data", "command", "best")  # of these weights.pt consists
+load_trained = weights.load  # what load() of each chapter calls
 
 
 class Run:
@@ -68,18 +66,32 @@ class Run:
         self.sample_only, self.device = self.args.sample_only, self.args.device
         self.drawing = [name for name, s in settings.items() if s.drawing]
         values = resolve(settings, variants, self.chosen)
+        start, own = self.args.start_from, self.args.data
+        self.start = self.began_from = self.data = self.judge = None  # what it hangs on
+        if start:
+            self.start, self.began_from, then = weights.read_start(start, self.script, own)
+            values = resolve(settings, variants, self.chosen, then, begins=True)
         name = run_name(self.script, settings, variants, values)
+        name += (f"_{Path(own).stem}" if own else "") + ("_more" if start else "")
+        name += "_more" * (start is not None and Path(start) == Path("runs", name))
         self.folder = Path(self.args.out or f"runs/{name}")
         self.path, self.checkpoint = self.find_checkpoint(), None
         if self.args.resume or self.sample_only:
             self.checkpoint = self.read_checkpoint()
             self.command = self.checkpoint["command"]
             values = resolve(settings, variants, self.chosen, self.agreed())
+        self.own = own_data.load(own, self.device) if own and not self.sample_only else None
+        if self.own and not self.checkpoint:
+            values |= own_data.sizes(own, self.own, values["conditional"])
         self.settings = SimpleNamespace(**values)
         self.step, self.curve, self.pictures, self.best = 0, [], [], None
-        self.data = self.judge = None  # names of what it hangs on
-        self.train_seconds = self.eval_seconds = 0.0
+        self.train_seconds = self.eval_seconds = self.plot_seconds = 0.0
         self.mark, self.running = time.perf_counter(), None  # running: the mean of recent losses
+
+    def command_on(self, *words):
+        """What starts a new run from this one."""
+        words = [*["--data", self.args.data] * bool(self.args.data), *words]
+        return f"python {self.script}.py --start-from {shlex.join(map(str, [self.folder, *words]))}"
 
     def agreed(self):
         """The checkpoint's settings; SystemExit if another value was typed for one of them."""
@@ -87,6 +99,9 @@ class Run:
         free = self.drawing + ["seed"] * self.sample_only  # there it is the seed of the draws
         for key, value in self.chosen.items():
             if key not in free and then.get(key, value) != value:
+                if self.args.resume and key == "steps":  # the rate has fallen to its end for those
+                    fail(f"{self.path} was made for {then[key]} steps. To train its weights on, by "
+                         f"a new schedule: {self.command_on('--steps', value)}")
                 fail(f"{self.path} was made with {flag(key)} {then[key]}, not {value}: leave "
                      f"{flag(key)} out, or choose another --out.")
         return {key: value for key, value in then.items() if key not in free}
@@ -97,7 +112,7 @@ class Run:
         ValueError of build() is a mistake in the flags: its words are what the user is told."""
         torch.manual_seed(self.settings.seed)
         try:
-            model = build(self.settings)
+            model = build(self.settings, self.settings.image_size)
         except ValueError as error:
             fail(error)
         except RuntimeError as error:  # by which torch says that there is not enough memory
@@ -164,21 +179,29 @@ class Run:
         print(f"the run that was in {self.folder} is now in {aside}")
 
     def load_data(self):
-        """MNIST, as utils.load_mnist() has it; y_… are there if the model is told the label."""
-        data = utils.load_mnist(self.args.data_dir, self.device)
+        """MNIST, as utils.load_mnist() has it, or what --data says; y_… are there if the model is
+        told the label."""
+        data = self.own or utils.load_mnist(self.args.data_dir, self.device)
         if self.checkpoint and self.checkpoint["data"] != data.name:
-            fail(f"{self.path} was trained on {self.checkpoint['data']}, and --data-dir "
-                 f"{self.args.data_dir} gives {data.name}; give that which it was trained with.")
+            where = f"--data {self.args.data}" if self.own else f"--data-dir {self.args.data_dir}"
+            fail(f"{self.path} was trained on {self.checkpoint['data']}, and {where} gives "
+                 f"{data.name}; give that which it was trained with.")
         if self.settings.batch_size > len(data.train):
             fail(f"--batch-size {self.settings.batch_size} is more than the {len(data.train)} "
                  "training images; choose a smaller one.")
+        if self.start and self.start["data"] != data.name:
+            print(f"!!! the weights come from {self.start['data']}: if they have seen images that "
+                  f"are in the test set of {data.name}, its figures are too good.")
         for split in ("train", "val", "test") * self.settings.conditional:
             setattr(data, f"y_{split}", getattr(data, f"{split}_labels"))
         self.data = data.name
         return data
 
     def load_judge(self):
-        """The judge, the same one all through a run: by another one figures have another scale."""
+        """The judge, the same one all through a run: by another one figures have another scale.
+        None for images that are not MNIST's, of which it knows nothing."""
+        if self.own:
+            return None
         self.judge = judge.judge_digest()
         if self.checkpoint and self.checkpoint["judge"] not in (None, self.judge):
             fail(f"{self.path} was judged by another data/judge.pt: bring it back, or train anew.")
@@ -200,6 +223,8 @@ class Run:
         for s in (signal.SIGINT, signal.SIGTERM) * main:  # no other thread may set them
             if signal.getsignal(s) != signal.SIG_DFL:  # not in a notebook's way
                 handlers[s] = signal.signal(s, on_signal)
+        if self.start:
+            weights.load_start(parts, self.start, self.began_from)
         if not self.checkpoint:
             self.move_aside()
         self.restore() if self.checkpoint else self.save()
@@ -233,42 +258,64 @@ class Run:
         """Stop before a step that would poison the weights. The last checkpoint stays as it is."""
         for name, value in values.items():
             if isinstance(value, float) and not math.isfinite(value):
+                then = "; to go on from its best weights: " + self.command_on(
+                    "--lr", f"{self.settings.lr / 3:.1g}") if self.best else ""
                 fail(f"after step {self.step} the {name} is {value}. Likely causes: --lr "
                      f"{self.settings.lr:g} is too high, or a change to the loss (log of 0, "
-                     f"division by 0). The last good checkpoint is {self.path}.")
+                     f"division by 0). The last good checkpoint is {self.path}{then}.")
 
     def record(self, train_nats, val_nats, model, picture, score=None, **more):
         """Log one evaluation, keep the weights if they are the best on validation, save.
 
-        `picture`: (n, 1, H, W), drawn from the same noise each time: a row of progress.png.
-        `score`: what "best" means, if it is not val_nats; the lower the better. A model without a
-        likelihood gives None for both nats, and val_frechet, its Fréchet distance to validation.
-        """
+        `picture`: (n, 1, H, W), of the same noise each time: a row of progress.png. `score`: what
+        "best" means, if it is not val_nats; the lower the better. A model without a likelihood
+        gives None for both nats, and val_frechet, its distance to validation; None for that, too,
+        if nobody can judge its images: then the latest weights count as the best."""
         score = val_nats if score is None else score
-        self.check_finite(validation=float(score))
+        if getattr(self.settings, "levels", 2) > 2 and val_nats is not None:  # of another scale
+            more = {"train_grey_nats": train_nats, "val_grey_nats": val_nats}
+            train_nats = val_nats = None
+        self.check_finite(validation=score)
         images, seconds = self.step * self.settings.batch_size, round(self.train_seconds, 2)
         self.curve.append({"step": self.step, "images": images, "seconds": seconds,
                            "train_nats": train_nats, "val_nats": val_nats, **more})
         self.pictures.append((picture * 255).round().to("cpu", torch.uint8))
-        if self.best is None or score < self.best["score"]:
-            weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-            self.best = {"score": score, "step": self.step, "weights": weights}
+        if self.best is None or score is None or score < self.best["score"]:
+            kept = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+            self.best = {"score": score, "step": self.step, "weights": kept}
         self.save()
-        bits = utils.bits_per_dim(val_nats)
-        found = f"Fréchet distance {more.get('val_frechet', score):7.2f}" if val_nats is None else \
-            f"train {train_nats:7.2f} | val {val_nats:7.2f} nats | {bits:.4f} bits/dim"
+        # Pictures to look at meanwhile: at first, and if they took below a fiftieth of the time.
+        if len(self.curve) == 1 or self.plot_seconds < 0.02 * self.train_seconds:
+            self.plot_progress()
+        distance = more.get("val_frechet")
+        bits = utils.bits_per_dim(val_nats, math.prod(self.settings.image_size))
+        found = f"train {train_nats:7.2f} | val {val_nats:7.2f} nats | {bits:.4f} bits/dim" \
+            if val_nats is not None else f"Fréchet distance {distance:7.2f}" \
+            if distance is not None else "no likelihood, no judge" if score is None \
+            else f"{score:7.2f} nats of levels"
         with contextlib.suppress(OSError, ValueError):  # a full disk does not end training
-            say = tqdm.write if sys.stderr.isatty() else print
-            say(f"step {self.step:>6} | {images:>9,} images | {found} | {seconds:6.1f} s")
+            (tqdm.write if sys.stderr.isatty() else print)(
+                f"step {self.step:>6} | {images:>9,} images | {found} | {seconds:6.1f} s")
         self.leave_if_stopped()
+
+    def plot_progress(self):
+        """loss.png, progress.png."""
+        start = time.perf_counter()
+        pictures.plot_loss(self.folder / "loss.png", self.curve)
+        pictures.labelled_rows(self.folder / "progress.png", [
+            (f"step {row['step']}", x.float() / 255) for row, x in zip(self.curve, self.pictures)])
+        now = time.perf_counter()
+        self.plot_seconds += now - start
+        self.eval_seconds, self.mark = self.eval_seconds + now - self.mark, now
 
     def leave_if_stopped(self):
         """After Ctrl-C, and with everything saved."""
         if self.stop:
             words = ["python", f"{self.script}.py", "--resume", "--out", str(self.folder)]
-            for name in ("data_dir", "num_samples"):  # not in the checkpoint: to be typed again
+            for name in ("data", "data_dir", "threads", "num_samples"):  # not in the checkpoint
                 value = getattr(self.args, name)
                 words += [flag(name), str(value)] * (value not in (None, "data"))
+            words += ["--png"] * self.args.png
             tqdm.write(f"stopped at step {self.step}; go on with: {shlex.join(words)}")
             raise SystemExit(130)
 
@@ -289,26 +336,14 @@ class Run:
 
     def read_checkpoint(self):
         """The checkpoint, as a dict; SystemExit if it is damaged, or another chapter's."""
-        script = f"{self.script}.py"
         if not os.path.isfile(self.path):
             word = "--resume" if self.args.resume else "--sample-only"
             fail(f"{word} found no {self.folder / 'checkpoint.pt'}; train first, with python "
-                 f"{script}, or say with --out where the run is.")
-        alone = self.path.name == "weights.pt"
-        parts = {*WEIGHTS, "left_out"} if alone else {*KEPT, "parts", "rng"}
+                 f"{self.script}.py, or say with --out where the run is.")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about foreign files: we say it ourselves, below
-                checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
-            if zipfile.ZipFile(self.path).testzip() or not parts <= set(checkpoint):
-                raise ValueError("damaged")
-        except Exception as error:  # torch.load raises a dozen kinds for a bad file
-            fail(f"{self.path} is truncated or is not a checkpoint ({type(error).__name__}); train "
-                 "anew, or choose another --out.")
-        if checkpoint["script"] != self.script:
-            fail(f"{self.path} is of {checkpoint['script']}.py, not of {script}; choose another "
-                 "--out.")
-        return checkpoint
+            return weights.read(self.path, self.script)
+        except ValueError as error:
+            fail(error)
 
     def kept(self, names):
         return {k: vars(self.settings) if k == "settings" else getattr(self, k) for k in names}
@@ -319,7 +354,7 @@ class Run:
         if kind != "cpu":  # of this card, not of the first one
             rng[kind] = getattr(torch, kind).get_rng_state(*[self.device] * (kind == "cuda"))
         parts = {name: part.state_dict() for name, part in self.parts.items()}
-        self.write("checkpoint.pt", {**self.kept(KEPT), "rng": rng, "parts": parts})
+        self.write("checkpoint.pt", {**self.kept(weights.KEPT), "rng": rng, "parts": parts})
         now = time.perf_counter()
         self.eval_seconds, self.mark, self.saved = self.eval_seconds + now - self.mark, now, now
 
@@ -327,7 +362,7 @@ class Run:
         """The reverse of save()."""
         for name, part in self.parts.items():
             self.load_state(part, self.checkpoint["parts"].get(name, {}))
-        vars(self).update({k: self.checkpoint[k] for k in KEPT if k != "settings"})
+        vars(self).update({k: self.checkpoint[k] for k in weights.KEPT if k != "settings"})
         rng, kind = self.checkpoint["rng"], self.device.type
         torch.set_rng_state(rng["cpu"])
         if kind != "cpu" and kind in rng:
@@ -347,56 +382,20 @@ class Run:
         self.best = self.best or (self.checkpoint and self.checkpoint["best"])
         if not self.best:
             fail(f"{self.path} was stopped before its first evaluation: go on with --resume first.")
-        weights = self.best["weights"]
+        best = self.best["weights"]
         if self.path.name == "weights.pt":  # half precision, without what drawing does not need
             whole, left_out = model.state_dict(), tuple(self.checkpoint["left_out"])
-            weights = {k: v.to(whole[k]) if k in whole else v for k, v in weights.items()}
-            weights |= {k: v for k, v in whole.items() if left_out and k.startswith(left_out)}
-        self.load_state(model, weights)
+            best = {k: v.to(whole[k]) if k in whole else v for k, v in best.items()}
+            best |= {k: v for k, v in whole.items() if left_out and k.startswith(left_out)}
+        self.load_state(model, best)
         self.check_still_ours()  # what follows is written here
         return model
 
     # ---------------------------------------------------------------------------- what it writes
 
     def write_samples(self, model):
-        """samples.png, the first draws of a fixed seed; with --num-samples N also samples.npy,
-        float32 (N, 28, 28), labels.npy for a conditional model (0 … 9 over and over, or --label
-        everywhere), and means.npy if pixels were coins tossed apart (vae.py): the coins'
-        probabilities; samples.json says of which step's weights they are, and how they came."""
-        label, seed = self.args.label, self.settings.seed if self.sample_only else 0
-        if label is not None and not model.conditional:
-            fail(f"--label {label} is for models trained with --conditional; {self.path} was not.")
-
-        def labels(n, each):
-            return utils.row_labels(model, n, each) if label is None else torch.full((n,), label)
-
-        generator = torch.Generator().manual_seed(seed)
-        how = {} if label is None else {"label": label}
-        how |= {key: self.chosen[key] for key in self.drawing if key in self.chosen}
-        chosen = {"seed": seed, **how} if self.sample_only and "seed" in self.chosen else how
-        name = "_".join(["samples"] + [f"{key}{value}" for key, value in chosen.items()]) + ".png"
-        n = 80 if model.conditional and label is None else 64
-        pictures.save_grid(self.folder / name, model.sample(n, labels(n, 8), generator))
-        print(f"wrote {self.folder / name}")
-        if not self.args.num_samples:
-            return
-        n, x, means, y = self.args.num_samples, [], [], labels(self.args.num_samples, 1)
-        for i in range(0, n, 500):
-            some = min(500, n - i), None if y is None else y[i:i + 500]
-            twin = torch.Generator().set_state(generator.get_state())  # the same noise once more
-            x.append(model.sample(*some, generator).cpu())
-            if hasattr(model, "sample_means"):  # the probabilities of the coins that x tossed
-                means.append(model.sample_means(*some, twin).cpu())
-        arrays = {"samples": torch.cat(x)[:, 0].float(), "labels": y}
-        arrays |= {"means": torch.cat(means)[:, 0].float()} if means else {}
-        for name, array in arrays.items():
-            if array is not None:
-                buffer = io.BytesIO()
-                np.save(buffer, array.numpy())
-                self.write(f"{name}.npy", buffer.getbuffer())
-                print(f"wrote {self.folder / name}.npy")
-        # How they were drawn: compare.py wants plain draws of the run that it scores.
-        self.write("samples.json", {"step": self.best["step"], **how})
+        """samples.png, and samples.npy … with --num-samples N: draws.write()."""
+        draws.write(self, model)
 
     def write(self, name, content):
         """Write bytes into the folder, or the tensors of a dict, or anything else as JSON."""
@@ -411,13 +410,13 @@ class Run:
 
     def write_weights(self, left_out):
         """weights.pt: what --sample-only needs, in half precision: small enough to ship."""
-        weights = {k: v.half() if v.is_floating_point() else v
-                   for k, v in self.best["weights"].items()
-                   if not any(map(k.startswith, left_out))}
-        if not all(torch.isfinite(v).all() for v in weights.values()):  # too large for that
-            weights = {k: self.best["weights"][k] for k in weights}
-        self.write("weights.pt", {**self.kept(WEIGHTS), "left_out": list(left_out),
-                                  "best": {**self.best, "weights": weights}})
+        half = {k: v.half() if v.is_floating_point() else v
+                for k, v in self.best["weights"].items()
+                if not any(map(k.startswith, left_out))}
+        if not all(torch.isfinite(v).all() for v in half.values()):  # too large for that
+            half = {k: self.best["weights"][k] for k in half}
+        self.write("weights.pt", {**self.kept(weights.WEIGHTS), "left_out": list(left_out),
+                                  "best": {**self.best, "weights": half}})
 
     def finish(self, model, test_nats, likelihood, left_out=(), **own):
         """Write weights.pt, metrics.json, loss.png, progress.png. likelihood: "exact", "bound",
@@ -430,9 +429,11 @@ class Run:
         metrics = {
             "model": self.script, "variant": getattr(s, "variant", ""),
             "conditional": s.conditional, "likelihood": likelihood,
-            "test_nats": test_nats, "bits_per_dim": utils.bits_per_dim(test_nats),
+            "test_nats": test_nats,
+            "bits_per_dim": utils.bits_per_dim(test_nats, math.prod(s.image_size)),
             "binarization": "dynamic for training; validation and test one fixed draw",
             "data": self.data, "judge": self.judge, **own, "best_step": self.best["step"],
+            "began_from": self.began_from, "labels": self.own.names if self.own else None,
             "parameters": sum(p.numel() for p in model.parameters()),
             **{name: getattr(s, name) for name in ("steps", "batch_size", "lr", "seed")},
             "train_seconds": round(self.train_seconds, 1),
@@ -440,11 +441,10 @@ class Run:
             "device": str(self.device), **utils.machine(), "command": self.command,
             "settings": vars(s), "curve": self.curve}
         self.write_weights(left_out)
-        pictures.plot_loss(self.folder / "loss.png", self.curve)
-        pictures.labelled_rows(self.folder / "progress.png", [
-            (f"step {row['step']}", x.float() / 255) for row, x in zip(self.curve, self.pictures)])
+        self.plot_progress()
         self.write("metrics.json", metrics)
-        nats = f"no likelihood; Fréchet distance {own['test_frechet']:.2f}" if test_nats is None \
-            else f"{test_nats:.2f} nats ({likelihood}), {metrics['bits_per_dim']:.4f} bits/dim"
+        distance = f"; Fréchet distance {own['test_frechet']:.2f}" if "test_frechet" in own else ""
+        nats = f"no likelihood{distance}" if test_nats is None else \
+            f"{test_nats:.2f} nats ({likelihood}), {metrics['bits_per_dim']:.4f} bits/dim"
         print(f"test: {nats}; trained {self.train_seconds / 60:.1f} minutes; all of it is in "
               f"{self.folder}")

@@ -26,7 +26,7 @@ class Setting:
     """A line of a chapter's SETTINGS: all there is to know of a flag. Its type is the default's.
 
     least, most   numbers that are allowed: by default whole ones from 1, fractions above 0
-    choices       words that are allowed
+    choices       words, or numbers, that are allowed
     word          what it adds to the name of a run if it is not the default: "width{}"
     only          ("variant", "rnn"): a flag of that variant alone; with more words, of these
     drawing       it changes how is drawn, not what is learned: a flag for --sample-only
@@ -60,6 +60,8 @@ COMMON = {  # settings that all chapters have; steps, batch_size and lr stand in
     "seed": Setting(0, "of training, or with --sample-only of the draws", 0, 2**32 - 1),
     "conditional": Setting(False, "tell the model the digit: p(x|y) instead of p(x)"),
 }
+
+FROM_DATA = {"image_size", "classes"}  # what is not typed but read off the images
 
 
 class Parser(argparse.ArgumentParser):
@@ -99,19 +101,27 @@ def make_parser(script, description, settings, variants):
         only = f"with --sample-only{only and ' and' + only[4:-2]}: " if s.drawing else only
         metavar = None if s.choices else type(s.default).__name__.upper()
         group.add_argument(flag(name), choices=s.choices, metavar=metavar,
-                           type=None if s.choices else s.read,
+                           type=type(s.default) if s.choices else s.read,
                            help=f"{only}{s.help} (default: {s.default}{''.join(others)})")
     group = parser.add_argument_group("the run")
     group.add_argument("--device", help="auto, cpu, cuda or mps (default: auto)")
+    group.add_argument("--threads", type=Setting(1, "", 1, 1024).read, metavar="N",
+                       help="threads of the CPU (default: one a core; 1 beside a busy program)")
     group.add_argument("--data-dir", help="folder that has, or gets, MNIST/raw (default: data)")
+    group.add_argument("--data", metavar="FILE.npz",
+                       help="images of your own instead of MNIST (docs/own_data.md)")
     group.add_argument("--out", help="folder of this run (default: runs/<script>[_<variant>])")
+    group.add_argument("--start-from", metavar="FOLDER",
+                       help="begin with the weights and settings of the run in that folder")
     group.add_argument("--resume", action="store_true",
                        help="go on from the checkpoint in the run's folder")
     group.add_argument("--sample-only", action="store_true",
                        help="draw from the checkpoint in the run's folder, and stop")
     group.add_argument("--num-samples", type=Setting(1, "", 1, 100000).read, metavar="N",
                        help="also write samples.npy: N draws")
-    group.add_argument("--label", type=int, choices=range(10),
+    group.add_argument("--png", action="store_true",
+                       help="with --num-samples: also write each draw as a PNG file, into png/")
+    group.add_argument("--label", type=Setting(0, "", 0).read, metavar="K",
                        help="with --sample-only, conditional: draw this digit only")
     return parser
 
@@ -138,27 +148,39 @@ def parse(script, description, settings, variants, argv):
     typed = vars(parser.parse_args(argv))
     command = shlex.join(["python", parser.prog, *(sys.argv[1:] if argv is None else argv)])
     chosen = {name: typed[name] for name in {**settings, **COMMON} if name in typed}
-    args = SimpleNamespace(**{"device": "auto", "data_dir": "data", "out": None, "resume": False,
-                              "sample_only": False, "num_samples": None, "label": None, **typed})
+    args = SimpleNamespace(**{
+        "device": "auto", "threads": None, "data_dir": "data", "data": None, "out": None,
+        "start_from": None, "resume": False, "sample_only": False, "num_samples": None,
+        "png": False, "label": None, **typed})
     if args.resume and args.sample_only:
         fail("--resume trains on and --sample-only does not train: give one of them.")
+    if args.start_from and (args.resume or args.sample_only):
+        fail("--start-from begins a new run; --resume and --sample-only need one that is there: "
+             "give one of them.")
+    if args.png and not args.num_samples:
+        fail("--png writes the draws of --num-samples N as files: say how many.")
     for name in ["label"] + [name for name, s in settings.items() if s.drawing]:
         if name in typed and not args.sample_only:
             fail(f"{flag(name)} changes how digits are drawn, not how the model is trained: use it "
                  "with --sample-only.")
     args.device = pick_device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     return args, chosen, command
 
 
-def resolve(settings, variants, chosen, then=None):
-    """The values that hold, as a dict: defaults, variant's, checkpoint's (then), typed (chosen)."""
+def resolve(settings, variants, chosen, then=None, begins=False):
+    """The values that hold, as a dict: defaults, variant's, checkpoint's (then), typed (chosen).
+    begins: a new run, which only takes over what that of `then` had."""
     typed, chosen = chosen, {**(then or {}), **chosen}
-    values = {**defaults(settings, variants, chosen), **chosen}
+    values = {"image_size": [28, 28], **defaults(settings, variants, chosen), **chosen}
+    values["classes"] = (values.get("classes") or 10) if values["conditional"] else 0
     for name, s in settings.items():
-        if s.only and name in typed and (s.drawing or not then) \
+        if s.only and name in typed and (s.drawing or begins or not then) \
                 and values[s.only[0]] not in s.only[1:]:
-            fail(f"{flag(name)} is for {flag(s.only[0])} {' or '.join(s.only[1:])}: "
-                 f"{'choose another --out' if then else 'add that'}, or leave {flag(name)} out.")
+            remedy = "choose another --out" if then and not begins else "add that"
+            fail(f"{flag(name)} is for {flag(s.only[0])} {' or '.join(s.only[1:])}: {remedy}, or "
+                 f"leave {flag(name)} out.")
     return values
 
 

@@ -48,7 +48,8 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from runner import Run
+from judge import figures_of_levels
+from runner import Run, load_trained
 from settings import Setting
 
 # Settings to turn, here or as flags (--reach 1).
@@ -67,6 +68,8 @@ SETTINGS = {
     "width": Setting(64, "C, channels of the residual stream", 1, 10000, word="width{}"),
     "depth": Setting(3, "L, layers", 1, 100, word="depth{}"),
     "heads": Setting(4, "heads of a layer, of C / heads numbers each"),
+    "levels": Setting(2, "2: black and white; 4, or with --patch 1 up to 256: grey", 2, 256,
+                      word="{}levels"),
     "eval_images": Setting(500, "training and validation images scored at each evaluation"),
     "temperature": Setting(1.0, "divide logits by this; below 1 digits get safer", most=100,
                            drawing=True),
@@ -355,14 +358,15 @@ class Transformer(nn.Module):
     pixels, in reading order.
 
     image_size: height and width, or (height, width). reach: how many words up and to both sides the
-    entrance sees (0: the last word only). conditional: a learned vector for each label is added to
-    every step. Raises ValueError if patch does not divide the image, or heads the channels.
+    entrance sees (0: the last word only). classes: of labels, 0 if it is told none; a learned
+    vector for each is added to every step. Raises ValueError if patch does not divide the image, or
+    heads the channels.
     """
 
     def __init__(self, image_size=28, channels=64, layers=3, heads=4, patch=2, reach=3,
-                 conditional=False):
+                 classes=0, levels=2):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_size = utils.pair(image_size)
         height, width = self.image_size
         if height % patch or width % patch:
             raise ValueError(f"patches of {patch}×{patch} pixels do not tile an image of "
@@ -370,48 +374,56 @@ class Transformer(nn.Module):
         if channels % heads:
             raise ValueError(
                 f"{channels} channels cannot be split among {heads} heads: choose a divisor")
-        self.patch, self.reach, self.conditional, self.temperature = patch, reach, conditional, 1.0
-        self.rows, self.columns, bits = height // patch, width // patch, patch**2  # rows of words
+        self.patch, self.reach, self.classes, self.temperature = patch, reach, classes, 1.0
+        self.levels, self.likelihood = levels, "exact" if levels == 2 else "none"  # of bits
+        self.rows, self.columns, letters = height // patch, width // patch, patch**2
+        words = levels**letters
         # One more than there are: nothing before, the start of the sentence.
-        self.word = nn.Embedding(2**bits + 1, channels)
+        self.word = nn.Embedding(words + 1, channels)
         self.row = nn.Parameter(0.5 * torch.randn(self.rows, 1, channels))
         self.column = nn.Parameter(0.5 * torch.randn(1, self.columns, channels))
-        self.label = nn.Embedding(10, channels) if conditional else None
+        self.label = nn.Embedding(classes, channels) if classes else None
         window = reach + 1, 2 * reach + 1
-        self.neighbours = nn.Conv2d(bits, channels, window, bias=False) if reach else None
+        self.neighbours = nn.Conv2d(letters, channels, window, bias=False) if reach else None
         self.blocks = nn.ModuleList(Block(channels, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(channels)
-        self.last = nn.Linear(channels, 2**bits, bias=False)
+        self.last = nn.Linear(channels, words, bias=False)
         # Of each word at each place.
-        self.bias = nn.Parameter(torch.zeros(self.rows * self.columns, 2**bits))
-        # Which pixels are on in word w: the binary digits of w. (V, bits)
-        self.register_buffer("spelling", (torch.arange(2**bits)[:, None] >> torch.arange(bits)) & 1)
+        self.bias = nn.Parameter(torch.zeros(self.rows * self.columns, words))
+        # The pixels of word w: its digits, of which there are as many as levels. (V, letters)
+        self.register_buffer("spelling", torch.arange(words)[:, None]
+                             // levels**torch.arange(letters) % levels)
         mask = torch.ones(window)  # mask A of pixelcnn.py: rows above, and left of here
         mask[-1, reach:] = 0
         self.register_buffer("mask", mask)
 
     @torch.no_grad()
     def start_from_mean(self, images):
-        """Start the bias of each word at its log-odds, if pixels were independent. images:
-        (N, 1, H, W) uint8, grey."""
-        mean = self.patches(images.float().mean(dim=0) / 255).flatten(1).T  # (T, bits)
-        self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)) @ self.spelling.T.float())
+        """Start the bias of each word at its log-odds, if pixels were independent; of more than
+        two levels at its log frequency in all places. images: (N, 1, H, W) uint8, grey."""
+        if self.levels == 2:
+            mean = self.patches(images.float().mean(dim=0) / 255).flatten(1).T  # (T, letters)
+            self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)) @ self.spelling.T.float())
+        else:
+            words = self.words(utils.to_levels(images, self.levels))
+            counts = torch.bincount(words.flatten(), minlength=len(self.spelling)) + 1
+            self.bias.copy_((counts / counts.sum()).log().expand_as(self.bias))
 
     def patches(self, x):
-        """(…, 1, H, W) -> (…, bits, rows, columns): the pixels of a word become channels at its
+        """(…, 1, H, W) -> (…, letters, rows, columns): the pixels of a word become channels at its
         place."""
         return F.pixel_unshuffle(x, self.patch)
 
     def words(self, x):
-        """Spell an image as a sentence: (B, 1, H, W) in {0, 1} -> (B, T) numbers of words."""
-        bits = (self.patches(x) > 0.5).long()
-        places = torch.arange(bits.shape[1], device=x.device)[:, None, None]
-        return (bits << places).sum(dim=1).flatten(1)
+        """Spell an image as a sentence: (B, 1, H, W) in [0, 1] -> (B, T) numbers of words."""
+        letters = (self.patches(x) * (self.levels - 1)).round().long()
+        places = torch.arange(letters.shape[1], device=x.device)[:, None, None]
+        return (letters * self.levels**places).sum(dim=1).flatten(1)
 
     def images(self, words):
         """The reverse of words()."""
-        bits = self.spelling[words].transpose(1, 2).unflatten(2, (self.rows, self.columns))
-        return F.pixel_shuffle(bits.to(self.bias), self.patch)
+        letters = self.spelling[words].transpose(1, 2).unflatten(2, (self.rows, self.columns))
+        return F.pixel_shuffle(letters.to(self.bias) / (self.levels - 1), self.patch)
 
     def embed(self, x, y=None):
         """What step t starts with: the word before it, its place, the words around it that are
@@ -459,10 +471,11 @@ class Transformer(nn.Module):
         (n, V) bool; T times None if none is given."""
         if not any(known):
             return [None] * (self.rows * self.columns)
-        given, bits = (
+        given, letters = (
             self.patches(part.view(-1, 1, *self.image_size)).flatten(2).transpose(1, 2)[:, :, None]
-            for part in (torch.tensor(known).to(pixels), pixels))  # (1 or n, T, 1, bits)
-        return ((bits == self.spelling) | (given == 0)).all(dim=3).unbind(1)
+            for part in (torch.tensor(known).to(pixels), pixels))  # (1 or n, T, 1, letters)
+        fits = (letters * (self.levels - 1)).round() == self.spelling
+        return (fits | (given == 0)).all(dim=3).unbind(1)
 
     @torch.no_grad()
     def sample_obvious(self, n, y=None, generator=None, x=None, known=None, temperature=None):
@@ -490,8 +503,7 @@ class Transformer(nn.Module):
             label = self.label(y)
         if reach := self.reach:
             kernel = (self.neighbours.weight * self.mask).flatten(1).T
-            bits = self.spelling.shape[1]
-            signs = torch.zeros(n, bits, self.rows + reach, self.columns + 2 * reach).to(u)
+            signs = torch.zeros(n, self.patch**2, self.rows + reach, self.columns + 2 * reach).to(u)
         heads, d = self.blocks[0].heads, self.row.shape[2] // self.blocks[0].heads
         cache = torch.zeros(len(self.blocks), 2, n, heads, words.shape[1], d).to(u)
         before = torch.full((n,), len(self.spelling), device=u.device)
@@ -511,7 +523,8 @@ class Transformer(nn.Module):
             logits = self.last(self.norm(h))[:, 0] + self.bias[t]
             words[:, t] = before = toss_word(u[:, t], logits / temperature, allowed[t])
             if reach:
-                signs[:, :, i + reach, j + reach] = 2 * self.spelling[before].to(u) - 1
+                drawn = self.spelling[before].to(u) / (self.levels - 1)
+                signs[:, :, i + reach, j + reach] = 2 * drawn - 1
         return self.images(words)
 
 
@@ -536,8 +549,9 @@ def evaluate_without_label(model, x, y):
     """
     total, right = 0.0, 0
     for xb, yb in utils.batches(x, y):
-        by_label = torch.stack([model.log_prob(xb, torch.full_like(yb, k)) for k in range(10)])
-        total -= (by_label.logsumexp(dim=0) - math.log(10)).sum().item()  # by_label: (10, B)
+        by_label = torch.stack([model.log_prob(xb, torch.full_like(yb, k))
+                                for k in range(model.classes)])
+        total -= (by_label.logsumexp(dim=0) - math.log(model.classes)).sum().item()
         right += (by_label.argmax(dim=0) == yb).sum().item()
     return total / len(x), right / len(x)
 
@@ -640,14 +654,24 @@ def build(s, image_size=28):
     none."""
     if s.patch > 2:
         words = "65,536" if s.patch == 4 else f"2^{s.patch**2}"
-        why = (f"patches of {s.patch}×{s.patch} pixels do not tile an image of 28×28"
-               if 28 % s.patch else
+        height, width = utils.pair(image_size)
+        why = (f"patches of {s.patch}×{s.patch} pixels do not tile an image of {height}×{width}"
+               if height % s.patch or width % s.patch else
                f"there are {words} such words, most of which never occur in training")
         raise ValueError(f"--patch {s.patch}: {why}; use 1 or 2.")
     if s.width % s.heads:
         raise ValueError(f"--width {s.width} cannot be split among {s.heads} heads; choose a "
                          f"multiple of {s.heads}.")
-    return Transformer(image_size, s.width, s.depth, s.heads, s.patch, s.reach, s.conditional)
+    if s.levels**s.patch**2 > 256:
+        raise ValueError(f"--levels {s.levels}: there are {s.levels}^{s.patch**2} words of "
+                         f"{s.patch}×{s.patch} pixels; use --patch 1, or at most 4 levels.")
+    return Transformer(image_size, s.width, s.depth, s.heads, s.patch, s.reach, s.classes, s.levels)
+
+
+def load(folder=None):
+    """A trained model, for use from Python (docs/notebook.md): of a run's folder, or the run that
+    ships along."""
+    return load_trained(__file__, SETTINGS, VARIANTS, build, folder)
 
 
 def train(model, data, run):
@@ -685,20 +709,22 @@ def main(argv=None):
         return run.write_samples(run.load_best(model))
     if run.finished:
         return
-    data = run.load_data()
+    data = utils.in_levels(run.load_data(), model.levels)
     model.start_from_mean(data.train)
     train(model, data, run)
 
     # From here on only the weights that were best on validation, and, once, the test set.
     run.load_best(model)
     print("scoring the test set ...")
-    figures = {"test_nats": evaluate(model, data.x_test, data.y_test)}
-    if model.conditional:  # and if nobody tells it the digit ("Labels" in the notes)
+    nats = evaluate(model, data.x_test, data.y_test)
+    figures = {"test_nats": nats} if model.levels == 2 else {
+        "test_nats": None, **figures_of_levels(run.load_judge(), model, data, nats)}
+    if model.classes and model.levels == 2:  # and if nobody tells it the digit ("Labels")
         figures["marginal_nats"], figures["bayes_accuracy"] = evaluate_without_label(
             model, data.x_test, data.y_test)
     plot_pictures(model, run.folder, data.x_test, data.y_test)
     run.write_samples(model)
-    run.finish(model, likelihood="exact", test_images=len(data.x_test), **figures)
+    run.finish(model, likelihood=model.likelihood, test_images=len(data.x_test), **figures)
 
 
 # What tables and tests know of this chapter (CONTRIBUTING.md).
@@ -706,7 +732,8 @@ ABOUT = {
     "order": 4,
     "title": lambda s: ("transformer, "
                         + ("single pixels" if s.patch == 1 else "words of 2×2 pixels")
-                        + f", reach {s.reach}" * (s.reach != (6 if s.patch == 1 else 3))),
+                        + f", reach {s.reach}" * (s.reach != (6 if s.patch == 1 else 3))
+                        + f", {s.levels} levels" * (s.levels > 2)),
     "published": {"": ("79.17, 78.61", "ImageGPT, PixelSNAIL, README of "
                        "EugenHotaj/pytorch-generative, dynamic binarization, 60,000 images, up to "
                        "457 epochs on a GPU")},

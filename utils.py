@@ -259,14 +259,32 @@ def random_batch(data, batch_size, grey=False):
     Drawing with replacement needs no bookkeeping of epochs: a run can stop and resume anywhere.
     """
     i = torch.randint(len(data.train), (batch_size,), device=data.train.device)
-    x = data.train[i] / 255 if grey else binarize(data.train[i])
+    x = data.train[i] / 255 if grey else to_levels(data.train[i], data.levels) \
+        if hasattr(data, "levels") else binarize(data.train[i])
     return x, None if data.y_train is None else data.y_train[i]
 
 
+def to_levels(grey, levels):
+    """Grey levels 0 … 255 in so many equal steps, from 0 to 1, float."""
+    return (grey.int() * levels // 256).float() / (levels - 1)
+
+
+def in_levels(data, levels):
+    """The data with images of so many levels in [0, 1] in place of bits: x_train, x_val, x_test,
+    and what random_batch() draws. As they are if levels is 2."""
+    if levels > 2:
+        data = SimpleNamespace(**{**vars(data), "levels": levels})
+        for name, grey in (("x_train", data.train[:len(data.val)]), ("x_val", data.val),
+                           ("x_test", data.test)):
+            setattr(data, name, to_levels(grey, levels))
+    return data
+
+
 def batches(x, y=None, size=100):
-    """All of x (N, 1, H, W) in order, as float, with labels (N,) or None: at most `size` a time."""
+    """All of x (N, 1, H, W) in order, as float, `size` at a time, with labels y, or None."""
     for i in range(0, len(x), size):
-        yield x[i:i + size].float(), None if y is None else y[i:i + size]
+        part = x[i:i + size].float()
+        yield part, None if y is None else y[i:i + len(part)]
 
 
 def first(n, *tensors):
@@ -278,14 +296,14 @@ def first(n, *tensors):
 
 def row_labels(model, n, each=1):
     """0 to 9, each `each` times, over and over: n labels; None if the model is told none."""
-    return torch.arange(n) // each % 10 if model.conditional else None
+    return torch.arange(n) // each % model.classes if model.classes else None
 
 
 def check_label(model, y):
     """ValueError if a conditional model gets no label, or an unconditional one gets some."""
-    if model.conditional and y is None:
-        raise ValueError("this model is conditional: it needs y, a label 0..9 for each image")
-    if not model.conditional and y is not None:
+    if model.classes and y is None:
+        raise ValueError("this model is conditional: it needs y, a label for each image")
+    if not model.classes and y is not None:
         raise ValueError("this model is not conditional: it takes no y")
 
 
@@ -303,9 +321,14 @@ def check_given(x, known):
         raise ValueError("x and known go together: the pixels that are given, and which those are")
 
 
-def bits_per_dim(nats):
-    """Nats per image of 784 pixels -> bits per pixel; None (no likelihood) stays None."""
-    return None if nats is None else nats / (784 * math.log(2))
+def bits_per_dim(nats, pixels=784):
+    """Nats per image -> bits per pixel; None (no likelihood) stays None."""
+    return None if nats is None else nats / (pixels * math.log(2))
+
+
+def pair(size):
+    """28 -> (28, 28); (height, width) stays what it is."""
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def machine():

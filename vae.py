@@ -50,7 +50,7 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from runner import Run
+from runner import Run, load_trained
 from settings import Setting
 
 # Settings to turn, here or as flags (--z-size 2).
@@ -271,16 +271,17 @@ class MLP(nn.Module):
 class VAE(nn.Module):
     """p(z) = N(0, I), p(x|z) Bernoulli (decoder), q(z|x) diagonal Gaussian (encoder).
 
-    image_size: height and width, or (height, width). conditional: both networks are also told the
-    label y, as ten more inputs of which one is 1. Then everything here is about p(x|y): the latents
-    no longer need to say which digit it is, and are free for how it is written.
+    image_size: height and width, or (height, width). classes: of labels, 0 if it is told
+    none; both networks are told the label y, as so many more inputs of which one is 1. Then
+    everything here is about p(x|y): the latents no longer need to say which digit it is, and are
+    free for how it is written.
     """
 
-    def __init__(self, image_size=28, z_size=40, width=400, depth=3, conditional=False):
+    def __init__(self, image_size=28, z_size=40, width=400, depth=3, classes=0):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.z_size, self.conditional = z_size, conditional
-        pixels, classes = math.prod(self.image_size), 10 * conditional
+        self.image_size = utils.pair(image_size)
+        self.z_size, self.classes = z_size, classes
+        pixels = math.prod(self.image_size)
         self.encoder = MLP(pixels + classes, width, depth, 2 * z_size)
         self.decoder = MLP(z_size + classes, width, depth, pixels)
 
@@ -294,9 +295,9 @@ class VAE(nn.Module):
         self.decoder.last.bias.copy_(torch.logit(p.clamp(0.001, 0.999)))
 
     def with_label(self, u, y):
-        """(B, n) -> (B, n + 10), with y as one-hot, if the model is conditional; else (B, n)."""
+        """(B, n) -> (B, n + classes), with y as one-hot, if the model is told it; else (B, n)."""
         utils.check_label(self, y)
-        return u if y is None else torch.cat([u, F.one_hot(y, 10).to(u)], dim=1)
+        return u if y is None else torch.cat([u, F.one_hot(y, self.classes).to(u)], dim=1)
 
     def encode(self, x, y=None):
         """Parameters of q(z|x). x: (B, 1, H, W) -> mu, log_var, each (B, Z)."""
@@ -445,12 +446,12 @@ def evaluate_without_label(model, x, y, num_samples):
     """
     generator, total, right = torch.Generator().manual_seed(0), 0.0, 0
     for xb, yb in utils.batches(x, y, 1000):
-        by_label = torch.stack([  # (10, B)
+        by_label = torch.stack([  # (classes, B)
             model.log_prob_bound(xb, max(1, num_samples // 10), torch.full_like(yb, k), generator)
-            for k in range(10)])
+            for k in range(model.classes)])
         right += (by_label.argmax(dim=0) == yb).sum().item()
         by_label.scatter_(0, yb[None], model.log_prob_bound(xb, num_samples, yb, generator)[None])
-        total -= (by_label.logsumexp(dim=0) - math.log(10)).sum().item()
+        total -= (by_label.logsumexp(dim=0) - math.log(model.classes)).sum().item()
     return total / len(x), right / len(x)
 
 
@@ -487,7 +488,7 @@ def plot_pictures(model, folder, x, y, digits, curve):
     """All of the chapter's own pictures. x: bits (N, 1, H, W) of the test set, y: labels for the
     model, or None, digits: labels for the eye; curve: run.curve."""
     # The flattering means, from the same z as samples.png.
-    n = 80 if model.conditional else 64
+    n = 8 * model.classes if model.classes else 64
     means = model.sample_means(n, utils.row_labels(model, n, 8), torch.Generator().manual_seed(0))
     pictures.save_grid(folder / "sample_means.png", means)
 
@@ -559,13 +560,13 @@ def plot_latent_plane(model, folder, mu, digits):
     at = torch.special.ndtri((torch.arange(side) + 0.5) / side)
     z = torch.stack([at.repeat(side), at.flip(0).repeat_interleave(side)], dim=1)  # up is up
     # One digit, its styles.
-    y = torch.full((side**2,), 3, device=mu.device) if model.conditional else None
+    y = None if not model.classes else torch.full((side**2,), 3 % model.classes).to(mu.device)
     means = torch.sigmoid(model.decode(z.to(mu), y))
     pictures.save_grid(folder / "manifold.png", means, columns=side, scale=1)
     figure, ax = plt.subplots(figsize=(6, 5))
     dots = ax.scatter(*mu.cpu().numpy().T, c=digits.cpu().numpy(), s=3, cmap="tab10", vmin=-0.5,
-                      vmax=9.5)
-    figure.colorbar(dots, label="digit", ticks=range(10))
+                      vmax=max(9, digits.max().item()) + 0.5)
+    figure.colorbar(dots, label="label")
     ax.set(xlabel="μ₁", ylabel="μ₂", aspect="equal", title="test set: means of q(z|x)")
     pictures.save_figure(folder / "latent_scatter.png", figure)
 
@@ -577,7 +578,13 @@ def plot_latent_plane(model, folder, mu, digits):
 
 def build(s, image_size=28):
     """The model that settings ask for."""
-    return VAE(image_size, s.z_size, s.width, s.depth, s.conditional)
+    return VAE(image_size, s.z_size, s.width, s.depth, s.classes)
+
+
+def load(folder=None):
+    """A trained model, for use from Python (docs/notebook.md): of a run's folder, or the run that
+    ships along."""
+    return load_trained(__file__, SETTINGS, VARIANTS, build, folder)
 
 
 def train(model, data, run):
@@ -628,7 +635,7 @@ def main(argv=None):
     iw_nats = evaluate_bound(model, data.x_test, data.y_test, s.iw_samples)
     figures = {"elbo_nats": kl - log_px_z, "kl_nats": kl, "reconstruction_nats": -log_px_z,
                "iw_nats": iw_nats, "iw_samples": s.iw_samples, "test_images": len(data.x_test)}
-    if model.conditional:  # and if nobody tells it the digit ("Labels" in the notes)
+    if model.classes:  # and if nobody tells it the digit ("Labels" in the notes)
         figures["marginal_nats"], figures["bayes_accuracy"] = evaluate_without_label(
             model, data.x_test, data.y_test, s.iw_samples)
     x, y = utils.first(100, data.x_test, data.y_test)

@@ -49,7 +49,7 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from runner import Run
+from runner import Run, load_trained
 from settings import Setting
 
 # Settings to turn, here or as flags (--first-taps 1).
@@ -252,15 +252,15 @@ class WaveNet(nn.Module):
                                                └─────► skip: summed over layers ─► head ─► ℓ_t
 
     image_size: height and width, or (height, width). dilations: "image" or "line", see
-    choose_dilations(). first_taps: N. conditional: the label speaks to all gates, as in section 2.5
-    of the paper.
+    choose_dilations(). first_taps: N. classes: of labels, 0 if it is told none; the label
+    speaks to all gates, as in section 2.5 of the paper.
     """
 
     def __init__(self, image_size=28, channels=24, head=48, first_taps=116, dilations="image",
-                 conditional=False):
+                 classes=0):
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.conditional, pixels = conditional, math.prod(self.image_size)
+        self.image_size = utils.pair(image_size)
+        self.classes, pixels = classes, math.prod(self.image_size)
         self.dilations = choose_dilations(dilations, self.image_size[1], pixels)
         layers = len(self.dilations)
         self.first = nn.Linear(first_taps, channels)  # of one number a step: many cost little
@@ -274,7 +274,7 @@ class WaveNet(nn.Module):
         # front, (T, B, C), so that going back δ steps is a slice.
         self.past, self.now = each(channels, 2 * channels, bias=False), each(channels, 2 * channels)
         self.residual, self.skip = each(channels, channels), each(channels, head)
-        self.label_to_gates = nn.Embedding(10, layers * 2 * channels) if conditional else None
+        self.label_to_gates = nn.Embedding(classes, layers * 2 * channels) if classes else None
         self.head = nn.Linear(head, head)
         self.last = nn.Linear(head, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(pixels))  # of each pixel
@@ -387,8 +387,9 @@ def evaluate_without_label(model, x, y):
     """
     total, right = 0.0, 0
     for xb, yb in utils.batches(x, y):
-        by_label = torch.stack([model.log_prob(xb, torch.full_like(yb, k)) for k in range(10)])
-        total -= (by_label.logsumexp(dim=0) - math.log(10)).sum().item()  # by_label: (10, B)
+        by_label = torch.stack([model.log_prob(xb, torch.full_like(yb, k))
+                                for k in range(model.classes)])
+        total -= (by_label.logsumexp(dim=0) - math.log(model.classes)).sum().item()
         right += (by_label.argmax(dim=0) == yb).sum().item()
     return total / len(x), right / len(x)
 
@@ -453,7 +454,13 @@ def plot_pictures(model, folder, x, y):
 
 def build(s, image_size=28):
     """The model that settings ask for."""
-    return WaveNet(image_size, s.width, 2 * s.width, s.first_taps, s.dilations, s.conditional)
+    return WaveNet(image_size, s.width, 2 * s.width, s.first_taps, s.dilations, s.classes)
+
+
+def load(folder=None):
+    """A trained model, for use from Python (docs/notebook.md): of a run's folder, or the run that
+    ships along."""
+    return load_trained(__file__, SETTINGS, VARIANTS, build, folder)
 
 
 def train(model, data, run):
@@ -498,7 +505,7 @@ def main(argv=None):
     run.load_best(model)
     print("scoring the test set ...")
     figures = {"test_nats": evaluate(model, data.x_test, data.y_test)}
-    if model.conditional:  # and if nobody tells it the digit ("Labels" in the notes)
+    if model.classes:  # and if nobody tells it the digit ("Labels" in the notes)
         figures["marginal_nats"], figures["bayes_accuracy"] = evaluate_without_label(
             model, data.x_test, data.y_test)
     plot_pictures(model, run.folder, data.x_test, data.y_test)

@@ -74,7 +74,7 @@ def no_dilation(model):
 
 def narrow(s):
     """Half the channels, but the head is as wide as before."""
-    return WaveNet(28, s.width, 4 * s.width, s.first_taps, s.dilations, s.conditional)
+    return WaveNet(28, s.width, 4 * s.width, s.first_taps, s.dilations, s.classes)
 
 
 SHORT = "--lr 0.01"  # best in 200 steps; a whole run wants about half of it (notes of wavenet.py)

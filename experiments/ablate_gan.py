@@ -130,10 +130,10 @@ def step_of_D(discriminator, optimizer, real, fake, loss):
 def game(players=Players, generator=Generator, change_G=None, change_D=None):
     """A build(), as gan.build() is, of players whose networks or steps are others."""
     def build(s):
-        G = generator(28, s.z_size, s.width, s.conditional)
+        G = generator(28, s.z_size, s.width, s.classes)
         if change_G:
             change_G(G)
-        D = Discriminator(28, s.width, s.loss != "wgan-gp", s.conditional)
+        D = Discriminator(28, s.width, s.loss != "wgan-gp", s.classes)
         if change_D:
             change_D(D)
         return players(G, D)

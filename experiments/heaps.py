@@ -34,7 +34,7 @@ def real_heap(data, seed):
 def drawn_heap(chapter, model, data, seed):
     """N draws, as bits; of a conditional model with labels as frequent as in the training set."""
     generator = torch.Generator().manual_seed(seed)
-    data = told(data, model.conditional)
+    data = told(data, model.classes)
     y = None if data.y_train is None else data.y_train[torch.arange(N) % len(data.y_train)]
     draws = torch.cat([model.sample(500, None if y is None else y[i:i + 500], generator).cpu()
                        for i in range(0, N, 500)])

@@ -38,7 +38,7 @@ def model_of(chapter, folder):
 @torch.no_grad()
 def score(chapter, model, data, metrics):
     """(what it is, the run's figure, the figure with these weights)."""
-    data = told(data, model.conditional)
+    data = told(data, model.classes)
     if metrics["likelihood"] == "none":
         labels = chapter.data_labels(data, metrics["test_draws"])
         n, generator = metrics["test_draws"], torch.Generator().manual_seed(0)

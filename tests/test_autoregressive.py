@@ -100,14 +100,14 @@ def shaken(model, seed, scale=1.5):
 
 def lively(name, flags, sizes=ENUMERATED, conditional=False, seed=0):
     s = settings_of(name, flags)
-    s.conditional = conditional
+    s.conditional, s.classes = conditional, 10 * conditional
     torch.manual_seed(seed)
     return shaken(built(name, s, sizes), seed)
 
 
 def labels(model, n, k=None):
     """n times the label k, or 0 to 9 in turn; None for a model that is told none."""
-    if not model.conditional:
+    if not model.classes:
         return None
     return torch.arange(n) % 10 if k is None else torch.full((n,), k)
 

@@ -300,7 +300,7 @@ def toy_data(conditional, n=40, seed=0):
 def loop(chapter, flags="", conditional=False, evaluate_at=(), data=None, seed=0):
     """Train a small model under a Spy: (the spy, the model, the data)."""
     s = values(chapter, f"{chapter.ABOUT['small']} --batch-size 4 --steps 4 {flags}")
-    s.conditional = conditional
+    s.conditional, s.classes = conditional, 10 * conditional
     torch.manual_seed(seed)
     model, data = chapter.build(s), data or toy_data(conditional)
     spy = Spy(s, evaluate_at)
@@ -395,20 +395,18 @@ def test_an_evaluation_scores_what_it_says(chapter, conditional):
         assert other != pytest.approx(record.val, rel=1e-7)
 
 
-@pytest.mark.parametrize("name", [name for name in CHAPTERS if hasattr(CHAPTERS[name], "measure")
-                                  and "coins" in inspect.getsource(CHAPTERS[name].measure)])
-def test_coins_are_not_tossed_by_the_numbers_of_the_draws(name, monkeypatch):
+def test_coins_are_not_tossed_by_the_numbers_of_the_draws(monkeypatch):
     """flow.py once drew pixels by u and then tossed their coins by the same u, as both seeds were
     0: its distance after the coins was 1.57, and is 2.45."""
-    chapter, seeds = CHAPTERS[name], []
-    monkeypatch.setattr(chapter, "coins", lambda means, seed=0: seeds.append(seed))
-    monkeypatch.setattr(chapter, "scores", lambda *a: {"shares": 0})
-    chapter.measure(None, None, (None, None))
+    seeds, toss = [], judge.coins
+    monkeypatch.setattr(judge, "coins", lambda means, seed=0: seeds.append(seed))
+    monkeypatch.setattr(judge, "scores", lambda *a: {"shares": 0})
+    judge.measure(None, None, (None, None))
     assert seeds and 0 not in seeds
     generator = torch.Generator().manual_seed(0)  # control: why that matters
     z, means = torch.randn(200, 1, 28, 28, generator=generator), torch.full((200, 1, 28, 28), 0.5)
     for seed, low, high in ((0, 0.2, 1), (1, -0.02, 0.02)):
-        tossed = torch.stack([z.flatten(), judge.coins(means, seed).flatten()])
+        tossed = torch.stack([z.flatten(), toss(means, seed).flatten()])
         assert low < torch.corrcoef(tossed)[0, 1] < high
 
 
@@ -499,7 +497,7 @@ def test_scripts_stand_alone(chapter):
     """They import the standard library, torch, torchvision, numpy, matplotlib, tqdm and the shared
     modules, and no other chapter; nothing runs on import."""
     allowed = {"torch", "torchvision", "numpy", "matplotlib", "tqdm", *sys.stdlib_module_names,
-               "utils", "pictures", "settings", "runner", "judge"}
+               "utils", "pictures", "settings", "runner", "judge", "weights", "muon"}
     tree = ast.parse(source(chapter.__name__))
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -555,7 +553,7 @@ def test_chapters_share_a_vocabulary_and_an_order(chapter):
     assert positions == sorted(positions)
     assert len(inspect.getsource(chapter.train).splitlines()) <= 42
     assert len(inspect.getsource(chapter.main).splitlines()) <= 48
-    assert "def draw" not in text and text.count("if model.conditional else None") <= 1
+    assert "def draw" not in text and text.count("if model.classes else None") <= 1
     for item in list(vars(chapter).values()):  # public functions and classes have docstrings
         if inspect.isfunction(item) and item.__module__ == chapter.__name__:
             assert item.__doc__ or item.__name__ == "main", item.__name__
@@ -581,7 +579,8 @@ OWN = {"main", "build", "plot_pictures", "fields", "choose_dilations", ("vae", "
        ("diffusion", "evaluate"), ("diffusion", "train"), ("flow", "evaluate"), ("flow", "train"),
        ("flow", "evaluate_without_label"), ("ebm", "evaluate"), ("ebm", "train"),
        ("ebm", "evaluate_without_label"),
-       ("transformer_ar", "surprise")}
+       ("transformer_ar", "surprise"),
+       ("pixelcnn", "toss"), ("pixelcnn", "surprise"), ("pixelcnn", "sight")}  # of levels, too
 
 
 def functions(text):

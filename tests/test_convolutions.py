@@ -229,7 +229,7 @@ def agrees(model, by_hand, label, *more):
 @pytest.mark.parametrize("kind, dilations", [("image", [1, 3, 2, 10, 4]),
                                              ("line", [1, 2, 4, 8, 16])])
 def test_wavenet_is_what_its_equations_say(kind, dilations, label):
-    model = wave(kind, 3)((4, 5), channels=3, conditional=label is not None)
+    model = wave(kind, 3)((4, 5), channels=3, classes=10 * (label is not None))
     assert agrees(model, wavenet_by_hand, label, dilations)
     assert not agrees(model, wavenet_by_hand, label, sorted(dilations, reverse=True))  # control
 
@@ -238,7 +238,7 @@ def test_wavenet_is_what_its_equations_say(kind, dilations, label):
 @pytest.mark.parametrize("name, by_hand", [
     ("original", original_by_hand), ("gated", gated_by_hand), ("row lstm", row_lstm_by_hand)])
 def test_models_on_the_plane_are_what_their_equations_say(name, by_hand, label):
-    model = MODELS[name]((5, 6), channels=4, layers=2, conditional=label is not None)
+    model = MODELS[name]((5, 6), channels=4, layers=2, classes=10 * (label is not None))
     assert agrees(model, by_hand, label)
 
 
@@ -468,15 +468,15 @@ def test_the_variants_have_defaults_of_their_own():
 def test_flags_make_the_model_they_say(variant):
     s = values(pixelcnn, f"--variant {variant} --width 6 --depth 3 --conditional")
     model = pixelcnn.build(s, (3, 4))
-    assert model.image_size == (3, 4) and model.conditional
+    assert model.image_size == (3, 4) and model.classes
     assert model.position.shape[0] == 6 and len(model.streams(torch.zeros(1, 1, 3, 4))) == 4
-    assert not pixelcnn.build(values(pixelcnn, f"--variant {variant}"), 3).conditional
+    assert not pixelcnn.build(values(pixelcnn, f"--variant {variant}"), 3).classes
 
 
 def test_flags_make_the_wavenet_they_say():
     s = values(wavenet, "--dilations line --width 6 --first-taps 9 --conditional")
     model = wavenet.build(s, (3, 4))
-    assert model.dilations == [1, 2, 4, 8] and model.conditional and model.image_size == (3, 4)
+    assert model.dilations == [1, 2, 4, 8] and model.classes and model.image_size == (3, 4)
     assert model.position.shape[2] == 6 and model.first.in_features == 9
     assert model.head.out_features == 12
     assert wavenet.build(values(wavenet), 4).dilations == [1, 2, 2, 8, 4]

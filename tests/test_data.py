@@ -133,7 +133,7 @@ def test_batches_cover_everything_once_and_in_order():
 
 
 def test_labels_for_a_row_each_and_for_models_that_take_none():
-    told, plain = SimpleNamespace(conditional=True), SimpleNamespace(conditional=False)
+    told, plain = SimpleNamespace(classes=10), SimpleNamespace(classes=0)
     assert utils.row_labels(told, 12).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
     assert utils.row_labels(told, 7, each=3).tolist() == [0, 0, 0, 1, 1, 1, 2]
     assert utils.row_labels(plain, 7) is None

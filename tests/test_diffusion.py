@@ -23,9 +23,9 @@ def double():
     torch.set_default_dtype(before)
 
 
-def gaussian_model(straight=False, predict="x", size=4, conditional=False):
+def gaussian_model(straight=False, predict="x", size=4, classes=0):
     torch.manual_seed(0)
-    return Diffusion(size, 4, straight, predict, conditional)
+    return Diffusion(size, 4, straight, predict, classes)
 
 
 def exact(model, mean, var, late=0):
@@ -274,7 +274,7 @@ def awake(network):
 
 
 def test_the_network_hears_noise_level_label_and_place_and_mixes_no_images():
-    network = awake(UNet((8, 8), 1, 4, True))
+    network = awake(UNet((8, 8), 1, 4, 10))
     z, y, level = torch.randn(3, 1, 8, 8), torch.tensor([1, 2, 10]), torch.tensor([0.2, 0.5, 0.9])
     out = network(z, level, y)
     assert out.shape == z.shape
@@ -292,7 +292,7 @@ def test_the_network_hears_noise_level_label_and_place_and_mixes_no_images():
 
 
 def test_guidance_is_a_line_through_two_guesses():
-    model = gaussian_model(conditional=True)
+    model = gaussian_model(classes=10)
     asked = []
 
     def guess(z, t, y=None):
@@ -317,15 +317,15 @@ def test_guidance_is_a_line_through_two_guesses():
 def test_labels_are_withheld_now_and_then():
     torch.manual_seed(0)
     y = torch.arange(10).repeat(2000)
-    found = diffusion.withheld(y)
+    found = diffusion.withheld(y, 10)
     assert (found == 10).double().mean().item() == pytest.approx(0.1, abs=5 * 0.3 / 141)
-    assert bool(((found == y) | (found == 10)).all()) and diffusion.withheld(None) is None
+    assert bool(((found == y) | (found == 10)).all()) and diffusion.withheld(None, 10) is None
 
 
 @pytest.mark.parametrize("kind", [Diffusion, MaskedDiffusion])
 def test_a_conditional_model_learns_what_no_label_means(kind):
     torch.manual_seed(0)
-    model = kind(4, 4, conditional=True)
+    model = kind(4, 4, classes=10)
     awake(model.network)
     x, y = (torch.rand(60, 1, 4, 4) < 0.5).to(D), torch.arange(60) % 10
     model.loss(x, y).backward()

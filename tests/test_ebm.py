@@ -28,7 +28,7 @@ def index(x):
 
 def lively_rbm(size=4, conditional=False, scale=0.7, hidden=5):
     torch.manual_seed(0)
-    model = RBM(size, hidden, conditional, 20)
+    model = RBM(size, hidden, 10 * conditional, 20)
     model.start_from_mean((torch.rand(50, 1, size, size) * 255).to(torch.uint8))
     with torch.no_grad():
         for p in model.parameters():
@@ -38,8 +38,8 @@ def lively_rbm(size=4, conditional=False, scale=0.7, hidden=5):
 
 def lively_residual(conditional=False, scale=0.5):
     torch.manual_seed(0)
-    model = Residual(4, 4, conditional, pool=64)
-    model.base = ebm.Base((4, 4), 8, conditional, reach=1)  # a small window: less to sum over
+    model = Residual(4, 4, 10 * conditional, pool=64)
+    model.base = ebm.Base((4, 4), 8, 10 * conditional, reach=1)  # a small window: less to sum over
     with torch.no_grad():
         for p in model.parameters():
             p += scale * torch.randn_like(p)
@@ -501,7 +501,7 @@ def test_chains_take_as_many_steps_as_they_are_told():
 def test_both_means_of_the_loss_have_the_same_labels(kind, monkeypatch):
     """Chains that stand still, those of label k with pixel k on: the loss takes those of y."""
     torch.manual_seed(0)
-    model = RBM(4, 5, True, 40) if kind == "rbm" else Smoothed(4, 4, True, chains=40)
+    model = RBM(4, 5, 10, 40) if kind == "rbm" else Smoothed(4, 4, 10, chains=40)
     model.to(torch.float64)
     for p in model.parameters():
         p.data += 0.3 * torch.randn_like(p)
@@ -513,7 +513,10 @@ def test_both_means_of_the_loss_have_the_same_labels(kind, monkeypatch):
     model.noise = 0.0
     model.chains.copy_(F.one_hot(torch.arange(40) % 10, 16).view_as(model.chains))
     y = torch.tensor([1, 1, 1, 7, 3])
-    assert (ebm.chains_of(y, 40) % 10).tolist() == y.tolist()
+    assert (ebm.chains_of(y, 40, 10) % 10).tolist() == y.tolist()
+    y = torch.arange(12).repeat(50)  # labels of others: all chains of a label, and no other's
+    found = ebm.chains_of(y, 40, 12)
+    assert (found % 12).tolist() == y.tolist() and set(found.tolist()) == set(range(36))
     x = (torch.arange(5 * 16).view(5, 1, 4, 4) % 3 == 0).to(torch.float64)
     chains = F.one_hot(y, 16).view(5, 1, 4, 4).to(torch.float64)
     wanted = model.energy(x, y).mean() - model.energy(chains, y).mean()

@@ -14,7 +14,7 @@ KINDS = ("spline", "affine", "additive")
 def lively(levels=2, kind="spline", size=4, conditional=False, scale=0.5):
     """A flow with weights that say something, in float64; black is 0.7 of all pixels."""
     torch.manual_seed(0)
-    model = Flow(size, levels, 4, kind, conditional)
+    model = Flow(size, levels, 4, kind, 10 * conditional)
     model.counts.copy_(torch.tensor([7 * (levels - 1), *[3] * (levels - 1)]))
     with torch.no_grad():
         for p in model.parameters():

@@ -43,7 +43,7 @@ def moved(network, before):
 @pytest.mark.parametrize("kind", ["ns", "wgan-gp"])
 @pytest.mark.parametrize("conditional", [False, True])
 def test_each_step_changes_its_own_network_only(kind, conditional):
-    G, D = players(norm=kind == "ns", conditional=conditional)
+    G, D = players(norm=kind == "ns", classes=10 * conditional)
     opt_G, opt_D = optimizers(G, D)
     x, y = torch.rand(16, 1, 8, 8), torch.arange(16) % 10 if conditional else None
     for _ in range(3):
@@ -222,7 +222,7 @@ class Note:
 def noted(flags, conditional=False, evaluate_at=()):
     """Train under a Note whose model's steps note what they are given -> note, model, calls."""
     note, calls = Note(flags, evaluate_at), []
-    note.settings.conditional = conditional
+    note.settings.conditional, note.settings.classes = conditional, 10 * conditional
     torch.manual_seed(0)
     model = gan.build(note.settings)
 
@@ -354,7 +354,7 @@ def test_figures_of_a_run_are_of_its_best_weights_and_the_test_digits(conditiona
     found = json.loads(Path("run/metrics.json").read_text(encoding="utf-8"))
     best, s = checkpoint("run")["best"], values(gan, flags)
     assert best["step"] < 6  # at such a rate the last weights are not the best ones
-    s.conditional = conditional
+    s.conditional, s.classes = conditional, 10 * conditional
     network, data, average = judge.load_judge(), utils.load_mnist(), gan.build(s).average
     y = data.train_labels[:300] if conditional else None
 
@@ -403,7 +403,7 @@ def test_neighbours_are_the_nearest_in_pixels_and_in_features():
 
     class Drawn:
         """Draws real digits."""
-        conditional = False
+        classes = 0
 
         def sample(self, n, y, generator):
             return digits[20:20 + n] / 255
@@ -424,7 +424,7 @@ def test_interpolation_goes_along_the_sphere_and_straight_from_one_noise_to_anot
             shown.append((z, y))
             return super().forward(z, y)
 
-    model = Noted(8, 5, 4, conditional=True)
+    model = Noted(8, 5, 4, classes=10)
     gan.plot_interpolation(Path("interpolation.png"), model)
     ends = model.noise(8, torch.Generator().manual_seed(3)).view(4, 2, 5)
     assert len(shown) == 8 and not model.training
@@ -551,7 +551,7 @@ def lively(network, training):
 def test_the_generator_is_what_the_notes_say(conditional, training):
     """Linear, double, convolve, double, convolve, in plain loops: batch norm and ReLU behind each
     but the last, a sigmoid behind that; a label is ten more inputs behind z."""
-    G = lively(gan.Generator((8, 4), 3, 2, conditional), training)
+    G = lively(gan.Generator((8, 4), 3, 2, 10 * conditional), training)
     z, y = torch.randn(3, 3).double(), torch.tensor([7, 0, 7])
     u = [row + [float(k == label) for k in range(10)] * conditional
          for row, label in zip(z.tolist(), y.tolist())]
@@ -572,7 +572,7 @@ def test_the_generator_is_what_the_notes_say(conditional, training):
 def test_the_discriminator_is_what_the_notes_say(conditional, norm, training):
     """Halve, halve, convolve, linear, in plain loops: leaky by 0.2, batch norm in the middle or
     none; a label adds a read-out of its own; what is 0 … 1 is first made −1 … 1."""
-    D = lively(gan.Discriminator((8, 4), 2, norm, conditional), training)
+    D = lively(gan.Discriminator((8, 4), 2, norm, 10 * conditional), training)
     x, y = torch.rand(3, 1, 8, 4).double(), torch.tensor([7, 0, 7])
 
     def leaky(h):
@@ -593,7 +593,7 @@ def test_the_discriminator_is_what_the_notes_say(conditional, norm, training):
 
 def test_a_fresh_discriminator_does_not_care_for_labels():
     """Their read-outs begin at 0."""
-    _, D = players(conditional=True)
+    _, D = players(classes=10)
     assert not D.label.weight.any()
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
     assert torch.equal(D.eval()(x, y), D(x, y + 1))
@@ -651,7 +651,7 @@ def test_the_critic_has_no_batch_norm():
 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_an_image_depends_on_its_own_noise_only(conditional):
-    G, _ = players(conditional=conditional)
+    G, _ = players(classes=10 * conditional)
     for _ in range(3):  # batch norm has seen something
         G(torch.randn(20, 3), torch.arange(20) % 10 if conditional else None)
     z, y = torch.randn(6, 3), torch.arange(6) if conditional else None
@@ -671,7 +671,7 @@ def test_an_image_depends_on_its_own_noise_only(conditional):
 
 
 def test_labels_are_asked_for_and_refused():
-    G, D = players(conditional=True)
+    G, D = players(classes=10)
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
     with pytest.raises(ValueError, match="needs y"):
         G.sample(4)

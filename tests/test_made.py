@@ -130,7 +130,7 @@ def rnn_by_hand(model, x, label, reach, cell):
 @pytest.mark.parametrize("label", [None, 7])
 @pytest.mark.parametrize("flags", [{}, {"depth": 1}, {"order": "random", "num_masks": 2}], ids=str)
 def test_made_is_what_its_equations_say(flags, label):
-    model = small_made((2, 4), width=9, conditional=label is not None, **flags)
+    model = small_made((2, 4), width=9, classes=10 * (label is not None), **flags)
     x = noise(3, (2, 4))
     y = None if label is None else torch.full((3,), label)
     for sets in zip(model.place, model.degree):
@@ -147,7 +147,7 @@ def test_made_is_what_its_equations_say(flags, label):
                                                 ("gru", "natural", 2), ("gru", "random", 0)])
 def test_the_rnn_is_what_its_equations_say(cell, order, reach, label):
     model = small_rnn((3, 4), cell=cell, order=order, reach=reach, width=3, features=4,
-                      conditional=label is not None)
+                      classes=10 * (label is not None))
     x = noise(3, (3, 4))
     logits = model.logits(x, None if label is None else torch.full((3,), label)).flatten(1)
     for image, found in zip(x.flatten(1).tolist(), logits):
@@ -503,11 +503,11 @@ def test_flags_make_the_model_they_say():
 
     model = built("--width 10 --depth 3 --order random --num-masks 2 --conditional")
     assert len(model.hidden) == 2 and model.first.out_features == 10 and model.num_masks == 2
-    assert model.order == "random" and model.conditional and model.image_size == (3, 4)
+    assert model.order == "random" and model.classes and model.image_size == (3, 4)
     model = built("--variant rnn --width 10 --cell gru --reach 2")
     assert isinstance(model.rnn, torch.nn.GRU) and model.rnn.hidden_size == 10
     assert model.window_to_features.out_features == 15  # K in proportion to S
-    assert model.seen.shape[1] == 1 + 2 * 5 + 2 and not model.conditional
+    assert model.seen.shape[1] == 1 + 2 * 5 + 2 and not model.classes
     random = built("--variant rnn --order random")
     assert isinstance(random.rnn, torch.nn.LSTM)
     assert torch.equal(model.pixel_at, torch.arange(12))

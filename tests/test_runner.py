@@ -22,6 +22,7 @@ import utils
 
 COMMON_METRICS = (
     "model variant conditional test_nats bits_per_dim likelihood binarization data judge best_step "
+    "began_from labels "
     "parameters steps batch_size lr seed train_seconds eval_seconds sample_seconds_64 device "
     "threads machine versions command settings curve").split()
 
@@ -85,7 +86,7 @@ def test_the_best_weights_are_the_ones_kept():
     assert not same(best["weights"], seen[30])
     metrics = json.loads(Path("runs/toy/metrics.json").read_text())
     assert metrics["best_step"] == middle  # and the test figure is theirs
-    model = toy.build(runner.SimpleNamespace(width=3, conditional=False))
+    model = toy.build(runner.SimpleNamespace(width=3, classes=0))
     model.load_state_dict(seen[middle])
     assert metrics["test_nats"] == toy.evaluate(model, utils.load_mnist().x_test, None)
 

@@ -109,7 +109,7 @@ def transformer_by_hand(model, image, label):
     (2, (4, 8), 1, 2, 2), (2, (6, 6), 2, 3, 1), (1, (3, 4), 1, 1, 2), (1, (3, 3), 0, 2, 2)])
 def test_the_transformer_is_what_its_equations_say(patch, size, reach, heads, layers, label):
     model = lively(size, patch, channels=6, reach=reach, heads=heads, layers=layers,
-                   conditional=label is not None)
+                   classes=10 * (label is not None))
     x, y = noise(2, size), None if label is None else torch.full((2,), label)
     logits, maps = model.logits(x, y), model.attention_maps(x, y)
     for k, image in enumerate(x[:, 0].long().tolist()):
@@ -337,7 +337,7 @@ def test_a_sampler_of_another_model_is_caught(break_it):
 
 @pytest.mark.parametrize("patch, conditional", [(1, False), (2, True)])
 def test_both_samplers_have_the_same_temperature(patch, conditional):
-    model, n = lively((6, 4), patch, conditional=conditional), 40
+    model, n = lively((6, 4), patch, classes=10 * conditional), 40
     y = torch.arange(n) % 10 if conditional else None
 
     def both(**given):
@@ -404,7 +404,7 @@ def test_flags_make_the_model_they_say():
     model = transformer_ar.build(s, (4, 6))
     assert len(model.blocks) == 2 and model.blocks[0].heads == 3 and model.reach == 1
     assert model.row.shape == (2, 1, 12) and model.column.shape == (1, 3, 12)
-    assert model.conditional and model.patch == 2 and model.mask.shape == (2, 3)
+    assert model.classes and model.patch == 2 and model.mask.shape == (2, 3)
 
 
 def test_single_pixels_have_defaults_of_their_own():

@@ -28,7 +28,7 @@ def small_vae(conditional=False, wrong_q=0.0, z_size=1, strength=4, kind=vae.VAE
     hardly react to z, so that the prior would be the right q for each image: strength makes z
     matter."""
     torch.manual_seed(0)
-    model = kind(3, z_size=z_size, width=16, depth=2, conditional=conditional).double()
+    model = kind(3, z_size=z_size, width=16, depth=2, classes=10 * conditional).double()
     with torch.no_grad():
         for p in model.decoder.parameters():
             p.mul_(strength)
@@ -126,7 +126,7 @@ def test_a_narrow_q_far_from_zero_is_not_rounded_away():
 @pytest.mark.parametrize("size", [(3, 3), (2, 4)])
 def test_probabilities_of_all_images_sum_to_one(conditional, size):
     torch.manual_seed(0)
-    model = vae.VAE(size, z_size=1, width=16, depth=2, conditional=conditional).double()
+    model = vae.VAE(size, z_size=1, width=16, depth=2, classes=10 * conditional).double()
     x = all_images(*size)
     y = torch.full((len(x),), 3) if conditional else None
     with torch.no_grad():
@@ -309,7 +309,7 @@ def test_the_networks_are_what_the_notes_say(conditional):
     """Encoder and decoder, written anew in plain loops: SiLU, hidden layers that add to their
     input, a label as ten more inputs, μ before log σ²."""
     torch.manual_seed(1)
-    model = vae.VAE((2, 3), z_size=2, width=5, depth=3, conditional=conditional).double()
+    model = vae.VAE((2, 3), z_size=2, width=5, depth=3, classes=10 * conditional).double()
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.randn(p.shape))
@@ -506,7 +506,7 @@ def test_without_the_label():
     """An average of unbiased estimates is one, whatever the number of draws: over all images the
     estimates of p(x) sum to 1; and the most probable label is Bayes' choice."""
     torch.manual_seed(0)
-    model, x = vae.VAE(2, 2, 8, 2, conditional=True), all_images(2, 2).to(torch.uint8)
+    model, x = vae.VAE(2, 2, 8, 2, classes=10), all_images(2, 2).to(torch.uint8)
     for p in model.parameters():
         p.data += 0.5 * torch.randn_like(p)
     for p in model.encoder.last.parameters():
@@ -563,7 +563,7 @@ def test_the_loop_minimises_the_weighed_loss_and_chooses_by_it(conditional):
     if conditional:
         data.y_train, data.y_val = labels[:40], labels[40:].flip(0)
     s = values(vae, "--width 16 --depth 2 --z-size 3 --beta 4 --batch-size 8 --steps 2")
-    s.conditional = conditional
+    s.conditional, s.classes = conditional, 10 * conditional
     torch.manual_seed(0)
     model = vae.build(s)
     run, start = Noting(s, 2), torch.get_rng_state()
@@ -590,7 +590,7 @@ def test_figures_of_a_run_are_of_its_best_weights_and_the_test_bits(conditional)
     found = json.loads(Path("run/metrics.json").read_text(encoding="utf-8"))
     best, s = checkpoint("run")["best"], values(vae, flags)
     assert best["step"] < 6  # at such a rate the last weights are not the best ones
-    s.conditional = conditional
+    s.conditional, s.classes = conditional, 10 * conditional
     model, data = vae.build(s), utils.load_mnist()
     model.load_state_dict(best["weights"])
 
@@ -633,7 +633,7 @@ def test_pictures_decode_what_they_say():
             return super().decode(z, y)
 
     torch.manual_seed(0)
-    model = Asked(4, z_size=2, width=8, depth=1, conditional=True)
+    model = Asked(4, z_size=2, width=8, depth=1, classes=10)
     x = torch.randint(0, 2, (30, 1, 4, 4)).to(torch.uint8)
     y = torch.tensor([7, 2, 1, 0, 4, 9, 5, 8, 3, 6] * 3)
     curve = [{"step": k, "val_reconstruction": 2.0, "val_kl": 1.0, "val_nats": 3.0} for k in (1, 2)]

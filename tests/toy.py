@@ -28,12 +28,13 @@ VARIANTS = {("variant", "fancy"): {"steps": 20, "width": 4}}
 
 
 class Coins(torch.nn.Module):
-    """Independent pixels: logits (10 or 1, 784)."""
+    """Independent pixels: logits (classes or 1, H·W)."""
 
-    def __init__(self, width, conditional):
+    def __init__(self, image_size, width, classes):
         super().__init__()
-        self.conditional, self.temperature = conditional, 1.0
-        self.logits = torch.nn.Parameter(torch.zeros(10 if conditional else 1, 784))
+        self.image_size = utils.pair(image_size)
+        self.classes, self.temperature = classes, 1.0
+        self.logits = torch.nn.Parameter(torch.zeros(classes or 1, math.prod(self.image_size)))
         self.extra = torch.nn.Parameter(0.1 * torch.randn(width))
 
     def log_prob(self, x, y=None):
@@ -48,7 +49,7 @@ class Coins(torch.nn.Module):
         logits = self.logits[torch.zeros(n, dtype=torch.long) if y is None else y]
         p = torch.sigmoid(logits / self.temperature)
         torch.rand(n, generator=generator)  # some noise of its own, as z is in vae.py
-        return p.view(n, 1, 28, 28)
+        return p.view(n, 1, *self.image_size)
 
     def sample(self, n, y=None, generator=None):
         p = self.sample_means(n, y, generator)
@@ -58,7 +59,7 @@ class Coins(torch.nn.Module):
 def build(s, image_size=28):
     if s.width == 13:
         raise ValueError("--width 13 brings bad luck; choose another.")
-    return Coins(s.width, s.conditional)
+    return Coins(image_size, s.width, s.classes)
 
 
 @torch.no_grad()
