@@ -45,6 +45,7 @@ Reached   grey levels at 1.067 bits/dim, exact (580.0 nats; the bound (5) says 5
           581.5 with one); Fréchet distance 1.92 (5,000 training digits: 0.17), after one coin a
           pixel 1.63; no likelihood of bits. 9.9 minutes, 4,000 steps, 2 cores of an Intel Xeon,
           seed 0 (samples/flow/metrics.json). --levels 2: 83.17 nats, exact, in 8.1 minutes.
+          --conditional: distance 0.58, 96.3 % read as asked, 1.076 bits/dim told the digit.
 Gallery   samples/flow/README.md shows what this chapter's runs look like
 Left out  on purpose: layers that mix channels (they would hide where black ends: "Mixing"), more
           than one coupling for a pixel ("Which half?"), learned noise (with these weights it could
@@ -148,6 +149,11 @@ ADAM = ("position", "bias", "label", "network.last")  # words in names: left to 
 # (PixelCNN++ trains on such differences.) What lies between both figures is what the noise costs,
 # and all that learned noise could win with these weights; with it one would learn other weights.
 #
+# Ranks. What does a network see of a level? Not its brightness: of all pixels that are not black
+# two in five have levels of 250 and more, which all look alike, a 255th apart, and what they say of
+# their neighbours is lost. So it is told the rank: which part of what is not black is as dark, or
+# darker. That is the axis on which u lies, too. (As brightness: 25 nats more, after 800 steps.)
+#
 # Couplings. How can layers be bijections, with networks inside that are not? Leave a part of the
 # pixels, A, as it is, and move the others, B, each by a one-dimensional map whose shape a network
 # reads from A:
@@ -245,6 +251,12 @@ class ResidualBlock(nn.Module):
         return h + self.conv_2(F.silu(self.norm_2(self.conv_1(F.silu(self.norm_1(h))))))
 
 
+def label_table(classes, numbers):
+    """A table of labels, all alike at first: noise there would have to be unlearned."""
+    return nn.Embedding(classes, numbers, _weight=torch.zeros(classes, numbers)) \
+        if classes else None
+
+
 class DenseNet(nn.Module):
     """(B, C, H, W) -> the same shape: two layers of `wide` units see all places at once, and a
     third says something to each."""
@@ -254,7 +266,7 @@ class DenseNet(nn.Module):
         numbers = channels * math.prod(size)
         self.first, self.last = nn.Linear(numbers, wide), nn.Linear(wide, numbers)
         self.hidden = nn.Linear(wide, wide)
-        self.label = nn.Embedding(classes, wide) if classes else None
+        self.label = label_table(classes, wide)
         nn.init.zeros_(self.last.weight)  # at first it says nothing
         nn.init.zeros_(self.last.bias)
 
@@ -274,7 +286,7 @@ class ConvNet(nn.Module):
         c, half = channels, (size[0] // 2, size[1] // 2)
         self.first = nn.Conv2d(inputs, c, 3, padding=1)
         self.position = nn.Parameter(torch.zeros(c, *size))  # where in the picture? (wavenet.py)
-        self.label = nn.Embedding(classes, c) if classes else None
+        self.label = label_table(classes, c)
         self.down, self.up = ResidualBlock(c), ResidualBlock(c)
         self.shrink, self.grow = nn.Conv2d(c, 2 * c, 2, 2), nn.ConvTranspose2d(2 * c, c, 2, 2)
         self.hub = DenseNet(2 * c, half, 2 * c, classes)
@@ -306,7 +318,7 @@ class PixelNets(nn.Module):
         self.hidden = nn.Parameter(torch.randn(d, wide, wide) * scale)
         self.last = nn.Parameter(torch.zeros(d, wide, numbers))  # at first g is the identity
         self.biases = nn.ParameterList(torch.zeros(d, 1, n) for n in (wide, wide, numbers))
-        self.label = nn.Embedding(classes, d * wide) if classes else None
+        self.label = label_table(classes, d * wide)
 
     def forward(self, seen, y=None, pixels=slice(None)):
         """pixels: a slice, whose networks are asked; others would cost time when one is drawn."""
@@ -511,16 +523,19 @@ class Flow(nn.Module):
         return (torch.searchsorted(cdf, u.contiguous(), right=True) - 1).clamp(0, self.levels - 1)
 
     def seen(self, levels):
-        """What networks look at: levels, in [−1, 1], and not where in its cell u is. So noise on
-        known pixels cannot disturb them, and (5) can be summed exactly."""
-        return 2 * levels / (self.levels - 1) - 1
+        """What networks look at: −1 for black, else which part of all that is not black is as dark
+        or darker, up to 1 ("Ranks"); not where in its cell u is, so noise on known pixels cannot
+        disturb them, and (5) can be summed exactly. levels: integers, of any shape."""
+        black, ranks = self.cdf[1], self.cdf[1:].clone()
+        ranks[1:], ranks[0] = (ranks[1:] - black) / (1 - black), -1
+        return ranks[levels.long()]
 
     def encode(self, u, y=None, states=None):
         """f of (1): u (B, 1, H, W) -> z of that shape, and log |det ∂z/∂u|, (B,) nats. states: a
         list that gets u after each coupling. All couplings can look at u itself, since what one
         looks at no earlier one has moved."""
         utils.check_label(self, y)
-        levels, z, log_det = self.seen(self.quantize(u).to(u)).flatten(1), u.flatten(1), 0
+        levels, z, log_det = self.seen(self.quantize(u)).flatten(1), u.flatten(1), 0
         for coupling in self.couplings:
             says = coupling.says(levels, y)
             new, log_slope = coupling.map(u.flatten(1)[:, coupling.moved], says, self.knots)
@@ -535,13 +550,13 @@ class Flow(nn.Module):
         pixels that networks are told instead of what was drawn; u itself has draws there."""
         u, knots, cdf = z.flatten(1).clone(), self.knots, self.cdf
         levels = torch.zeros_like(u)  # as networks see them; what is not drawn yet, none looks at
-        given = None if x is None else (self.seen(x.flatten(1).to(u)), known.flatten().to(u.device))
+        given = None if x is None else (self.seen(x.flatten(1)), known.flatten().to(u.device))
         for coupling in reversed(self.couplings):
             for part in coupling.parts:
                 pixels = coupling.moved[part]
                 says = coupling.says(levels, y, part)
                 u[:, pixels] = coupling.map_back(u[:, pixels], says, knots)
-                levels[:, pixels] = self.seen(self.quantize(u[:, pixels], cdf).to(u))
+                levels[:, pixels] = self.seen(self.quantize(u[:, pixels], cdf))
                 if given is not None:
                     levels[:, pixels] = torch.where(given[1][pixels], given[0][:, pixels],
                                                     levels[:, pixels])
@@ -563,7 +578,7 @@ class Flow(nn.Module):
         the CPU, since cells of rare levels are narrow."""
         utils.check_label(self, y)
         utils.check_pixels(x, self.levels - 1)
-        levels = self.seen(x.flatten(1).to(self.cdf))
+        levels = self.seen(x.flatten(1).to(self.cdf.device))
         nats, cdf, knots = torch.zeros_like(levels).cpu().to(torch.float64), *(
             t.cpu().to(torch.float64) for t in (self.cdf, self.knots))
         for coupling in self.couplings:
