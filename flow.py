@@ -37,19 +37,20 @@ Papers    Dinh, Krueger & Bengio, NICE, 2014 (arXiv 1410.8516): coupling layers
           Jordan et al., Muon, 2024: the optimizer, which has a small chapter of its own, muon.py
 Lecture   Berkeley CS294-158, lecture 3: flow models
 Run       python flow.py                        train, draw, measure; writes runs/flow/
-          python flow.py --levels 2             the binarized digits: nats for the one table
-          python flow.py --conditional          the same with the class given: p(x|y)
+          python flow.py --levels 2             the binarized digits: nats, as in README's table
+          python flow.py --conditional          grey levels, with the class given: p(x|y)
           python flow.py --coupling affine      RealNVP's couplings; additive: NICE's
           python flow.py --sample-only --temperature 0.8
-Reached   grey levels at 1.067 bits/dim, exact (580.0 nats; the bound (5) says 580.4 with ten draws,
-          581.5 with one); Fréchet distance 1.92 (5,000 training digits: 0.17), after one coin a
-          pixel 1.63; no likelihood of bits. 9.9 minutes, 4,000 steps, 2 cores of an Intel Xeon,
+Reached   grey levels at 1.027 bits/dim, exact (558.1 nats; the bound (5) says 558.6 with ten draws,
+          559.9 with one); Fréchet distance 1.76 (5,000 training digits: 0.17), after one coin a
+          pixel 1.45; no likelihood of bits. 9.9 minutes, 4,000 steps, 2 cores of an Intel Xeon,
           seed 0 (samples/flow/metrics.json). --levels 2: 83.17 nats, exact, in 8.1 minutes.
-          --conditional: distance 0.58, 96.3 % read as asked, 1.076 bits/dim told the digit.
+          --conditional: distance 0.74, 94.3 % read as asked, 1.021 bits/dim told the digit.
 Gallery   samples/flow/README.md shows what this chapter's runs look like
 Left out  on purpose: layers that mix channels (they would hide where black ends: "Mixing"), more
           than one coupling for a pixel ("Which half?"), learned noise (with these weights it could
-          win about a nat: "What the noise costs"), and continuous flows (diffusion.py).
+          win at most the gap of the bound with one draw: "What the noise costs"), and continuous
+          flows (diffusion.py).
 """
 import math
 
@@ -136,23 +137,27 @@ ADAM = ("position", "bias", "label", "network.last")  # words in names: left to 
 #
 # (Jensen, as in vae.py: the noise is an encoder, q(u|x) uniform in the cell, and the gap is its KL
 # divergence from p(u|x).) What is trained, the mean of log p(u) + log V, is a *bound*, and as for
-# the VAE K draws under the logarithm make it tighter. It is tight if p is constant in the cell. No
-# affine map of a Gaussian (the usual noise; ours is logistic) makes it so: the Gaussian that is
-# nearest to a box is 0.18 nats away from it, 138 an image if all pixels are such boxes. Flow++
+# the VAE K draws under the logarithm make it tighter. It is tight if p is constant in the cell. In
+# the usual coordinates, x + r, no affine map of a Gaussian makes it so: the one that is nearest to
+# a box is 0.18 nats away from it, 138 an image if all pixels are such boxes. Flow++
 # learns the noise instead ("variational dequantization"). A spline with a knot where black ends
 # *can* be constant there. And there is more. Our networks look at levels, not at noise (seen(),
-# below); so a coupling, g of the next section, is a distribution function for each pixel that it
-# moves, given the levels that it is told, and the integral over the cell is a difference:
+# below); so a coupling, g of "Couplings", is a distribution function for each pixel that it moves,
+# given the levels that it is told, and the integral over the cell is a difference:
 #
 #     P(x) = Π_d [ g( F(x_d + 1); θ_d ) − g( F(x_d); θ_d ) ]        exact: log_probs()
 #
 # (PixelCNN++ trains on such differences.) What lies between both figures is what the noise costs,
 # and all that learned noise could win with these weights; with it one would learn other weights.
 #
-# Ranks. What does a network see of a level? Not its brightness: of all pixels that are not black
-# two in five have levels of 250 and more, which all look alike, a 255th apart, and what they say of
-# their neighbours is lost. So it is told the rank: which part of what is not black is as dark, or
-# darker. That is the axis on which u lies, too. (As brightness: 25 nats more, after 800 steps.)
+# Ranks. What is a network told of a level? Brightness hides much: of all pixels that are not black
+# two in five have levels of 250 … 255, which then are nearly one number. So it is told a rank,
+#
+#     seen(0) = −1,      seen(x) = (F(x + 1) − F(1)) / (1 − F(1))   for x > 0,
+#
+# which part of what is not black is as dark as x, or darker: but for black, the axis of u. With two
+# levels it is −1 or 1 either way. (Brightness, 2x/255 − 1, had 26 nats an image more on validation
+# after 800 steps: "What networks see".)
 #
 # Couplings. How can layers be bijections, with networks inside that are not? Leave a part of the
 # pixels, A, as it is, and move the others, B, each by a one-dimensional map whose shape a network
@@ -199,8 +204,9 @@ ADAM = ("position", "bias", "label", "network.last")  # words in names: left to 
 # numbers go as latents, the multi-scale architecture.) A spline can come close in one go, so here
 # each pixel is moved once: that is easy to read backwards, and P(x) above needs it.
 #
-# Drawing. Begin with noise and undo the couplings, last one first: 196 coarse pixels, one after the
-# other, then the pixels between them, and again: 198 passes of small networks, all images at once.
+# Drawing. Begin with noise and undo the couplings, last one first: the 196 coarse pixels, one after
+# the other, then all 3s at once, then all 1s and 2s: 198 passes of small networks, all images at
+# once.
 # So a flow that moves each part once *is* an autoregressive model, whose steps are not pixels but
 # parts; and an autoregressive model is a flow, p(x_d | before) with its distribution function as g,
 # triangular by nature. (MAF, and our third step. One pass finds z, drawing takes a pass for each
@@ -216,7 +222,7 @@ ADAM = ("position", "bias", "label", "network.last")  # words in names: left to 
 # A good density need not draw well. log p is a mean over real digits: a model that draws one third
 # rubbish loses at most log 1.5 = 0.4 nats of hundreds (Theis et al.). And most nats are spent on
 # edges and grey levels, where nobody looks, while the shape of the digit is in the 196 coarse
-# pixels, which together cost a third ("What was measured"; one of them costs more than a fine one,
+# pixels, which together cost less ("What was measured"; one of them costs more than a fine one,
 # surprise.png). So nats can be good and draws odd. Temperature (Glow): turn the noise into a
 # Gaussian, multiply by τ, and back. τ < 1 stays near the middle of each pixel's distribution: fewer
 # accidents, and fewer kinds of digits, at τ = 0 a single one (temperatures.png, exercise 6).
@@ -228,7 +234,7 @@ ADAM = ("position", "bias", "label", "network.last")  # words in names: left to 
 # with transformers inside, and the order turned round from one to the next.
 #
 # Labels. With --conditional each network is told the digit, and all equations get "| y";
-# evaluate_without_label() takes it away again (made.py).
+# with --levels 2 evaluate_without_label() takes it away again (made.py).
 # --------------------------------------------------------------------------------------------------
 
 
@@ -252,7 +258,8 @@ class ResidualBlock(nn.Module):
 
 
 def label_table(classes, numbers):
-    """A table of labels, all alike at first: noise there would have to be unlearned."""
+    """A table of labels, y (B,) -> (B, numbers), or None if there are no classes. It begins at 0,
+    all labels alike: torch's noise would have to be unlearned ("What networks see")."""
     return nn.Embedding(classes, numbers, _weight=torch.zeros(classes, numbers)) \
         if classes else None
 
@@ -434,15 +441,16 @@ class Coupling(nn.Module):
             self.parts = [slice(None)]
 
     def says(self, levels, y, part=slice(None)):
-        """What the network reads from levels in [−1, 1], (B, D) -> (B, m, …, numbers), of a part of
-        the pixels that it moves."""
+        """What the network reads from what Flow.seen() makes of levels, (B, D) -> (B, m, …,
+        numbers), of a part of the pixels that it moves. y: (B,), or None."""
         if self.one_by_one:
             return self.network(levels[:, self.known], y, part)
         out = self.network(levels[:, self.known], y)
         return out.unflatten(1, (-1, self.numbers)).movedim(2, -1)
 
     def map(self, u, says, knots):
-        """g(u) and its log slope, of pixels alone."""
+        """g and its log slope, each pixel by itself: u (B, m, …), says (B, m, …, numbers) -> z and
+        log ∂z/∂u, both of the shape of u."""
         if self.kind == "spline":
             return spline(u, says, knots)
         return affine(u, says, self.kind == "additive")
@@ -456,8 +464,10 @@ class Coupling(nn.Module):
 class Flow(nn.Module):
     """p(x) of images whose pixels have 2 or 256 levels, by couplings from fine to coarse.
 
-    image_size: height and width, or (height, width), multiples of 4. x is in levels, 0, 1 …,
-    where a method says "levels"; loss() and sample() have images in [0, 1], as all chapters do.
+    image_size: height and width, or (height, width), multiples of 4, else ValueError. levels: 2 or
+    256. channels: C, a multiple of 4, else ValueError. kind: "spline", "affine" or "additive".
+    classes: of labels, 0 if it is told none. x is in levels, 0, 1 …, where a method says "levels";
+    loss() and sample() have images in [0, 1], as all chapters do.
     """
 
     def __init__(self, image_size=28, levels=256, channels=32, kind="spline", classes=0):
@@ -490,8 +500,9 @@ class Flow(nn.Module):
 
     @property
     def knots(self):
-        """Two close to where black ends, one on each side, as the slope may jump there; with more
-        than two levels eleven more, so that the rest has twelve parts of equal frequency. (J,)"""
+        """(J,), J = 15, or 4 for two levels: 0, 1, and two close to where black ends, one on each
+        side, as the slope may jump there (at one place the piece between would have no width); with
+        256 levels eleven more, so that the rest has twelve parts of equal frequency."""
         black, parts = self.cdf[1].item(), 12 if self.levels > 2 else 1
         close = min(1e-4, black / 2, (1 - black) / parts / 2)  # if nearly all are black, or none
         rest = [black + (1 - black) * i / parts for i in range(1, parts)]
@@ -523,9 +534,10 @@ class Flow(nn.Module):
         return (torch.searchsorted(cdf, u.contiguous(), right=True) - 1).clamp(0, self.levels - 1)
 
     def seen(self, levels):
-        """What networks look at: −1 for black, else which part of all that is not black is as dark
-        or darker, up to 1 ("Ranks"); not where in its cell u is, so noise on known pixels cannot
-        disturb them, and (5) can be summed exactly. levels: integers, of any shape."""
+        """What networks look at ("Ranks"): −1 for black, else which part of all that is not black
+        is as dark or darker, up to 1. levels: integers, of any shape -> floats of that shape. Where
+        in its cell u is they do not see: so noise on one pixel changes no other one's map, and the
+        integral in (5) is a product of differences."""
         black, ranks = self.cdf[1], self.cdf[1:].clone()
         ranks[1:], ranks[0] = (ranks[1:] - black) / (1 - black), -1
         return ranks[levels.long()]
@@ -761,8 +773,8 @@ def load(folder=None):
 
 
 def train(model, data, run):
-    """Muon on (5): of each matrix's gradient it keeps the directions and makes all of them equally
-    long; what ADAM names is left to Adam."""
+    """Muon on (5): of each matrix's mean gradient it keeps the directions and makes all of them
+    equally long; vectors, and what ADAM names, are left to Adam (muon.py)."""
     s, grey = run.settings, model.levels > 2
     optimizer = Muon(model, s.lr, adam=ADAM)
     judge = run.load_judge() if grey else None  # for val_frechet; nats choose the weights
@@ -858,7 +870,7 @@ ABOUT = {
         "interpolation.png": "Between the latents of two real digits: an exact latent space need "
                              "not be a smooth one.",
         "temperatures.png": "The same noise at five temperatures: plain digits below 1 (at 0 all "
-                            "are one and the same), dirt above.",
+                            "are the same, or all of one label), dirt above.",
         "completion_coarse.png": "49 pixels of a test digit, every fourth in each direction, and "
                                  "eight draws of the rest: in the flow's own order, so exact.",
         "surprise.png": "Where the bits are spent (first 2,000 test digits): a coarse pixel costs "
@@ -887,12 +899,14 @@ ABOUT = {
 #
 #     nothing is given                       6.1
 #     every fourth pixel in each direction   2.8
-#     every second                           0.26      5,000 training digits beside the test's: 0.17
+#     every second                           0.26
 #
-# So the judge saw little amiss in what that run drew around 196 real pixels, with which a digit is
+# (5,000 training digits beside the test's have 0.17, a larger heap: a hint at most.) So the judge
+# saw little amiss in what that run drew around 196 real pixels, with which a digit is
 # given, all but its edges. The 196 are a quarter of all pixels and cost a third of the nats: 184
 # (below) of 597 (such a run, validation). How should they be moved? Nats of these pixels alone,
-# 2,000 validation images, 5,500 steps of 64 by Adam, 25 to 37 ms a step on one thread (no file):
+# 2,000 validation images, 5,500 steps of 64 by Adam, networks that looked at brightness, 25 to 37
+# ms a step on one thread (no file is kept):
 #
 #                                                            49 of them     147      all
 #     the 49 in 8 parts, the 147 in 2; 128 dense units           53.3      133.5    186.8
@@ -905,22 +919,32 @@ ABOUT = {
 # had a distance of 2.9 to the test digits and 1.094 bits/dim; an earlier design, with halves, had
 # 5.7 and 1.108 (one run of each, by Adam; no file is kept).
 #
-# The optimizer. Nats of 2,000 validation images (grey) after 1,500 steps of 64, one thread, seed 0,
-# single runs while tuning (no file is kept):
+# What networks see. Nats of 2,000 validation images (grey) after 800 steps of 64, one thread, seed
+# 0, single runs (no file is kept):
+#
+#     levels as brightness, in −1 … 1                                      604.6
+#     as ranks ("Ranks")                                                   579.0
+#     brightness, --conditional: labels begin as noise (torch's default)   606.4
+#     the same, labels begin as zeros                                      601.6
+#
+# The optimizer. The same after 1,500 steps, when networks looked at brightness:
 #
 #     Adam, rates of 2e-3, 4e-3, 8e-3                                      611.7   607.5   604.8
 #     Muon for convolutions and `hidden`, 4e-3, 1e-2, 2e-2; Adam 4e-3      601.9   601.0   600.6
-#     Muon for all matrices but the last ones, 1e-2; Adam 8e-3                             595.7
+#     Muon for all matrices but network.last, 1e-2; Adam 8e-3                              595.7
 #     the same, three couplings a word instead of two ("Which half?")                      595.1
 #
-# Muon takes a fifth more time a step (two threads: 148 ms for 123) and had after 1,500 of them what
-# Adam, at 2e-3, had after 5,500 (596.7). A third coupling takes another fifth, for 0.6 nats in one
-# run: we left it out.
+# Muon takes a fifth more time a step (two threads: 148 ms for 123). After 1,500 steps it was 9 nats
+# ahead of the best of Adam's three rates; that was the highest, so a higher one may be better yet.
+# (Adam at 2e-3 had 596.7 after 5,500.) The second row and the third differ in Adam's rate as well;
+# the default has 8e-3 for both. A third coupling takes another fifth, for 0.6 nats in one run: we
+# left it out.
 #
 # What others reach. Bits/dim of grey test digits: MAF 1.89, RealNVP 1.06, Glow 1.05, FFJORD 0.99
 # (FFJORD paper, table 2), Residual Flow 0.97 (Chen et al., 2019); in UvA's notebook 11 eight affine
 # couplings 1.078, with learned noise 1.043, with several scales 1.020 (up to 200 epochs on a GPU).
-# These are bounds; ours, after five epochs, is exact, and behind all but MAF's. A transformer over
+# These are bounds; ours, 1.027 after five epochs, is exact, and lies between Glow's and FFJORD's,
+# with its pixels drawn one by one where those of the others are not. A transformer over
 # levels in order, which is no flow (but see "Drawing"), has 0.62 (Katharopoulos et al., 2020). Of
 # bits we found no flow by itself; PixelSNAIL, pixel by pixel, has 78.61 nats (transformer_ar.py).
 #
@@ -943,17 +967,20 @@ ABOUT = {
 # Exercises
 # 1. --coupling affine, then additive: how much worse is the exact figure, and how much worse the
 #    bound? (bounds_by_draws in metrics.json.) Why is the gap between them so small for a spline?
-# 2. In knots() let both knots close to where black ends stand at 0.5. What becomes of the gap
+# 2. In knots() move the two that are close to where black ends to 0.5. What becomes of the gap
 #    between bound and exact figure, and what do draws look like?
-# 3. In dequantize() put 0.5 for r: no noise. The loss falls; does the exact figure?
+# 3. In dequantize() put 0.5 for r: no noise. With --coupling affine the loss falls; does the exact
+#    figure, and what does evaluate_noise() say of it? A spline can cheat at few levels only: why?
+#    (Compare a straight line's mean over a cell with its middle.)
 # 4. In plan() exchange the two couplings: f moves the 3s first. test_reconstruction_is_exact fails,
 #    and yet the probabilities of all images sum to 1: why? Which pixels of a draw are wrong?
 # 5. --levels 2, and compare couplings.png with that of grey levels: which couplings have more to
 #    do?
 # 6. --sample-only --temperature 0.5 --num-samples 5000, and judge.py: which of Fréchet distance,
 #    precision and recall gets better, which worse?
-# 7. Let networks look at u instead of levels: 2u − 1 in place of seen(…) in encode() and decode().
-#    Is log_probs() still right? Which bound still is?
+# 7. Let networks look at u, not at ranks: in encode(), and in decode() for what is drawn, 2u − 1 in
+#    place of seen(…). Is (5) still a bound? log_probs(), which chooses the weights, still asks with
+#    ranks: is it the same model's, and why may evaluate_noise() stop the run at its end?
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -269,6 +269,17 @@ class Autoregressive(nn.Module):
         self.likelihood = "exact" if levels == 2 else "none"  # of bits
         self.last = nn.Conv2d(channels, *several or [1], 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(*several, *self.image_size))
+        if several:  # what convolutions see of each level, once start_from_mean() has counted them
+            self.register_buffer("ranks", torch.linspace(-1, 1, levels))
+
+    def seen(self, x):
+        """What convolutions look at: ±1; of more levels their ranks (flow.py, "Ranks"), straight
+        between two of them, so that a gradient says how much a pixel counts."""
+        if self.levels == 2:
+            return 2 * x - 1
+        place = x * (self.levels - 1)
+        low = place.detach().round().long().clamp(max=self.levels - 2)
+        return self.ranks[low] + (place - low) * (self.ranks[low + 1] - self.ranks[low])
 
     @torch.no_grad()
     def start_from_mean(self, images):
@@ -281,6 +292,7 @@ class Autoregressive(nn.Module):
         else:
             level = (utils.to_levels(images, self.levels) * (self.levels - 1)).round().int()
             counts = torch.bincount(level.flatten().cpu(), minlength=self.levels) + 1
+            self.ranks.copy_(torch.tensor([-1, *counts[1:].cumsum(0) / counts[1:].sum()]))
             self.bias.copy_((counts / counts.sum()).log().to(self.bias)[:, None, None]
                             .expand_as(self.bias))
 
@@ -341,7 +353,7 @@ class PixelCNN(Autoregressive):
     def streams(self, x, y=None):
         """Features after the first layer and after each block (2a): L + 1 of (B, C, H, W)."""
         weight = self.first.weight * self.mask_a
-        h = F.conv2d(2 * x - 1, weight, self.first.bias, padding=3) + self.position
+        h = F.conv2d(self.seen(x), weight, self.first.bias, padding=3) + self.position
         streams = [h if y is None else h + self.label(y)[:, :, None, None]]
         for narrow, masked, widen in zip(self.narrow, self.masked, self.widen):
             h = F.relu(narrow(F.relu(streams[-1])))
@@ -371,7 +383,7 @@ class PixelCNN(Autoregressive):
                 h = h + linear(self.widen[k], F.relu(window @ masked[k] + self.masked[k].bias))
             logits = linear(self.last, F.relu(linear(self.head, F.relu(h)))) + self.bias[..., i, j]
             room[:, 0, i, j] = toss(u[:, d], logits, pixels[:, d], known[d])
-            signs[:, i + 3, j + 3] = 2 * room[:, 0, i, j] - 1
+            signs[:, i + 3, j + 3] = self.seen(room[:, 0, i, j])
         return room
 
 
@@ -416,7 +428,7 @@ class GatedPixelCNN(Autoregressive):
 
     def streams(self, x, y=None):
         """h after the first layer and after each further one: L + 1 of (B, C, H, W)."""
-        signs = 2 * x - 1
+        signs = self.seen(x)
         # Shifts instead of masks: pad above (left), and drop the last row (column), so that place
         # (i, j) gets rows i − 3 … i − 1 (columns j − 3 … j − 1). A border is 0: not a pixel.
         v = self.first_up(F.pad(signs[:, :, :-1], (3, 3, 3, 0))) + self.position
@@ -466,7 +478,7 @@ class GatedPixelCNN(Autoregressive):
                 logits = linear(self.last, F.relu(linear(self.head, F.relu(h))))
                 logits, d = logits + self.bias[..., i, j], i * width + j
                 room[:, 0, i, j] = toss(u[:, d], logits, pixels[:, d], known[d])
-                signs[:, 0, i + 3, j + 3] = 2 * room[:, 0, i, j] - 1
+                signs[:, 0, i + 3, j + 3] = self.seen(room[:, 0, i, j])
         return room
 
 
@@ -519,7 +531,7 @@ class RowLSTM(Autoregressive):
     def streams(self, x, y=None):
         """Features after the first layer and after each LSTM: L + 1 of (B, C, H, W)."""
         weight, terms = self.first.weight * self.mask_a, self.label_terms(y)
-        streams = [F.conv2d(2 * x - 1, weight, self.first.bias, padding=3) + self.position]
+        streams = [F.conv2d(self.seen(x), weight, self.first.bias, padding=3) + self.position]
         for to_state, between, term in zip(self.input_to_state, self.state_to_state, terms):
             # What pixels say, all rows at once: columns j − 1 and j of the layer below (mask B).
             inputs = to_state(F.pad(streams[-1], (1, 0)))  # (B, 4C, H, W)
@@ -562,7 +574,7 @@ class RowLSTM(Autoregressive):
                 logits = linear(self.last, F.relu(linear(self.head, F.relu(features))))
                 logits, d = logits + self.bias[..., i, j], i * width + j
                 room[:, 0, i, j] = toss(u[:, d], logits, pixels[:, d], known[d])
-                signs[:, i + 3, j + 3] = 2 * room[:, 0, i, j] - 1
+                signs[:, i + 3, j + 3] = self.seen(room[:, 0, i, j])
             c = new_c
         return room
 

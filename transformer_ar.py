@@ -393,6 +393,8 @@ class Transformer(nn.Module):
         # The pixels of word w: its digits, of which there are as many as levels. (V, letters)
         self.register_buffer("spelling", torch.arange(words)[:, None]
                              // levels**torch.arange(letters) % levels)
+        if levels > 2:  # what the entrance sees of each level, once start_from_mean() counted them
+            self.register_buffer("ranks", torch.linspace(-1, 1, levels))
         mask = torch.ones(window)  # mask A of pixelcnn.py: rows above, and left of here
         mask[-1, reach:] = 0
         self.register_buffer("mask", mask)
@@ -405,9 +407,22 @@ class Transformer(nn.Module):
             mean = self.patches(images.float().mean(dim=0) / 255).flatten(1).T  # (T, letters)
             self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)) @ self.spelling.T.float())
         else:
-            words = self.words(utils.to_levels(images, self.levels))
+            x = utils.to_levels(images, self.levels)
+            each = torch.bincount((x * (self.levels - 1)).round().int().flatten().cpu(),
+                                  minlength=self.levels)[1:] + 1
+            self.ranks.copy_(torch.tensor([-1, *each.cumsum(0) / each.sum()]))
+            words = self.words(x)
             counts = torch.bincount(words.flatten(), minlength=len(self.spelling)) + 1
             self.bias.copy_((counts / counts.sum()).log().expand_as(self.bias))
+
+    def seen(self, x):
+        """What the entrance looks at: ±1; of more levels their ranks (flow.py, "Ranks"), straight
+        between two of them, so that a gradient says how much a pixel counts."""
+        if self.levels == 2:
+            return 2 * x - 1
+        place = x * (self.levels - 1)
+        low = place.detach().round().long().clamp(max=self.levels - 2)
+        return self.ranks[low] + (place - low) * (self.ranks[low + 1] - self.ranks[low])
 
     def patches(self, x):
         """(…, 1, H, W) -> (…, letters, rows, columns): the pixels of a word become channels at its
@@ -432,7 +447,7 @@ class Transformer(nn.Module):
         before = F.pad(self.words(x)[:, :-1], (1, 0), value=len(self.spelling))
         h = self.word(before) + (self.row + self.column).flatten(0, 1)
         if self.reach:
-            signs = F.pad(self.patches(2 * x - 1), (self.reach, self.reach, self.reach, 0))
+            signs = F.pad(self.patches(self.seen(x)), (self.reach, self.reach, self.reach, 0))
             seen = F.conv2d(signs, self.neighbours.weight * self.mask)
             h = h + seen.flatten(2).transpose(1, 2)
         return h if y is None else h + self.label(y)[:, None]
@@ -524,7 +539,7 @@ class Transformer(nn.Module):
             words[:, t] = before = toss_word(u[:, t], logits / temperature, allowed[t])
             if reach:
                 drawn = self.spelling[before].to(u) / (self.levels - 1)
-                signs[:, :, i + reach, j + reach] = 2 * drawn - 1
+                signs[:, :, i + reach, j + reach] = self.seen(drawn)
         return self.images(words)
 
 

@@ -74,6 +74,13 @@ def transformer(model):
     coarse.network = TransformerNets(len(coarse.moved), coarse.numbers)
 
 
+class Brightness(Flow):
+    """Networks look at levels as they are, in −1 … 1, and not at ranks."""
+
+    def seen(self, levels):
+        return 2 * levels.to(self.cdf) / (self.levels - 1) - 1
+
+
 class WithAdam(Flow):
     """Names of which muon.py thinks that they are no matrices."""
 
@@ -106,6 +113,7 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "additive": (flow, "--coupling additive", None),
     "no noise": (flow, "", changed(flow, methods=NoNoise)),
     "no knot where black ends": (flow, "", changed(flow, methods=NoKnotAtBlack)),
+    "levels as brightness": (flow, "", changed(flow, methods=Brightness)),
     "half the channels": (flow, "--width 16", None),
     "a transformer for the coarse pixels": (flow, "", changed(flow, transformer)),
     **rates(flow, ""),
