@@ -329,7 +329,7 @@ def plot_plane(path, runs, scores, floors):
         ax.plot(x, y, "o", color=f"C{run.order}")
     for _, y in lines:
         ax.axhline(y, color="grey", linewidth=0.7)
-    ax.set(yscale="log", xlim=(best - 0.5, best + 8),
+    ax.set(yscale="log", xlim=(best - 1.5, best + 8),
            xlabel="test nats (exact, a bound, or an estimate): lower is better",
            ylabel="Fréchet distance, binarized (log): lower is better",
            title="further right: " + "; ".join(far) if far else None)
@@ -351,7 +351,7 @@ def plot_plane(path, runs, scores, floors):
             word.remove()
         boxes.append(box)
     for run, x, y in dots:
-        places = [(dx, dy) for dy in (3, -11, 14, -22) for dx in (5, -5)]
+        places = [(dx, dy) for dy in (3, -11, 14, -22, -30) for dx in (5, -5)]
         for dx, dy in places:
             word = ax.annotate(run.name, (x, y), xytext=(dx, dy), textcoords="offset points",
                                fontsize=8, ha="left" if dx > 0 else "right")

@@ -113,6 +113,7 @@ def test_a_fresh_model_knows_how_frequent_levels_are(name):
     assert model.log_prob(data.x_val[:50]).mean() > before + 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pixelcnn", "transformer_ar"])
 def test_a_run_of_levels_is_of_another_scale(name):
     chapter = CHAPTERS[name]
