@@ -464,7 +464,8 @@ def changed(setting, value):
         return next(choice for choice in setting.choices if choice != value)
     if isinstance(value, float):
         return value / 100 if value else 0.5
-    return value // 2 if value > 1 else 2
+    other = value // 2 if value > 1 else 2
+    return other if other >= (setting.least or 0) else value + 1
 
 
 def outcome(chapter, s):

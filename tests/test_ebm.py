@@ -514,9 +514,9 @@ def test_both_means_of_the_loss_have_the_same_labels(kind, monkeypatch):
     model.chains.copy_(F.one_hot(torch.arange(40) % 10, 16).view_as(model.chains))
     y = torch.tensor([1, 1, 1, 7, 3])
     assert (ebm.chains_of(y, 40, 10) % 10).tolist() == y.tolist()
-    y = torch.arange(12).repeat(50)  # labels of others: all chains of a label, and no other's
-    found = ebm.chains_of(y, 40, 12)
-    assert (found % 12).tolist() == y.tolist() and set(found.tolist()) == set(range(36))
+    twelve = torch.arange(12).repeat(50)  # of others' images: all chains of a label, no other's
+    found = ebm.chains_of(twelve, 40, 12)
+    assert (found % 12).tolist() == twelve.tolist() and set(found.tolist()) == set(range(36))
     x = (torch.arange(5 * 16).view(5, 1, 4, 4) % 3 == 0).to(torch.float64)
     chains = F.one_hot(y, 16).view(5, 1, 4, 4).to(torch.float64)
     wanted = model.energy(x, y).mean() - model.energy(chains, y).mean()
