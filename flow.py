@@ -222,10 +222,10 @@ ADAM = ("position", "bias", "label", "network.last")  # words in names: left to 
 # A good density need not draw well. log p is a mean over real digits: a model that draws one third
 # rubbish loses at most log 1.5 = 0.4 nats of hundreds (Theis et al.). And most nats are spent on
 # edges and grey levels, where nobody looks, while the shape of the digit is in the 196 coarse
-# pixels, which together cost less ("What was measured"; one of them costs more than a fine one,
-# surprise.png). So nats can be good and draws odd. Temperature (Glow): turn the noise into a
-# Gaussian, multiply by τ, and back. τ < 1 stays near the middle of each pixel's distribution: fewer
-# accidents, and fewer kinds of digits, at τ = 0 a single one (temperatures.png, exercise 6).
+# pixels, which together cost less than the others ("What was measured"; each alone costs more than
+# a fine one, surprise.png). So nats can be good and draws odd. Temperature (Glow): turn the noise
+# into a Gaussian, multiply by τ, and back. τ < 1 stays near the middle of each pixel's distribution:
+# fewer accidents, and fewer kinds of digits, at τ = 0 a single one (temperatures.png, exercise 6).
 #
 # Continuous flows. Let layers be infinitely many and thin, du/dt = v(u, t): then log |det| becomes
 # an integral of the divergence of v, no layer needs to be triangular, and training by likelihood

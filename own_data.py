@@ -4,8 +4,8 @@ own_data.py: images of your own, in place of MNIST
     python pixelcnn.py --data letters.npz
 
 A file of numpy: `images` (N, H, W), whole numbers 0 … 255 or fractions in [0, 1], and, if there
-are any, `labels` (N,), numbers or words. No generative model; docs/own_data.md shows how to make
-such files of other sets.
+are any, `labels` (N,), whole numbers or words. No generative model; docs/own_data.md shows how to
+make such files of other sets.
 """
 import hashlib
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Pixels of more than two levels: pixelcnn.py and transformer_ar.py with --levels. The contract is
 that of coins (test_autoregressive.py), where levels make a difference."""
+import inspect
 import itertools
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from test_autoregressive import shaken
 
 import pixelcnn
 import utils
+from transformer_ar import Transformer
 
 CASES = [("pixelcnn", "--levels 3"), ("pixelcnn", "--variant original --levels 3"),
          ("pixelcnn", "--variant rnn --levels 3"), ("transformer_ar", "--levels 3"),
@@ -131,6 +133,13 @@ def test_too_many_words_are_refused(fails):
     chapter = CHAPTERS["transformer_ar"]
     fails(lambda: chapter.main(small(chapter, "--levels", "5")), "5^4", "--patch 1")
     fails(lambda: chapter.main(small(chapter, "--levels", "1")), "--levels")
+
+
+def test_what_both_chapters_see_of_levels_is_the_same():
+    """Repeated, since a reader gains by it; and it must not drift apart."""
+    bodies = [inspect.getsource(model.seen) for model in (pixelcnn.Autoregressive, Transformer)]
+    convolutions, entrance = (body.split('"""')[2] for body in bodies)
+    assert convolutions == entrance and "self.ranks" in entrance
 
 
 def test_a_coin_is_still_a_coin():

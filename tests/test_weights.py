@@ -223,6 +223,16 @@ def test_pictures_take_a_fiftieth_of_the_time_at_most():
     assert drawn[0] == 1 and 5 <= drawn[1] - drawn[0] + 1 <= 8 and drawn[-1] == 30
 
 
+def test_threads_are_as_many_as_was_asked_for(fails):
+    before = torch.get_num_threads()
+    try:
+        toy.main(["--out", "a", "--threads", "2"])
+        assert json.loads(Path("a/metrics.json").read_text())["threads"] == 2 != before
+    finally:
+        torch.set_num_threads(before)
+    fails(lambda: toy.main(["--threads", "0"]), "--threads")
+
+
 def test_draws_as_single_files(fails):
     toy.main(["--conditional", "--out", "a", "--num-samples", "12", "--png"])
     files = sorted(Path("a/png").iterdir())
