@@ -224,7 +224,7 @@ ADAM = ("position", "bias", "label", "network.last")  # words in names: left to 
 # edges and grey levels, where nobody looks, while the shape of the digit is in the 196 coarse
 # pixels, which together cost less than the others ("What was measured"; each alone costs more than
 # a fine one, surprise.png). So nats can be good and draws odd. Temperature (Glow): turn the noise
-# into a Gaussian, multiply by τ, and back. τ < 1 stays near the middle of each pixel's distribution:
+# into a Gaussian, multiply by τ, and back. τ < 1 stays near the middle of what a pixel may be:
 # fewer accidents, and fewer kinds of digits, at τ = 0 a single one (temperatures.png, exercise 6).
 #
 # Continuous flows. Let layers be infinitely many and thin, du/dt = v(u, t): then log |det| becomes
