@@ -141,7 +141,7 @@ ADAM = ("position", "bias", "label", "network.last")  # words in names: left to 
 # the usual coordinates, x + r, no affine map of a Gaussian makes it so: the one that is nearest to
 # a box is 0.18 nats away from it, 138 an image if all pixels are such boxes. Flow++
 # learns the noise instead ("variational dequantization"). A spline with a knot where black ends
-# *can* be constant there. And there is more. Our networks look at levels, not at noise (seen(),
+# *can* be constant there. And there is more. Our networks look at levels, not at noise (ranks,
 # below); so a coupling, g of "Couplings", is a distribution function for each pixel that it moves,
 # given the levels that it is told, and the integral over the cell is a difference:
 #
@@ -155,7 +155,7 @@ ADAM = ("position", "bias", "label", "network.last")  # words in names: left to 
 #
 #     seen(0) = −1,      seen(x) = (F(x + 1) − F(1)) / (1 − F(1))   for x > 0,
 #
-# which part of what is not black is as dark as x, or darker: but for black, the axis of u. With two
+# which part of what is not black has a level of x or less: but for black, the axis of u. With two
 # levels it is −1 or 1 either way. (Brightness, 2x/255 − 1, had 26 nats an image more on validation
 # after 800 steps: "What networks see".)
 #
@@ -440,12 +440,12 @@ class Coupling(nn.Module):
             self.network = ConvNet(len(known), d * numbers, moved.shape[1:], channels, classes)
             self.parts = [slice(None)]
 
-    def says(self, levels, y, part=slice(None)):
-        """What the network reads from what Flow.seen() makes of levels, (B, D) -> (B, m, …,
-        numbers), of a part of the pixels that it moves. y: (B,), or None."""
+    def says(self, seen, y, part=slice(None)):
+        """What the network reads from ranks of levels, seen (B, D) -> (B, m, …, numbers), of a part
+        of the pixels that it moves. y: (B,), or None."""
         if self.one_by_one:
-            return self.network(levels[:, self.known], y, part)
-        out = self.network(levels[:, self.known], y)
+            return self.network(seen[:, self.known], y, part)
+        out = self.network(seen[:, self.known], y)
         return out.unflatten(1, (-1, self.numbers)).movedim(2, -1)
 
     def map(self, u, says, knots):
@@ -533,23 +533,24 @@ class Flow(nn.Module):
         cdf = self.cdf if cdf is None else cdf
         return (torch.searchsorted(cdf, u.contiguous(), right=True) - 1).clamp(0, self.levels - 1)
 
-    def seen(self, levels):
-        """What networks look at ("Ranks"): −1 for black, else which part of all that is not black
-        is as dark or darker, up to 1. levels: integers, of any shape -> floats of that shape. Where
-        in its cell u is they do not see: so noise on one pixel changes no other one's map, and the
-        integral in (5) is a product of differences."""
+    @property
+    def ranks(self):
+        """(levels,): what networks look at for a level x ("Ranks"): −1 for black, else which
+        part of all that is not black has a level of x or less. Where in its cell u is they do not
+        see: so noise on one pixel changes no other one's map, and the integral in (5) is a product
+        of differences."""
         black, ranks = self.cdf[1], self.cdf[1:].clone()
         ranks[1:], ranks[0] = (ranks[1:] - black) / (1 - black), -1
-        return ranks[levels.long()]
+        return ranks
 
     def encode(self, u, y=None, states=None):
         """f of (1): u (B, 1, H, W) -> z of that shape, and log |det ∂z/∂u|, (B,) nats. states: a
         list that gets u after each coupling. All couplings can look at u itself, since what one
         looks at no earlier one has moved."""
         utils.check_label(self, y)
-        levels, z, log_det = self.seen(self.quantize(u)).flatten(1), u.flatten(1), 0
+        seen, z, log_det = self.ranks[self.quantize(u)].flatten(1), u.flatten(1), 0
         for coupling in self.couplings:
-            says = coupling.says(levels, y)
+            says = coupling.says(seen, y)
             new, log_slope = coupling.map(u.flatten(1)[:, coupling.moved], says, self.knots)
             z = z.index_copy(1, coupling.moved.flatten(), new.flatten(1))
             log_det = log_det + log_slope.flatten(1).sum(dim=1)  # (3)
@@ -560,18 +561,18 @@ class Flow(nn.Module):
     def decode(self, z, y=None, x=None, known=None):
         """f⁻¹: z (B, 1, H, W) -> u, the coarsest pixels first. x (levels) and known (H, W) bool:
         pixels that networks are told instead of what was drawn; u itself has draws there."""
-        u, knots, cdf = z.flatten(1).clone(), self.knots, self.cdf
-        levels = torch.zeros_like(u)  # as networks see them; what is not drawn yet, none looks at
-        given = None if x is None else (self.seen(x.flatten(1)), known.flatten().to(u.device))
+        u, knots, cdf, ranks = z.flatten(1).clone(), self.knots, self.cdf, self.ranks
+        seen = torch.zeros_like(u)  # what is not drawn yet, no network looks at
+        given = None if x is None else (ranks[x.flatten(1).long()], known.flatten().to(u.device))
         for coupling in reversed(self.couplings):
             for part in coupling.parts:
                 pixels = coupling.moved[part]
-                says = coupling.says(levels, y, part)
+                says = coupling.says(seen, y, part)
                 u[:, pixels] = coupling.map_back(u[:, pixels], says, knots)
-                levels[:, pixels] = self.seen(self.quantize(u[:, pixels], cdf))
+                seen[:, pixels] = ranks[self.quantize(u[:, pixels], cdf)]
                 if given is not None:
-                    levels[:, pixels] = torch.where(given[1][pixels], given[0][:, pixels],
-                                                    levels[:, pixels])
+                    seen[:, pixels] = torch.where(given[1][pixels], given[0][:, pixels],
+                                                  seen[:, pixels])
         return u.view_as(z)
 
     def bound(self, x, y=None, generator=None):
@@ -590,11 +591,11 @@ class Flow(nn.Module):
         the CPU, since cells of rare levels are narrow."""
         utils.check_label(self, y)
         utils.check_pixels(x, self.levels - 1)
-        levels = self.seen(x.flatten(1).to(self.cdf.device))
-        nats, cdf, knots = torch.zeros_like(levels).cpu().to(torch.float64), *(
+        seen = self.ranks[x.flatten(1).to(self.cdf.device).long()]
+        nats, cdf, knots = torch.zeros_like(seen).cpu().to(torch.float64), *(
             t.cpu().to(torch.float64) for t in (self.cdf, self.knots))
         for coupling in self.couplings:
-            says = coupling.says(levels, y).cpu().to(torch.float64)
+            says = coupling.says(seen, y).cpu().to(torch.float64)
             cell = x.flatten(1)[:, coupling.moved.to(x.device)].cpu().long()
             start, end = (coupling.map(cdf[cell + i], says, knots)[0] for i in (0, 1))
             nats[:, coupling.moved.cpu()] = (end - start).clamp(min=1e-30).log()
@@ -968,7 +969,7 @@ ABOUT = {
 # 6. --sample-only --temperature 0.5 --num-samples 5000, and judge.py: which of Fréchet distance,
 #    precision and recall gets better, which worse?
 # 7. Let networks look at u, not at ranks: in encode(), and in decode() for what is drawn, 2u − 1 in
-#    place of seen(…). Is (5) still a bound? log_probs(), which chooses the weights, still asks with
+#    place of ranks. Is (5) still a bound? log_probs(), which chooses the weights, still asks with
 #    ranks: is it the same model's, and why may evaluate_noise() stop the run at its end?
 # --------------------------------------------------------------------------------------------------
 

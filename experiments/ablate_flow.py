@@ -77,8 +77,9 @@ def transformer(model):
 class Brightness(Flow):
     """Networks look at levels as they are, in −1 … 1, and not at ranks."""
 
-    def seen(self, levels):
-        return 2 * levels.to(self.cdf) / (self.levels - 1) - 1
+    @property
+    def ranks(self):
+        return torch.linspace(-1, 1, self.levels).to(self.cdf)
 
 
 class WithAdam(Flow):
