@@ -169,7 +169,7 @@ def check_metrics(metrics):
         key, figures = ("val_frechet" if "val_frechet" in metrics["curve"][0] else "val_grey_nats",
                         {"test_frechet", "test_precision", "test_recall"})
     check_numbers(metrics, *figures, *set(metrics) & {
-        "marginal_nats", "bayes_accuracy", "grey_bits_per_dim", "grey_bound_steps"})
+        "marginal_nats", "bayes_accuracy", "grey_levels", "grey_bits_per_dim", "grey_bound_steps"})
     hangs_on = "bound_steps" if "bound_steps" in metrics else "iw_samples"
     check_numbers(metrics, "parameters", "train_seconds", "sample_seconds_64", "best_step", "steps",
                   "batch_size", "lr", *[hangs_on] * (likelihood == "bound"), least=0)

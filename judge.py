@@ -222,9 +222,9 @@ def measure(judge, draws, real, seed=1):
 def figures_of_levels(judge, model, data, nats):
     """What metrics say of a model of levels with an exact likelihood: nats of levels, which are of
     another scale than those of bits, bits/dim, and scores of 5,000 draws beside the test set."""
-    word, n = "grey" if data.levels == 256 else f"levels{data.levels}", 5000
-    found = {f"{word}_nats": nats, "test_draws": n,
-             f"{word}_bits_per_dim": utils.bits_per_dim(nats, data.x_test[0].numel()),
+    n = 5000
+    found = {"grey_levels": data.levels, "grey_nats": nats, "test_draws": n,
+             "grey_bits_per_dim": utils.bits_per_dim(nats, data.x_test[0].numel()),
              "binarization": f"none: trained on {data.levels} levels, and draws have as many"}
     if judge is None:
         return found

@@ -129,15 +129,18 @@ def published_table(runs):
 
 
 def grey_table(runs):
-    """Likelihoods of grey levels, or bounds on them: another scale than nats of bits."""
+    """Likelihoods of grey levels, or bounds on them: another scale than nats of bits, and each
+    number of levels has its own."""
     def figure(metrics):
         exact = "grey_bound_steps" not in metrics
         return f"{metrics['grey_bits_per_dim']:.3f} (exact)" if exact else (
             f"≤ {metrics['grey_bits_per_dim']:.3f} (bound, {metrics['grey_bound_steps']} steps)")
 
-    rows = [[run.name, figure(run.metrics), f"`{run.metrics['command']}`"]
+    rows = [[run.name, run.metrics.get("grey_levels", 256), figure(run.metrics),
+             f"`{run.metrics['command']}`"]
             for run in runs if "grey_bits_per_dim" in run.metrics and not run.conditional]
-    return table(("model", "bits/dim of 256 grey levels", "command"), rows)
+    rows.sort(key=lambda row: -row[1])  # among those of as many levels the order of chapters stays
+    return table(("model", "levels", "bits/dim", "command"), [map(str, row) for row in rows])
 
 
 def quality_table(runs, scores, floors, draws):

@@ -925,6 +925,14 @@ def test_published_figures_stand_beside_their_model_and_no_other(runs_folder):
     assert tables.published(SimpleNamespace(**{**vars(run), "conditional": True})) == ("—", "")
 
 
+def test_each_number_of_grey_levels_is_a_scale_of_its_own():
+    run = compare.read_run(SAMPLES / "flow")
+    four = SimpleNamespace(**{**vars(run), "metrics": {**run.metrics, "grey_levels": 4}})
+    rows = [line.split(" | ")[:3] for line in tables.grey_table([four, run])[2:]]
+    assert [row[1] for row in rows] == ["256", "4"]  # sorted, so that none stands among others
+    assert rows[0][2] == rows[1][2] == f"{run.metrics['grey_bits_per_dim']:.3f} (exact)"
+
+
 def test_a_timing_is_of_a_model_of_just_that_size(runs_folder):
     run = compare.read_run(runs_folder / "transformer_ar")
     timed = {"transformer_ar.py": {"fast": 0.5, "obvious": 10.0,
