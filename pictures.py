@@ -19,28 +19,36 @@ import utils
 # --------------------------------------------------------------------------------------------------
 
 
+def write_png(path, image):
+    """A PIL image to a PNG file, atomically. If 256 colours are enough a pixel is the number of its
+    own, one byte in place of four: the same picture in half the space or less."""
+    buffer = io.BytesIO()
+    if image.mode != "L":  # of grey levels, which stay what they are to whoever reads the file
+        image = image.convert("RGB")
+        if image.getcolors(256):
+            image = image.quantize(256, dither=Image.Dither.NONE)
+    image.save(buffer, "PNG", optimize=True)
+    utils.write_atomically(path, buffer.getvalue())
+
+
 def save_figure(path, figure):
-    """A matplotlib figure to a PNG file, atomically; then close it."""
+    """A matplotlib figure to a PNG file; then close it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110, bbox_inches="tight", format="png")
     plt.close(figure)
-    utils.write_atomically(path, buffer.getvalue())
+    write_png(path, Image.open(buffer))
 
 
 def save_grid(path, images, columns=8, scale=2):
     """images (N, 1, H, W) in [0, 1] as one PNG, `columns` in a row, each pixel scale×scale."""
-    buffer = io.BytesIO()
     large = images.cpu().float().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    torchvision.utils.save_image(large, buffer, nrow=columns, padding=2 * scale, pad_value=0.5,
-                                 format="png")
-    utils.write_atomically(path, buffer.getvalue())
+    grid = torchvision.utils.make_grid(large, nrow=columns, padding=2 * scale, pad_value=0.5)
+    save_image(path, grid[0])
 
 
 def save_image(path, image):
     """One image (H, W) in [0, 1] as a PNG of as many pixels."""
-    buffer = io.BytesIO()
-    Image.fromarray((image * 255).round().to(torch.uint8).numpy()).save(buffer, "PNG")
-    utils.write_atomically(path, buffer.getvalue())
+    write_png(path, Image.fromarray((image * 255).round().to(torch.uint8).numpy()))
 
 
 def save_animation(path, frames, columns=8, scale=2):

@@ -67,9 +67,13 @@ def read_start(folder, script, own):
     return start, about, {**start["settings"], "seed": (start["settings"]["seed"] + 1) % 2**32}
 
 
-def load_start(parts, start, began_from):
+def load_start(parts, start, began_from, data):
     """Its weights into all networks of `parts`: the best, or, if there are several networks, their
-    last. All else is new: optimizers, averages of losses, the rate's schedule."""
+    last. All else is new: optimizers, averages of losses, the rate's schedule. data: the name of
+    what they are trained on now."""
+    if start["data"] != data:
+        print(f"!!! the weights come from {start['data']}: if they have seen images that are in "
+              f"the test set of {data}, its figures are too good.")
     networks = {k: part for k, part in parts.items() if isinstance(part, torch.nn.Module)
                 and any(True for _ in part.parameters())}  # gan.py's history is none
     last = start.get("parts", {}) if len(networks) > 1 else {}

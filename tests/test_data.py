@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import pictures
 import utils
 
 
@@ -299,3 +301,25 @@ def test_a_data_dir_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     assert "failed" in utils.download_mnist(tmp_path / "file" / "data")
     assert utils.load_mnist(tmp_path / "file" / "data").name == "mnist_5k"
+
+
+@pytest.mark.parametrize("colours, mode, kept", [(256, "RGB", "P"), (2000, "RGB", "RGB"),
+                                                 (256, "L", "L")])
+def test_a_picture_is_written_as_it_is(tmp_path, colours, mode, kept):
+    """With few colours by their numbers; grey stays grey; never another picture."""
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 256, (colours, 3), dtype=np.uint8)
+    pixels = table[rng.integers(0, colours, (80, 90))]
+    image = Image.fromarray(pixels if mode == "RGB" else pixels[:, :, 0])
+    pictures.write_png(tmp_path / "a.png", image)
+    with Image.open(tmp_path / "a.png") as read:
+        assert read.mode == kept and np.array_equal(np.array(read.convert(mode)), np.array(image))
+
+
+def test_a_grid_is_grey_and_has_the_digits(tmp_path):
+    x = torch.rand(3, 1, 28, 28)
+    pictures.save_grid(tmp_path / "a.png", x, columns=2)
+    with Image.open(tmp_path / "a.png") as read:
+        grid, levels = np.array(read), (x * 255).round().numpy()
+        assert read.mode == "L" and grid.shape == (124, 124) and grid[0, 0] == 128
+    assert np.abs(grid[64:120:2, 4:60:2] - levels[2, 0]).max() == 0
