@@ -1087,7 +1087,8 @@ ABOUT = {
 # Nothing here made the network larger but the hub. Three seeds of 2,200 steps span 0.4 ("Turning
 # the knobs"): 8.1 and 4.1, or 3.2 and 6.7, are hardly chance; 2.7 and 2.3 may be. What counts is
 # *which noise levels count*, and what is asked for. (That changes the first, too, if the loss is
-# not in x: the error of v is that of x divided by σ_t².) One can overdo it. In 1,500 steps:
+# not in x: the error of v is that of x divided by σ_t².) One can overdo it. In 1,500 steps (single
+# runs, no file is kept):
 #
 #     the default                                             2.1     121 s   precision, recall
 #       hub of 512 units, of 128                         2.2, 2.4     143 s, 110 s
@@ -1098,8 +1099,9 @@ ABOUT = {
 # The last draws good digits of few kinds: it was hardly shown images in which half of a digit can
 # be seen. The other rows lie no further apart than seeds do.
 #
-# Other grids of 25 steps (after 1,500 of training, 1,000 draws): even in t 2.6; more steps where
-# noise is strong 2.8, where it is weak 3.1; even in σ² 4.3. Half of κ 3.0, 1.2 times κ 2.7.
+# Other grids of 25 steps (after 1,500 of training, 1,000 draws; no file is kept): even in t 2.6;
+# more steps where noise is strong 2.8, where it is weak 3.1; even in σ² 4.3. Half of κ 3.0, 1.2
+# times κ 2.7.
 #
 # The masked model in fewer steps. Bounds (17) of `python diffusion.py --variant masked` on the test
 # set, nats, and the Fréchet distance of 1,000 draws to validation digits
@@ -1112,9 +1114,10 @@ ABOUT = {
 # (Bounds with 49 and 98 steps, draws with 50 and 100; draws in 784 were not scored. Bounds of fewer
 # than 784 steps know c_d at 50 values of d, and interpolate.) An eighth of the steps costs 0.5
 # nats, ten steps cost 8. In one step all pixels are tossed apart: 784 independent coins. made.py's
-# order-agnostic model stands at 93.94 (exact, a mixture of eight orders, 4.2 minutes of training).
-# Published: 77.87 in 784 steps, 95.21 in 10 (Bayesian flow networks, Graves et al. 2023: a million
-# steps of 512, test bits drawn anew); 77.56 for eight orders (LMConv, Jain et al. 2020).
+# order-agnostic model stands at 93.94 (samples/made_agnostic_8masks/, exact, a mixture of eight
+# orders, 4.2 minutes of training). Published: 77.87 in 784 steps, 95.21 in 10 (Bayesian flow
+# networks, Graves et al. 2023: a million steps of 512, test bits drawn anew); 77.56 for eight
+# orders (LMConv, Jain et al. 2020).
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (2,200), seed 0 where the row names no other; Fréchet distance of 5,000 draws
@@ -1139,11 +1142,11 @@ ABOUT = {
 #
 # and reaches a Fréchet distance of 0.32 on the test set, 0.28 after a coin a pixel, precision 0.82,
 # recall 0.85, in 27.9 minutes (2 cores, seed 0; 38 passes over the training set;
-# samples/diffusion_long/), where the default has 0.47, 0.41, 0.80 and 0.83 in 8.3 minutes (one
-# seed each). Other 5,000 draws of the same weights have 0.30 and 0.25, the default's 0.47 and 0.40
-# (scores.json of both); training digits, 0.17 and 0.16. From step 14,700 on the distance to
-# validation digits (1,000 draws) hardly falls, 0.87 there and 0.82 at 24,300, whose weights are
-# kept: more draws would have to be scored at each evaluation to see more.
+# samples/diffusion_long/), where the default has 0.47, 0.41, 0.80 and 0.83 in 8.3 minutes (one seed
+# each). Other 5,000 draws of the same weights have 0.30 and 0.25, the default's 0.47 and 0.40
+# (scores.json of both); training digits, 0.17 and 0.16 (samples/comparison_floors.json). From step
+# 14,700 on the distance to validation digits (1,000 draws) hardly falls, 0.87 there and 0.82 at
+# 24,300, whose weights are kept: more draws would have to be scored at each evaluation to see more.
 # --------------------------------------------------------------------------------------------------
 # Exercises
 # 1. --predict eps, --predict v. Which noise levels are to blame? (errors.png.)

@@ -1091,7 +1091,8 @@ ABOUT = {
 # Validation images cost 1.7 nats more than training images, after the default run 1.2 (2,000 of
 # each); about 1.0 is the two sets, not memory: both runs had that within 360 steps, half a pass
 # over the data. A better base might do more: a transformer has 79.39 in half an hour
-# (transformer_ar.py), and an energy on top of that has not been tried.
+# (transformer_ar.py; samples/transformer_ar_long/), and an energy on top of that has not been
+# tried.
 #
 # Chains that are left behind. --variant rbm as it was first written (no centring, rate 1e-3, Adam's
 # usual momentum, 60,000 steps; one run, of which no file is kept): by forward AIS with 1,000
@@ -1117,8 +1118,8 @@ ABOUT = {
 # Centring closes the gap between the sides with Adam; with SGD there hardly was one. The last row
 # has the best nats, but a third of its draws are fours: chains were not where the model was when
 # training ended. Hence the square, though the rows differ in rate and steps, too. The network
-# alone, 1,600 steps (single runs; five seeds of a whole run differ by a factor of 2), distance to
-# grey validation digits of 1,000 draws by 500 and by 1,000 steps:
+# alone, 1,600 steps (single runs, no file is kept; five seeds of a whole run differ by a factor of
+# 2), distance to grey validation digits of 1,000 draws by 500 and by 1,000 steps:
 #
 #     rate 3e-3, falls as a line     11.9   14.5
 #     rate 2e-3, as a square          6.7    7.9
@@ -1172,10 +1173,10 @@ ABOUT = {
 # draws by 500 steps; single runs of a sketch, of which no file is kept.) Slopes near digits are not
 # enough, we think, if chains come from afar (exercise 5).
 # --------------------------------------------------------------------------------------------------
-# Exercises
+# Exercises (Figures: results/ablations/ebm.json, the tables above.)
 # 1. The classic mistake: in Smoothed.walk() let temperature be 1e-4, a hundredth of the noise. What
-#    do chains look like, and what does the loss say? (Ghosts of digits in noise: 195 where 8.3
-#    is usual; the largest gradient is as always. Figures of 1, 2 and 5: the tables above.)
+#    do chains look like, and what does the loss say? (Ghosts of digits in noise: 195 where 8.3 is
+#    usual; the largest gradient is as always.)
 # 2. CD-1: in RBM.loss() begin the chain at x instead of self.chains. Compare filters.png, samples,
 #    and nats_by_temperatures in metrics.json. (120.6 nats where 92.9 is usual,
 #    and specks for digits.)

@@ -754,7 +754,7 @@ ABOUT = {
 #     width / 2, width · 2    4.75 (7.6 %), 1.77 (8.5 %)    10.52 (8.0 %), 5.20 (7.7 %)
 #
 # All do, and no digit disappears: each has 5 % of the draws or nearly. Three seeds of the default
-# loss differ by 0.15, of wgan-gp by 0.6; other rows are one seed. Half the batch or half the width
+# loss differ by 0.14, of wgan-gp by 0.6; other rows are one seed. Half the batch or half the width
 # takes less time and is worse (wgan-gp at half the batch: within twice that spread), twice of
 # either takes longer and is better; half the width is the worse of the two, at the same time (50 s
 # on one thread, default loss). The learning rate: in a run this short the default loss gains from
@@ -774,20 +774,21 @@ ABOUT = {
 #
 # In four minutes 16 channels lead (which batch, one seed each does not say). But three times the
 # steps divide the first row's distance by 2.4, and those of the others by 3.1 to 3.7. Distances
-# cannot fall for ever: 5,000 training digits have 0.17 (beside test digits). For the long run we
-# took 32 channels at the small batch.
+# cannot fall for ever: 5,000 training digits have 0.17 (beside test digits;
+# samples/comparison_floors.json). For the long run we took 32 channels at the small batch.
 #
 #     python gan.py --width 32 --steps 32000 --out runs/gan_long
 #
 # reaches a Fréchet distance of 0.37 on the test set, precision 0.76, recall 0.81, in 20.9 minutes
 # (2 cores, seed 0; 20 passes over the training set; samples/gan_long/), where the default has 0.51,
-# 0.74 and 0.80 in 4.0 minutes. One seed, but below all five of the default (0.41 to 0.56). What
-# limits it is D, we think. From step 10,000 on D(x) and D(G(z)) are both 0.50 (losses.png): D
-# hardly tells real from drawn any more, and has little to teach. The distance to validation digits
-# (2,000 draws) still falls from 0.81 at step 11,520 to 0.56 at 25,920, whose weights are kept, and
-# is 0.65 at the end. Nothing says that it has learned by heart: the nearest training digit is 4.44
-# away from its draws and 4.40 from test digits (medians of 1,000). A larger D for the same G, or
-# less noise on what it sees as time goes by, we have not tried.
+# 0.74 and 0.80 in 4.0 minutes. One seed, but below all five of the default (0.41 to 0.56,
+# results/seeds/gan.json). What limits it is D, we think. From step 10,000 on D(x) and D(G(z)) are
+# both 0.50 (losses.png): D hardly tells real from drawn any more, and has little to teach. The
+# distance to validation digits (2,000 draws) still falls from 0.81 at step 11,520 to 0.56 at
+# 25,920, whose weights are kept, and is 0.65 at the end. Nothing says that it has learned by heart:
+# the nearest training digit is 4.44 away from its draws and 4.40 from test digits (medians of
+# 1,000). A larger D for the same G, or less noise on what it sees as time goes by, we have not
+# tried.
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: Fréchet distance to validation digits after --steps 1500, seed 0;
 # results/ablations/gan.json. The default: 4.71, with seed 1 4.17; what is within 1 says nothing.)

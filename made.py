@@ -1059,14 +1059,15 @@ ABOUT = {
 # second column, on training images as well: we think that at batches of 128 each step is too noisy.
 # At half the rate on top of that the short run is a nat worse, and the gain from time is 2.5. The
 # other is memory. After the second column's runs validation images cost 3.6 nats more than training
-# images in the first row (1,000 of each: such a gap has a standard error of 0.9; gaps of two rows
-# share their images, and compare better). Two cures were tried: silence a fifth of what each hidden
-# layer adds in each step (dropout, since removed), so that no unit can rely on another's memory;
-# and several mask sets, so that no unit can rely on a connection. Dropout and four sets narrow that
-# gap to 2.6 and 2.5, but slow training down by more than they save: in the second column they are
-# behind by 0.8 and 2.3 nats. Two sets (last row; scored is their mixture (8), as always) are 0.6
-# behind the row above, with a gap of 3.0 instead of 3.4, and gain most from time, 3.2. Twice the
-# width is behind in equal time, after a third of the steps.
+# images in the first row (1,000 of each: such a gap has a standard error of 0.9, as nats of single
+# images spread by about 20; gaps of two rows share their images, and compare better). Two cures
+# were tried: silence a fifth of what each hidden layer adds in each step (dropout, since removed),
+# so that no unit can rely on another's memory; and several mask sets, so that no unit can rely on a
+# connection. Dropout and four sets narrow that gap to 2.6 and 2.5, but slow training down by more
+# than they save: in the second column they are behind by 0.8 and 2.3 nats. Two sets (last row;
+# scored is their mixture (8), as always) are 0.6 behind the row above, with a gap of 3.0 instead of
+# 3.4, and gain most from time, 3.2. Twice the width is behind in equal time, after a third of the
+# steps.
 #
 #     python made.py --batch-size 256 --lr 5e-3 --num-masks 2 --steps 30000 --out runs/made_long
 #
@@ -1099,8 +1100,8 @@ ABOUT = {
 # 7. --cell gru. Better, and slower? (92.1 nats, and 1.3 times the seconds here.)
 # 8. Divide the logits by 0.7 in logits(), without training again (a "temperature"). Samples look
 #    cleaner. Is it the better model? (It is a model, and has its nats, like any other: evaluate()
-#    tells. The default run on validation: 86.0 nats; with its logits over 0.7, 92.7; over 1.3,
-#    88.3.)
+#    tells. The default run on validation, no file is kept: 86.0 nats; with its logits over 0.7,
+#    92.7; over 1.3, 88.3.)
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -610,8 +610,8 @@ ABOUT = {
 # Exercises (Figures: validation nats after --steps 200 --lr 0.01, seed 0;
 # results/ablations/convolutions.json. The default: 91.7.)
 # 1. Do not shift: v[:, 1:] instead of v[:, :-1] in streams(). What does the loss do? (Not measured;
-#    where MADE sees its answer it falls to 6.1 nats and less.) Why do probabilities no longer sum
-#    to 1 (test_autoregressive.py)?
+#    where MADE sees its answer it falls to 6.1 nats and less, results/ablations/made.json.) Why do
+#    probabilities no longer sum to 1 (test_autoregressive.py)?
 # 2. Shift twice: pad by one more and drop the last two. (Probabilities sum to 1. The test that asks
 #    for all of the past fails.)
 # 3. --dilations line, then choose_dilations() that returns [1] * 10. (92.5, 93.5.) Look at
