@@ -863,7 +863,7 @@ ABOUT = {
                   "completion": "exact from coarse to fine",
                   "steps a draw takes": "198: 196 coarse pixels, then the rest in two"},
     "variants": {"flow": "", "flow, bits": "--levels 2"},
-    "robust": [],  # for the time being: "Turning the knobs"
+    "robust": ["flow"],
     "small": "--width 4 --eval-draws 80 --test-draws 100 --noise-draws 2",
     "pictures": {
         "couplings.png": "Four test digits on their way to noise, one coupling a column: a "
@@ -928,7 +928,7 @@ ABOUT = {
 #     brightness, --conditional: labels begin as noise (torch's default)   606.4
 #     the same, labels begin as zeros                                      601.6
 #
-# The optimizer. The same after 1,500 steps, when networks looked at brightness:
+# The optimizer. The same after 1,500 steps, when networks looked at brightness (no file is kept):
 #
 #     Adam, rates of 2e-3, 4e-3, 8e-3                                      611.7   607.5   604.8
 #     Muon for convolutions and `hidden`, 4e-3, 1e-2, 2e-2; Adam 4e-3      601.9   601.0   600.6
@@ -937,9 +937,9 @@ ABOUT = {
 #
 # Muon takes a fifth more time a step (two threads: 148 ms for 123). After 1,500 steps it was 9 nats
 # ahead of the best of Adam's three rates; that was the highest, so a higher one may be better yet.
-# (Adam at 2e-3 had 596.7 after 5,500.) The second row and the third differ in Adam's rate as well;
-# the default has 8e-3 for both. A third coupling takes another fifth, for 0.6 nats in one run: we
-# left it out.
+# (Adam at 2e-3 had 596.7 after 5,500; no file is kept.) The second row and the third differ in
+# Adam's rate as well; the default has 8e-3 for both. A third coupling takes another fifth, for 0.6
+# nats in one run: we left it out.
 #
 # What others reach. Bits/dim of grey test digits: MAF 1.89, RealNVP 1.06, Glow 1.05, FFJORD 0.99
 # (FFJORD paper, table 2), Residual Flow 0.97 (Chen et al., 2019); in UvA's notebook 11 eight affine

@@ -11,7 +11,7 @@ results/ablations/. Validation chooses; no test figure is read here.
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from ablate import changed, main, rates
+from ablate import changed, main
 from fit import IMAGES
 
 import flow
@@ -89,14 +89,6 @@ class WithAdam(Flow):
         return ((f"position.{name}", p) for name, p in super().named_parameters(*args, **how))
 
 
-class LargeOnesWithAdam(Flow):
-    """Matrices with many inputs or outputs are left to Adam; those inside are Muon's."""
-
-    def named_parameters(self, *args, **how):
-        return ((f"position.{name}" * (max(p.shape, default=0) > 64) or name, p)
-                for name, p in super().named_parameters(*args, **how))
-
-
 def three_couplings(model):
     """Of a word's three fine pixels each is moved by a coupling of its own."""
     (known, (one, other)), half = flow.plan(*model.image_size)[0]
@@ -117,18 +109,13 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "affine, no noise": (flow, "--coupling affine", changed(flow, methods=NoNoise)),
     "no knot where black ends": (flow, "", changed(flow, methods=NoKnotAtBlack)),
     "levels as brightness": (flow, "", changed(flow, methods=Brightness)),
-    "half the channels": (flow, "--width 16", None),
     "a transformer for the coarse pixels": (flow, "", changed(flow, transformer)),
-    **rates(flow, ""),
     "Adam": (flow, "", changed(flow, methods=WithAdam)),
     "Adam, half the rate": (flow, "--lr 4e-3", changed(flow, methods=WithAdam)),
     "Adam, twice the rate": (flow, "--lr 1.6e-2", changed(flow, methods=WithAdam)),
-    "Adam for large matrices": (flow, "", changed(flow, methods=LargeOnesWithAdam)),
     "three couplings a word": (flow, "", changed(flow, three_couplings)),
     "bits": (flow, "--levels 2", None),
     "bits, affine": (flow, "--levels 2 --coupling affine", None),
-    "bits, additive": (flow, "--levels 2 --coupling additive", None),
-    "bits, a transformer for the coarse pixels": (flow, "--levels 2", changed(flow, transformer)),
 }
 
 
