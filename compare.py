@@ -18,6 +18,7 @@ Reads     of each run metrics.json, samples.png, and 5,000 plain draws in sample
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -173,6 +174,8 @@ def check_metrics(metrics):
     hangs_on = "bound_steps" if "bound_steps" in metrics else "iw_samples"
     check_numbers(metrics, "parameters", "train_seconds", "sample_seconds_64", "best_step", "steps",
                   "batch_size", "lr", *[hangs_on] * (likelihood == "bound"), least=0)
+    for row in itertools.chain(*metrics.get("speed", {}).values()):
+        check_numbers(row, 0, 1, 2, least=1e-9)
     check(metrics["curve"], "curve")
     for row in metrics["curve"]:
         check_numbers(row, "seconds", least=0)
@@ -472,10 +475,7 @@ def compare(folders, out, data_dir):
             floors = score_floors(*judge_and_data())
             keep(kept_floors, {"data": data_name, "judge": judge_digest(), "draws": DRAWS,
                                "heaps": HEAPS, "floors": floors})
-    with tables.plt.rc_context({"text.parse_math": False}):  # a folder may have a $ in its name
-        tables.plot_mosaic(out.with_name(f"{out.stem}_digits.png"), runs)
-        tables.plot_curves(out.with_name(f"{out.stem}_curves.png"), runs)
-        tables.plot_plane(out.with_name(f"{out.stem}_plane.png"), runs, scores, floors)
+    tables.plot_page(out, runs, scores, floors, sampling)
     blocks = tables.page_blocks(runs, scores, floors, sampling, left_out, out.stem, DRAWS)
     utils.write_atomically(out, tables.put(text, blocks).encode("utf-8", "replace"))
     print(*blocks["all models"], f"wrote {out}", sep="\n")

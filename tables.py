@@ -106,12 +106,18 @@ def all_table(runs, scores, floors, sampling):
                   "published nats"), rows)
 
 
-def ratio_of(run, sampling):
-    """How many times faster than the obvious loop the run's model draws, if
-    experiments/bench_sampling.py has timed just that; else a dash."""
+def timed_of(run, sampling):
+    """What experiments/bench_sampling.py measured of the run's model, if it has timed just that."""
     timed = sampling.get(run.asked)
     same = timed and not run.conditional and timed["parameters"] == run.metrics["parameters"]
-    return f"{timed['obvious'] / timed['fast']:.0f}×" if same else "—"
+    return timed if same else None
+
+
+def ratio_of(run, sampling):
+    """How many times faster than the obvious loop the run's model draws, if that was timed; else a
+    dash."""
+    timed = timed_of(run, sampling)
+    return f"{timed['obvious'] / timed['fast']:.0f}×" if timed else "—"
 
 
 def published(run):
@@ -217,7 +223,8 @@ def minutes_table(runs):
                  rows)
 
 
-RECORDS = (90, 85, 81.45, 79.17)  # nats; the last two were published, of a GPU: docs/results.md
+LEVELS = {81.45: "PixelCNN", 79.17: "ImageGPT"}  # nats, published, of a GPU: docs/results.md
+RECORDS = (90, 85, *LEVELS)
 
 
 def record_table(runs):
@@ -286,32 +293,76 @@ def plot_mosaic(path, runs, n=16):
         pictures.labelled_rows(path, rows)
 
 
+def chosen(runs):
+    """The runs that a picture names: all, if they are a dozen at most. Of more, those that are told
+    no label, and of each chapter (with nats, and without) the first and the one that trained
+    longest."""
+    groups = {}
+    for run in runs:
+        if not run.conditional:
+            groups.setdefault((run.model, run.key), []).append(run)
+    shown = {run.folder for group in groups.values() for run in (
+        group[0], max(group, key=lambda run: run.metrics["train_seconds"]))}
+    return [run for run in runs if run.folder in shown] if len(runs) > 12 else runs
+
+
+def curves_of(runs, key):
+    """What plot_curves() shows: a list of (run, minutes of training, validation)."""
+    curves = [(run, [row for row in run.metrics["curve"] if row["seconds"] > 0])  # a log axis
+              for run in chosen(runs) if run.key == key]
+    return [(run, [row["seconds"] / 60 for row in curve], [row[key] for row in curve])
+            for run, curve in curves if curve]
+
+
+def apart(values, gap):
+    """Falling numbers (n,), moved as little as it takes until they are about `gap` apart."""
+    values = np.array(values, dtype=float)
+    for _ in range(500):
+        more = np.maximum(gap + values[1:] - values[:-1], 0) / 2
+        values[:-1] += more
+        values[1:] -= more
+    return values
+
+
 def plot_curves(path, runs):
-    """Validation nats against minutes of training, and for models without a likelihood the Fréchet
-    distance."""
-    panels = [(key, label, [run for run in runs if run.key == key]) for key, label in (
-        ("val_nats", "validation nats per image"),
-        ("val_frechet", "Fréchet distance to validation digits (grey)"))]
-    panels = [panel for panel in panels if panel[2]]
-    figure, axes = plt.subplots(1, len(panels), figsize=(7.5 * len(panels), 6.5), squeeze=False)
-    styles = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2)))
-    for ax, (key, label, shown) in zip(axes[0], panels):
-        for run in shown:
-            curve = [row for row in run.metrics["curve"] if row["seconds"] > 0]  # a log axis
-            sisters = [other for other in shown if other.model == run.model]
-            ax.plot([row["seconds"] / 60 for row in curve], [row[key] for row in curve],
-                    linestyle=styles[sisters.index(run) % 6], color=f"C{run.order}", linewidth=1.3,
-                    label=run.name + " (−ELBO)" * (run.metrics["likelihood"] == "bound"))
-        low = min(row[key] for run in shown for row in run.metrics["curve"])
-        # The first evaluations would flatten the rest.
-        ax.set_ylim(*((low - 1, low + 24) if key == "val_nats" else (0, low + 10)))
-        ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.01), ncol=2)
-        longest = max(run.metrics["curve"][-1]["seconds"] for run in shown) / 60
-        ax.set(xlabel="minutes of training (log)", xscale="log", ylabel=label,
-               xlim=(min(0.1, longest / 10) or None, None))
+    """Validation nats against minutes of training, with published levels, and for models without a
+    likelihood the Fréchet distance. A colour a chapter; a solid line is its first run."""
+    panels = [(curves_of(runs, key), *how) for key, *how in (
+        ("val_nats", "validation nats per image", 5.5, LEVELS, 2, 14),
+        ("val_frechet", "Fréchet distance (grey, validation)", 3.5, {}, 100, 6))]
+    panels = [panel for panel in panels if panel[0]]
+    if not panels:
+        return
+    heights = [height for _, _, height, *_ in panels]
+    figure, axes = plt.subplots(len(panels), squeeze=False, figsize=(6, sum(heights)), sharex=True,
+                                gridspec_kw={"height_ratios": heights, "hspace": 0.08})
+    longest = max(minutes[-1] for curves, *_ in panels for _, minutes, _ in curves)
+    for ax, (curves, label, _, levels, below, above) in zip(axes[:, 0], panels):
+        low = min(min(values) for _, _, values in curves)
+        low, high = max(0, low - below), low + above  # the first evaluations would flatten the rest
+        ax.set(xscale="log", xlim=(longest / 100, longest), ylim=(low, high), ylabel=label)
+        for nats, name in levels.items():
+            ax.axhline(nats, color="black", linewidth=0.7)
+            ax.annotate(f"published: {name}, {nats}", (0.01, nats), fontsize=8, va="bottom",
+                        xycoords=("axes fraction", "data"), annotation_clip=True)
+        first = {run.model: run for run, _, _ in reversed(curves)}
+        curves.sort(key=lambda curve: -curve[2][-1])
+        ends = [min(values[-1], high) for _, _, values in curves]
+        places = apart([ax.transLimits.transform((0, end))[1] for end in ends], 13 / ax.bbox.height)
+        for (run, minutes, values), end, place in zip(curves, ends, places):
+            ax.plot(minutes, values, "-" if run is first[run.model] else "--", label=run.name,
+                    color=f"C{run.order}", linewidth=1.3, marker="o", markersize=3, markevery=[-1])
+            # Names stand to the right of all curves, each with a thin line to its end.
+            ax.annotate(run.name + " (−ELBO)" * (run.metrics["likelihood"] == "bound"),
+                        (minutes[-1], end), (1.03, place), textcoords="axes fraction", fontsize=8,
+                        va="center", color=f"C{run.order}", arrowprops={
+                            "arrowstyle": "-", "color": f"C{run.order}", "linewidth": 0.5,
+                            "relpos": (0, 0.5)})
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter("")
         ax.grid(alpha=0.3)
+    axes[0, 0].set_title("a colour a chapter; solid: its first run", fontsize=8, loc="left")
+    axes[-1, 0].set_xlabel("minutes of training (log)")
     pictures.save_figure(path, figure)
 
 
@@ -340,10 +391,7 @@ def plot_plane(path, runs, scores, floors):
     ax.set_yticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
     ax.minorticks_off()
     ax.grid(alpha=0.3)
-    boxes = [Bbox([place, place]).padded(6)
-             for place in ax.transData.transform([(x, y) for _, x, y in dots])] if dots else []
-    # A name goes where it covers no dot and no other name, and stays inside; the last place if
-    # there is none.
+    boxes = boxes_of(ax, [(x, y) for _, x, y in dots])
     for name, y in lines:
         for side in ("bottom", "top"):
             word = ax.annotate(f"{name} (no nats)", (0.99, y), fontsize=8, ha="right", va=side,
@@ -353,11 +401,24 @@ def plot_plane(path, runs, scores, floors):
                 break
             word.remove()
         boxes.append(box)
+    name_dots(ax, dots, boxes)
+    pictures.save_figure(path, figure)
+
+
+def boxes_of(ax, places):
+    """Boxes, in pixels, that names must not cover: of dots at these places (x, y)."""
+    return [Bbox([place, place]).padded(6) for place in map(ax.transData.transform, places)]
+
+
+def name_dots(ax, dots, boxes, coloured=False):
+    """Names of runs beside their dots (run, x, y). A name goes where it covers none of the boxes
+    and no other name, and stays inside; to the last place if there is none."""
+    places = [(dx, dy) for dy in (3, -11, 14, -22, -30) for dx in (5, -5)]
     for run, x, y in dots:
-        places = [(dx, dy) for dy in (3, -11, 14, -22, -30) for dx in (5, -5)]
         for dx, dy in places:
             word = ax.annotate(run.name, (x, y), xytext=(dx, dy), textcoords="offset points",
-                               fontsize=8, ha="left" if dx > 0 else "right")
+                               fontsize=8, ha="left" if dx > 0 else "right",
+                               color=f"C{run.order}" if coloured else None)
             box = word.get_window_extent()
             if box.x0 > ax.bbox.x0 and box.x1 < ax.bbox.x1 \
                     and not box.padded(-1).count_overlaps(boxes):
@@ -365,7 +426,78 @@ def plot_plane(path, runs, scores, floors):
             if (dx, dy) != places[-1]:
                 word.remove()
         boxes.append(box)
+
+
+def times_of(runs, scores, sampling):
+    """What plot_times() shows: a list of (run, seconds for 64 digits, Fréchet distance of draws,
+    binarized; seconds by the obvious loop, or None; passes). passes: of a chapter's first run, if
+    it draws in as many as one likes, rows of (passes, seconds for 64 digits, another distance)."""
+    runs, found = chosen(runs), []
+    first = {run.model: run for run in reversed(runs)}
+    for run in runs:
+        m, timed, speed = run.metrics, timed_of(run, sampling), run.metrics.get("speed", {})
+        passes = speed.get(m["settings"].get("sampler"), next(iter(speed.values()), []))
+        if run.folder in scores and m["sample_seconds_64"] > 0:  # a log axis
+            found.append((run, m["sample_seconds_64"], scores[run.folder]["binarized"]["frechet"],
+                          timed and timed["obvious"], passes if run is first[run.model] else []))
+    return found
+
+
+def plot_times(path, runs, scores, floors, sampling):
+    """How good draws are against how long 64 of them take: a dot a run, a circle where the obvious
+    loop would be, and squares for numbers of passes."""
+    found = times_of(runs, scores, sampling)
+    if not found:
+        return
+    real = [floor["binarized"]["frechet"] for floor in floors.values() if floor["nats"] is None]
+    distances = [distance for _, _, distance, _, _ in found] + real
+    high = 2.5 * max(distances)
+    figure, ax = plt.subplots(figsize=(9, 7.5))
+    ax.set(xscale="log", yscale="log", xlabel="seconds to draw 64 digits (log): lower is better",
+           ylabel="Fréchet distance (log): lower is better",
+           yticks=[digit * 10.0**k for k in range(-1, 3) for digit in (1, 2, 5)])
+    ax.set_ylim(0.7 * min(distances), high)
+    circles = {"marker": "o", "linewidth": 0.8, "markerfacecolor": "white"}
+    squares = {**circles, "marker": "s", "markersize": 4, "linestyle": ":"}
+    ax.plot([], [], "o", color="grey", label="draws of a run, binarized")
+    ax.plot([], [], color="grey", label="the same draws by the obvious loop", **circles)
+    ax.plot([], [], color="grey", label="in so many passes: another distance\n"
+            "(fewer draws, beside validation digits)", **squares)
+    ax.legend(fontsize=8, loc="upper left")
+    for y in real:
+        ax.axhline(y, color="grey", linewidth=0.7)
+        ax.annotate("real training digits", (0.01, y), xycoords=("axes fraction", "data"),
+                    fontsize=8, va="bottom")
+    places, words, above = [], [], []
+    for run, seconds, distance, obvious, passes in found:
+        color, shown = f"C{run.order}", [(x, distance) for x in (seconds, obvious) if x]
+        ax.plot(*zip(*shown), color=color, **circles)
+        ax.plot(seconds, distance, "o", color=color, zorder=3)
+        ax.plot([x for _, x, _ in passes], [y for _, _, y in passes], color=color, **squares)
+        places += shown + [(x, y) for _, x, y in passes]
+        words += [ax.annotate(f"{n:g}", (x, y), xytext=(-4, -3), textcoords="offset points",
+                              fontsize=8, color=color, ha="right", va="top")
+                  for n, x, y in passes if y < high]
+        above += [f"{run.name} in {n:g} pass{'es' * (n > 1)}: {y:.0f}"
+                  for n, _, y in passes if y >= high]
+    ax.set_title("further up: " + "; ".join(above) if above else None, fontsize=8)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+    ax.grid(alpha=0.3)
+    figure.draw_without_rendering()  # now the axes stay as they are
+    boxes = boxes_of(ax, places) + [word.get_window_extent() for word in words]
+    name_dots(ax, [dot for *dot, _, _ in found], boxes, coloured=True)
     pictures.save_figure(path, figure)
+
+
+def plot_page(out, runs, scores, floors, sampling):
+    """All pictures of the page `out`, beside it."""
+    with plt.rc_context({"text.parse_math": False}):  # a folder may have a $ in its name
+        plot_mosaic(out.with_name(f"{out.stem}_digits.png"), runs)
+        plot_curves(out.with_name(f"{out.stem}_curves.png"), runs)
+        plot_plane(out.with_name(f"{out.stem}_plane.png"), runs, scores, floors)
+        plot_times(out.with_name(f"{out.stem}_time.png"), runs, scores, floors, sampling)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -497,6 +629,7 @@ def page_blocks(runs, scores, floors, sampling, left_out, stem="comparison",
                     f"![Validation nats against minutes]({stem}_curves.png)"],
         "records": record_table(runs),
         "likelihood and quality": [f"![Likelihood against quality of draws]({stem}_plane.png)"],
+        "quality and time": [f"![Quality of draws against drawing time]({stem}_time.png)"],
         "quality of draws": quality_table(runs, scores, floors, draws),
         "told the digit": conditional_table(runs, scores, floors),
         "drawing": sampling_table(sampling),

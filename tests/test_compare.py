@@ -214,7 +214,7 @@ def test_everything_published_is_made_anew_by_one_command(tree):
         expected = text[:text.index("\n\nIts weights ship")] + text[text.index("\n\n## "):] \
             if weights and path.parent.parent.name == "samples" else text
         assert of_published(read(path)) == of_published(expected), path
-    assert len(plots) == 3 and all(plot.stat().st_size > 1000 for plot in plots)
+    assert len(plots) == 4 and all(plot.stat().st_size > 1000 for plot in plots)
 
 
 @pytest.mark.slow
@@ -243,7 +243,7 @@ def test_runs_are_compared(runs_folder, capsys):
     vae = json.loads(read(runs_folder / "vae" / "metrics.json"))
     assert f"≤ {vae['test_nats']:.2f} (bound" in text and "no likelihood" in text
     assert "transformer" in text and text.rstrip().endswith("Nothing.\n<!-- end -->")
-    for picture in ("digits", "curves", "plane"):
+    for picture in ("digits", "curves", "plane", "time"):
         assert (runs_folder / f"comparison_{picture}.png").exists()
     assert "| GAN |" in capsys.readouterr().out
     compare.main(["runs/vae", "--out", "elsewhere/a.md"])
@@ -314,6 +314,7 @@ ODD = {  # what is done to metrics.json, and words of the sentence
     "a command that is none": (lambda m: edit(m, command=7), NOT_OURS),
     "no curve": (lambda m: edit(m, curve=[]), NOT_OURS),
     "a curve of something else": (lambda m: edit(m, curve=[{"seconds": 1.0}]), NOT_OURS),
+    "passes without a distance": (lambda m: edit(m, speed={"ddpm": [[1, 0.5]]}), NOT_OURS),
 }
 
 
@@ -840,6 +841,101 @@ def test_a_chapter_that_cannot_draw_is_told(runs_folder, capsys):
     (runs_folder / "gan/weights.pt").unlink()
     with pytest.raises(compare.LeftOut, match="neither draws nor weights"):
         compare.draw(run)
+
+
+# ------------------------------------------------------------------------------ pictures of runs
+
+
+def painted(monkeypatch, plot, *of):
+    """What a picture is made of, before it is pixels: of each of its axes {label: points [(x, y),
+    …]}. Lines without a label have one that begins with "_"."""
+    figures = []
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "save_figure", lambda path, figure: figures.append(figure))
+        plot("a.png", *of)
+    found = [{line.get_label(): [tuple(point) for point in line.get_xydata()] for line in ax.lines}
+             for figure in figures for ax in figure.axes]
+    tables.plt.close("all")
+    return found
+
+
+def points(axes):
+    return {point for line in axes.values() for point in line}
+
+
+def of_folder(runs, name):
+    return next(run for run in runs if run.folder.name == name)
+
+
+def test_curves_are_of_what_runs_recorded(runs_folder, monkeypatch):
+    runs, _ = compare.find_runs(["runs"])
+    for run in runs:
+        run.metrics["curve"] = [{"seconds": seconds, run.key: value}
+                                for seconds, value in ((0, 200), (60, 90), (180, 85.5))]
+    nats, distances = painted(monkeypatch, tables.plot_curves, runs)
+    assert nats["VAE"] == distances["GAN"] == [(1, 90), (3, 85.5)]  # in minutes; 0 has no logarithm
+    assert "GAN" not in nats and "VAE" not in distances
+    levels = {y for _, y in points(nats)} - {90, 85.5}
+    assert levels == {81.45, 79.17} and {y for _, y in points(distances)} == {90, 85.5}
+    told = "\n".join(tables.published_table(published()[0]))
+    assert all(f"| {nats}" in told for nats in levels)
+    of_folder(runs, "vae").metrics["curve"][-1]["val_nats"] = 85.6  # control
+    assert painted(monkeypatch, tables.plot_curves, runs)[0]["VAE"] == [(1, 90), (3, 85.6)]
+
+
+def test_pictures_of_many_runs_name_few():
+    """Of each chapter, with nats and without, the first and the longest; a dozen are all named."""
+    runs = published()[0]
+    shown = {run.folder.name for run in tables.chosen(runs)}
+    assert {"made", "made_long", "wavenet", "flow", "flow_2levels", "diffusion_masked", "gan_long",
+            "diffusion_long"} <= shown and len(shown) < 20 < len(runs)
+    assert not any(run.conditional for run in tables.chosen(runs))
+    assert "pixelcnn_long" in shown and not {"pixelcnn_original", "pixelcnn_rnn"} & shown
+    for name in ("pixelcnn_original", "pixelcnn_conditional"):
+        of_folder(runs, name).metrics["train_seconds"] = 1e6
+    shown = {run.folder.name for run in tables.chosen(runs)}
+    assert "pixelcnn_original" in shown and not {"pixelcnn_long", "pixelcnn_conditional"} & shown
+    assert tables.chosen(runs[:12]) == runs[:12] != tables.chosen(runs[:13])
+
+
+def test_drawing_times_are_of_what_files_say(monkeypatch):
+    """Of the committed files, read apart; then of a planted run, with controls."""
+    runs, scores, floors = published()
+    axes, = painted(monkeypatch, tables.plot_times, runs, scores, floors, compare.read_sampling())
+    for run in tables.chosen(runs):
+        m, found = (json.loads(read(run.folder / f"{name}.json")) for name in ("metrics", "scores"))
+        assert (m["sample_seconds_64"], found["binarized"]["frechet"]) in points(axes)
+    passes = json.loads(read(SAMPLES / "diffusion" / "metrics.json"))["speed"]["ddpm"]
+    assert [(seconds, distance) for _, seconds, distance in passes] in axes.values()
+    run = of_folder(runs, "made")
+    run.metrics["sample_seconds_64"], scores[run.folder]["binarized"]["frechet"] = 0.5, 2.25
+    timed = {"made.py": {"obvious": 32.0, "parameters": run.metrics["parameters"]}}
+
+    def shown():
+        return points(painted(monkeypatch, tables.plot_times, runs, scores, floors, timed)[0])
+
+    assert {(0.5, 2.25), (32, 2.25)} <= shown()
+    timed["made.py"]["parameters"] += 1  # the timing of another model
+    assert (0.5, 2.25) in shown() and (32, 2.25) not in shown()
+    del scores[run.folder]
+    assert (0.5, 2.25) not in shown()
+
+
+def test_passes_are_of_the_sampler_that_a_run_draws_with():
+    runs, scores, _ = published()
+    run = of_folder(runs, "diffusion")
+    for sampler in ("ddpm", "ddim"):
+        run.metrics["settings"]["sampler"] = sampler
+        (*_, passes), = tables.times_of([run], scores, {})
+        assert passes == run.metrics["speed"][sampler]
+    two = tables.times_of([run, of_folder(runs, "diffusion_long")], scores, {})
+    assert [len(passes) for *_, passes in two] == [7, 0]  # one line a chapter
+
+
+def test_names_are_moved_apart_and_no_further():
+    places = tables.apart([9, 3, 3, 3, 0], 1)
+    assert places == pytest.approx([9, 4, 3, 2, 0], abs=0.01)
+    assert tables.apart([5, 3], 1).tolist() == [5, 3]
 
 
 # ------------------------------------------------------------------------------ weights that ship
