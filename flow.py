@@ -84,7 +84,9 @@ SETTINGS = {
     "temperature": Setting(1.0, "spread of the noise that is drawn from", 0, 10, drawing=True),
 }
 VARIANTS = {}  # no setting changes the defaults of others
-ADAM = ("position", "bias", "label", "network.last")  # words in names: left to Adam (muon.py)
+ADAM = ("position", "bias", "label", "look", "network.last")  # left to Adam: muon.py
+
+SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline, J
 
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
@@ -285,13 +287,13 @@ class DenseNet(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """(B, I, H, W) -> (B, O, H, W), for the fine couplings: convolutions see strokes, and a hub at
-    half the size (dense layers) what digit they belong to (diffusion.py)."""
+    """(B, I, H, W, E) -> (B, O, H, W), for the fine couplings: convolutions see strokes, and a hub
+    at half the size (dense layers) what digit they belong to (diffusion.py)."""
 
     def __init__(self, inputs, outputs, size, channels, classes):
         super().__init__()
         c, half = channels, (size[0] // 2, size[1] // 2)
-        self.first = nn.Conv2d(inputs, c, 3, padding=1)
+        self.first = nn.Conv2d(inputs * SEEN, c, 3, padding=1)
         self.position = nn.Parameter(torch.zeros(c, *size))  # where in the picture? (wavenet.py)
         self.label = label_table(classes, c)
         self.down, self.up = ResidualBlock(c), ResidualBlock(c)
@@ -303,7 +305,7 @@ class ConvNet(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs, *size))
 
     def forward(self, seen, y=None):
-        h = self.first(seen) + self.position
+        h = self.first(seen.movedim(4, 2).flatten(1, 2)) + self.position
         h = self.down(h if y is None else h + self.label(y)[:, :, None, None])
         small = self.shrink(h)
         h = self.up(h + self.grow(small + self.hub(small, y)))
@@ -311,9 +313,10 @@ class ConvNet(nn.Module):
 
 
 class PixelNets(nn.Module):
-    """(B, m) -> (B, m, numbers): for each of m pixels a small network of its own, which is told the
-    pixels before it and says the numbers of its map. They lie side by side, one matrix a pixel, so
-    that one multiplication serves all."""
+    """(B, m, E) -> (B, m, numbers): for each of m pixels a small network of its own, which is told
+    the pixels before it and says the numbers of its map: of each the first of its E numbers, of all
+    together the mean of each (which levels are there? where does not matter). They lie side by
+    side, one matrix a pixel, so that one multiplication serves all."""
 
     def __init__(self, pixels, numbers, wide, classes):
         super().__init__()
@@ -322,6 +325,7 @@ class PixelNets(nn.Module):
         self.register_buffer("before", before, persistent=False)
         per_input = before.sum(dim=1).clamp(min=1).rsqrt()
         self.first = nn.Parameter(torch.randn(d, d, wide) * per_input[:, None, None])
+        self.mean = nn.Parameter(torch.randn(d, SEEN, wide))
         self.hidden = nn.Parameter(torch.randn(d, wide, wide) * scale)
         self.last = nn.Parameter(torch.zeros(d, wide, numbers))  # at first g is the identity
         self.biases = nn.ParameterList(torch.zeros(d, 1, n) for n in (wide, wide, numbers))
@@ -330,7 +334,9 @@ class PixelNets(nn.Module):
     def forward(self, seen, y=None, pixels=slice(None)):
         """pixels: a slice, whose networks are asked; others would cost time when one is drawn."""
         first = self.first[pixels] * self.before[pixels, :, None]  # or it would see itself
-        h = torch.einsum("bi,diw->dbw", seen, first) + self.biases[0][pixels]
+        h = torch.einsum("bi,diw->dbw", seen[:, :, 0], first) + self.biases[0][pixels]
+        share = self.before[pixels] / self.before[pixels].sum(dim=1, keepdim=True).clamp(min=1)
+        h = torch.baddbmm(h, torch.einsum("bie,di->dbe", seen, share), self.mean[pixels])
         if y is not None:
             h = h + self.label(y).unflatten(1, (len(self.first), -1))[:, pixels].transpose(0, 1)
         h = F.layer_norm(F.silu(h), h.shape[2:])
@@ -344,12 +350,11 @@ class PixelNets(nn.Module):
 # --------------------------------------------------------------------------------------------------
 
 
-def heights_and_areas(says, knots):
-    """Of splines (8): heights at the knots, up to a factor, and area to the left of each knot.
-    says: (..., J), any numbers -> (..., J), (..., J); the last area is that of all."""
-    heights = (says - says.amax(dim=-1, keepdim=True)).exp()
-    pieces = (heights[..., 1:] + heights[..., :-1]) * (knots[1:] - knots[:-1]) / 2
-    return heights, F.pad(pieces.cumsum(dim=-1), (1, 0))
+def slopes_and_areas(says, edges):
+    """Of splines (8): log slope in each bin, and area to the left of each edge. says: (..., J), any
+    numbers, edges: (J + 1,) -> (..., J), (..., J + 1); the last area is 1."""
+    log_slopes = says - (says + edges.diff().log()).logsumexp(dim=-1, keepdim=True)
+    return log_slopes, F.pad((log_slopes.exp() * edges.diff()).cumsum(dim=-1), (1, 0))
 
 
 def at(values, index):
@@ -357,28 +362,27 @@ def at(values, index):
     return values.gather(-1, index[..., None])[..., 0]
 
 
-def spline(u, says, knots):
-    """(8). u: (...) in [0, 1], says: (..., J), knots: (J,) from 0 to 1 -> z, log slope."""
-    heights, areas = heights_and_areas(says, knots)
-    j = (torch.searchsorted(knots, u.contiguous(), right=True) - 1).clamp(0, len(knots) - 2)
-    left, right = at(heights, j), at(heights, j + 1)
-    here = (u - knots[j]) / (knots[j + 1] - knots[j])  # 0 … 1 between two knots
-    height = left + (right - left) * here
-    area = at(areas, j) + (u - knots[j]) * (left + height) / 2  # a trapezium
-    return area / areas[..., -1], height.clamp(min=1e-30).log() - areas[..., -1].log()
+def bin_of(values, edges):
+    """In which bin is each value? values: (...), edges: (J + 1,), or (..., J + 1) -> integers."""
+    values = values[..., None] if edges.dim() > 1 else values
+    j = torch.searchsorted(edges, values.contiguous(), right=True) - 1
+    return (j[..., 0] if edges.dim() > 1 else j).clamp(0, edges.shape[-1] - 2)
 
 
-def spline_back(z, says, knots):
-    """The u that spline() maps to z: find the piece, then solve a quadratic equation."""
-    heights, areas = heights_and_areas(says, knots)
-    area = z * areas[..., -1]
-    j = torch.searchsorted(areas, area[..., None].contiguous(), right=True)[..., 0] - 1
-    j = j.clamp(0, len(knots) - 2)
-    left, width = at(heights, j), knots[j + 1] - knots[j]
-    rise, rest = (at(heights, j + 1) - left) / width, (area - at(areas, j)).clamp(min=0)
-    # With h = u − knots[j]: left·h + rise·h²/2 = rest, solved so that no large numbers cancel.
-    root = (left**2 + 2 * rise * rest).clamp(min=0).sqrt()
-    return knots[j] + torch.minimum(2 * rest / (left + root).clamp(min=1e-30), width)
+def spline(u, says, edges):
+    """(8). u: (...) in [0, 1], says: (..., J), edges: (J + 1,) from 0 to 1 -> z, log slope."""
+    log_slopes, areas = slopes_and_areas(says, edges)
+    j = bin_of(u, edges)
+    log_slope = at(log_slopes, j)
+    return at(areas, j) + (u - edges[j]) * log_slope.exp(), log_slope
+
+
+def spline_back(z, says, edges):
+    """The u that spline() maps to z."""
+    log_slopes, areas = slopes_and_areas(says, edges)
+    j = bin_of(z, areas)
+    inside = (z - at(areas, j)) / at(log_slopes, j).exp().clamp(min=1e-30)
+    return edges[j] + inside.clamp(min=0).minimum(edges[j + 1] - edges[j])
 
 
 def logit(u):
@@ -423,6 +427,18 @@ def plan(height, width):
     return [(fine[[0, 3]], fine[[1, 2]]), (fine[[0]], fine[[3]])], left
 
 
+def begins_of_bins(counts, bins):
+    """Levels at which the bins of (8) begin, and the number of levels: (bins + 1,). Black has a bin
+    of its own; of the others the two lightest neighbours are merged, again and again, until so many
+    are left. counts: (levels,), how frequent each level is."""
+    begins, weights = list(range(1, len(counts))), counts[1:].tolist()
+    while len(begins) >= bins:
+        i = min(range(len(begins) - 1), key=lambda i: weights[i] + weights[i + 1])
+        weights[i:i + 2] = [weights[i] + weights[i + 1]]
+        del begins[i + 1]
+    return torch.tensor([0, *begins, len(counts)])
+
+
 class Coupling(nn.Module):
     """Moves some pixels of u (B, D), as others say: (6), (7) or (8). If known is None, pixels
     (moved: one dimension) are moved one by one, as those before them say."""
@@ -441,23 +457,23 @@ class Coupling(nn.Module):
             self.parts = [slice(None)]
 
     def says(self, seen, y, part=slice(None)):
-        """What the network reads from ranks of levels, seen (B, D) -> (B, m, …, numbers), of a part
-        of the pixels that it moves. y: (B,), or None."""
+        """What the network reads from what it sees of levels, (B, D, E) -> (B, m, …, numbers), of a
+        part of the pixels that it moves. y: (B,), or None."""
         if self.one_by_one:
             return self.network(seen[:, self.known], y, part)
         out = self.network(seen[:, self.known], y)
         return out.unflatten(1, (-1, self.numbers)).movedim(2, -1)
 
-    def map(self, u, says, knots):
+    def map(self, u, says, edges):
         """g and its log slope, each pixel by itself: u (B, m, …), says (B, m, …, numbers) -> z and
         log ∂z/∂u, both of the shape of u."""
         if self.kind == "spline":
-            return spline(u, says, knots)
+            return spline(u, says, edges)
         return affine(u, says, self.kind == "additive")
 
-    def map_back(self, z, says, knots):
+    def map_back(self, z, says, edges):
         if self.kind == "spline":
-            return spline_back(z, says, knots)
+            return spline_back(z, says, edges)
         return affine_back(z, says, self.kind == "additive")
 
 
@@ -485,10 +501,13 @@ class Flow(nn.Module):
         # Integers, which stay what they are if weights are rounded to half precision: an F that is
         # rounded moves all cells.
         self.register_buffer("counts", torch.ones(levels, dtype=torch.long))
-        numbers = (4 if levels == 2 else 15) if kind == "spline" else 2  # knots, or s and t
+        self.register_buffer("begins", begins_of_bins(self.counts, min(levels, BINS)))
+        self.look = nn.Embedding(levels, SEEN)
+        numbers = min(levels, BINS) if kind == "spline" else 2  # of bins, or s and t
         couplings, rest = plan(height, width)
         self.couplings = nn.ModuleList(Coupling(known, moved, kind, numbers, channels, classes)
                                        for known, moved in [*couplings, (None, rest)])
+        self.start_looking()
 
     @property
     def cdf(self):
@@ -499,14 +518,18 @@ class Flow(nn.Module):
         return cdf
 
     @property
-    def knots(self):
-        """(J,), J = 15, or 4 for two levels: 0, 1, and two close to where black ends, one on each
-        side, as the slope may jump there (at one place the piece between would have no width); with
-        256 levels eleven more, so that the rest has twelve parts of equal frequency."""
-        black, parts = self.cdf[1].item(), 12 if self.levels > 2 else 1
-        close = min(1e-4, black / 2, (1 - black) / parts / 2)  # if nearly all are black, or none
-        rest = [black + (1 - black) * i / parts for i in range(1, parts)]
-        return torch.tensor([0, black - close, black + close, *rest, 1]).to(self.cdf)
+    def edges(self):
+        """Of the bins of (8): (J + 1,), from 0 to 1."""
+        return self.cdf[self.begins]
+
+    @torch.no_grad()
+    def start_looking(self):
+        """What networks see of a level at first ("What networks see"): its rank, and waves of it.
+        Of black −1, and no waves."""
+        ranks = (self.cdf[1:] - self.cdf[1]) / (1 - self.cdf[1])
+        waves = [torch.cos(math.pi * k * ranks) for k in range(1, SEEN)]
+        self.look.weight.copy_(torch.stack([ranks, *waves], dim=1))
+        self.look.weight[0] = torch.tensor([-1] + [0] * (SEEN - 1))
 
     @torch.no_grad()
     def start_from_mean(self, images):
@@ -517,6 +540,8 @@ class Flow(nn.Module):
             self.counts.copy_(torch.stack([all_of_it - on, on]) + all_of_it // 1000)
         else:
             self.counts.copy_(torch.bincount(images.flatten().cpu().int(), minlength=256) + 1)
+        self.begins.copy_(begins_of_bins(self.counts, len(self.begins) - 1))
+        self.start_looking()
 
     def dequantize(self, x, generator=None):
         """(4): levels x (B, 1, H, W) -> u in (0, 1), and log V of (5), (B,) nats."""
@@ -533,25 +558,15 @@ class Flow(nn.Module):
         cdf = self.cdf if cdf is None else cdf
         return (torch.searchsorted(cdf, u.contiguous(), right=True) - 1).clamp(0, self.levels - 1)
 
-    @property
-    def ranks(self):
-        """(levels,): what networks look at for a level x ("Ranks"): −1 for black, else which
-        part of all that is not black has a level of x or less. Where in its cell u is they do not
-        see: so noise on one pixel changes no other one's map, and the integral in (5) is a product
-        of differences."""
-        black, ranks = self.cdf[1], self.cdf[1:].clone()
-        ranks[1:], ranks[0] = (ranks[1:] - black) / (1 - black), -1
-        return ranks
-
     def encode(self, u, y=None, states=None):
         """f of (1): u (B, 1, H, W) -> z of that shape, and log |det ∂z/∂u|, (B,) nats. states: a
         list that gets u after each coupling. All couplings can look at u itself, since what one
         looks at no earlier one has moved."""
         utils.check_label(self, y)
-        seen, z, log_det = self.ranks[self.quantize(u)].flatten(1), u.flatten(1), 0
+        seen, z, log_det = self.look(self.quantize(u).flatten(1)), u.flatten(1), 0
         for coupling in self.couplings:
             says = coupling.says(seen, y)
-            new, log_slope = coupling.map(u.flatten(1)[:, coupling.moved], says, self.knots)
+            new, log_slope = coupling.map(u.flatten(1)[:, coupling.moved], says, self.edges)
             z = z.index_copy(1, coupling.moved.flatten(), new.flatten(1))
             log_det = log_det + log_slope.flatten(1).sum(dim=1)  # (3)
             if states is not None:
@@ -561,17 +576,18 @@ class Flow(nn.Module):
     def decode(self, z, y=None, x=None, known=None):
         """f⁻¹: z (B, 1, H, W) -> u, the coarsest pixels first. x (levels) and known (H, W) bool:
         pixels that networks are told instead of what was drawn; u itself has draws there."""
-        u, knots, cdf, ranks = z.flatten(1).clone(), self.knots, self.cdf, self.ranks
-        seen = torch.zeros_like(u)  # what is not drawn yet, no network looks at
-        given = None if x is None else (ranks[x.flatten(1).long()], known.flatten().to(u.device))
+        u, edges, cdf = z.flatten(1).clone(), self.edges, self.cdf
+        seen = u.new_zeros(*u.shape, SEEN)  # what is not drawn yet, no network looks at
+        given = None if x is None else (self.look(x.flatten(1).long()),
+                                        known.flatten().to(u.device))
         for coupling in reversed(self.couplings):
             for part in coupling.parts:
                 pixels = coupling.moved[part]
                 says = coupling.says(seen, y, part)
-                u[:, pixels] = coupling.map_back(u[:, pixels], says, knots)
-                seen[:, pixels] = ranks[self.quantize(u[:, pixels], cdf)]
+                u[:, pixels] = coupling.map_back(u[:, pixels], says, edges)
+                seen[:, pixels] = self.look(self.quantize(u[:, pixels], cdf))
                 if given is not None:
-                    seen[:, pixels] = torch.where(given[1][pixels], given[0][:, pixels],
+                    seen[:, pixels] = torch.where(given[1][pixels][..., None], given[0][:, pixels],
                                                   seen[:, pixels])
         return u.view_as(z)
 
@@ -591,13 +607,13 @@ class Flow(nn.Module):
         the CPU, since cells of rare levels are narrow."""
         utils.check_label(self, y)
         utils.check_pixels(x, self.levels - 1)
-        seen = self.ranks[x.flatten(1).to(self.cdf.device).long()]
-        nats, cdf, knots = torch.zeros_like(seen).cpu().to(torch.float64), *(
-            t.cpu().to(torch.float64) for t in (self.cdf, self.knots))
+        seen = self.look(x.flatten(1).to(self.cdf.device).long())
+        nats, cdf, edges = torch.zeros(x.flatten(1).shape, dtype=torch.float64), *(
+            t.cpu().to(torch.float64) for t in (self.cdf, self.edges))
         for coupling in self.couplings:
             says = coupling.says(seen, y).cpu().to(torch.float64)
             cell = x.flatten(1)[:, coupling.moved.to(x.device)].cpu().long()
-            start, end = (coupling.map(cdf[cell + i], says, knots)[0] for i in (0, 1))
+            start, end = (coupling.map(cdf[cell + i], says, edges)[0] for i in (0, 1))
             nats[:, coupling.moved.cpu()] = (end - start).clamp(min=1e-30).log()
         return nats.view(x.shape)
 
