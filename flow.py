@@ -16,11 +16,12 @@ is what drawing does, undone. The price: each layer is a bijection whose determi
                                               which belongs to each level: F(x) ≤ u < F(x + 1)
     z          z             (B, 1, 28, 28)   the latent: uniform in the cube, as f makes it
     log_slope  log ∂z_d/∂u_d (B, m, …)        one term of log |det| for each pixel
-    says       θ             (B, m, …, J)     what a network says of each pixel: J heights of its
-                                              spline, or t and s
+    says       θ             (B, m, …, J)     what a network says of each pixel: J log slopes of
+                                              its spline, up to a constant, or t and s
     known      A                              pixels that a coupling leaves, and looks at
     moved      B                              pixels that it moves
-    knots                    (J,)             where the slope of a spline is given
+    edges                    (J + 1,)         where the bins of a spline begin and end
+    seen                     (B, D, E)        what networks are told of levels, E numbers of each
     y          y             (B,)             class label 0..9, only with --conditional
     In shapes B is the batch size; D = 784 pixels, m of them moved at once; K draws of noise, (4).
     In code F. is torch.nn.functional, and known in decode() and sample(): which pixels are given.
@@ -28,8 +29,8 @@ is what drawing does, undone. The price: each layer is a bijection whose determi
 Papers    Dinh, Krueger & Bengio, NICE, 2014 (arXiv 1410.8516): coupling layers
           Dinh, Sohl-Dickstein & Bengio, RealNVP, 2016 (1605.08803): scales, several resolutions
           Kingma & Dhariwal, Glow, 2018 (1807.03039): learned mixing of channels
-          Müller et al., Neural Importance Sampling, 2018 (1808.03856): splines in place of
-          straight lines, (8); Durkan et al., Neural Spline Flows, 2019 (1906.04032): others
+          Müller et al., Neural Importance Sampling, 2018 (1808.03856): splines, (8); Durkan et
+          al., Neural Spline Flows, 2019 (1906.04032): smoother ones
           Theis, van den Oord & Bethge, 2015 (1511.01844); Ho et al., Flow++, 2019 (1902.00275):
           noise on levels, a bound, and learned noise
           Kingma et al., IAF, 2016 (1606.04934); Papamakarios et al., MAF, 2017 (1705.07057): an
@@ -48,9 +49,8 @@ Reached   grey levels at 1.027 bits/dim, exact (558.1 nats; the bound (5) says 5
           --conditional: distance 0.74, 94.3 % read as asked, 1.021 bits/dim told the digit.
 Gallery   samples/flow/README.md shows what this chapter's runs look like
 Left out  on purpose: layers that mix channels (they would hide where black ends: "Mixing"), more
-          than one coupling for a pixel ("Which half?"), learned noise (with these weights it could
-          win at most the gap of the bound with one draw: "What the noise costs"), and continuous
-          flows (diffusion.py).
+          than one coupling for a pixel ("Which half?"), learned noise (with splines it has nothing
+          to win: "What the noise costs"), and continuous flows (diffusion.py).
 """
 import math
 
@@ -142,24 +142,30 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 # the VAE K draws under the logarithm make it tighter. It is tight if p is constant in the cell. In
 # the usual coordinates, x + r, no affine map of a Gaussian makes it so: the one that is nearest to
 # a box is 0.18 nats away from it, 138 an image if all pixels are such boxes. Flow++
-# learns the noise instead ("variational dequantization"). A spline with a knot where black ends
-# *can* be constant there. And there is more. Our networks look at levels, not at noise (ranks,
-# below); so a coupling, g of "Couplings", is a distribution function for each pixel that it moves,
-# given the levels that it is told, and the integral over the cell is a difference:
+# learns the noise instead ("variational dequantization"). Our splines, (8), have bins that end
+# where cells end, and in a bin p is constant: (5) is an equality, and one draw of noise as good as
+# a thousand. With affine couplings it is not. But the integral can be had even then. Our networks
+# look at levels, not at noise; so a coupling, g of "Couplings", is a distribution function for each
+# pixel that it moves, given the levels that it is told, and the integral over the cell is a
+# difference:
 #
 #     P(x) = Π_d [ g( F(x_d + 1); θ_d ) − g( F(x_d); θ_d ) ]        exact: log_probs()
 #
 # (PixelCNN++ trains on such differences.) What lies between both figures is what the noise costs,
 # and all that learned noise could win with these weights; with it one would learn other weights.
 #
-# Ranks. What is a network told of a level? Brightness hides much: of all pixels that are not black
-# two in five have levels of 250 … 255, which then are nearly one number. So it is told a rank,
+# What networks see. Of all pixels that are not black two in five have levels of 250 … 255, and
+# which of these six it is a digit tells: about 78 % of such pixels of a digit have the same one (of
+# 2,000 training digits). As brightness, x/255, the six are nearly one number. So of a level
+# networks are told E numbers, which are learned, as vectors of words are (transformer_ar.py), and
+# begin as its rank, which part of what is not black has a level of x or less, and waves of that:
 #
-#     seen(0) = −1,      seen(x) = (F(x + 1) − F(1)) / (1 − F(1))   for x > 0,
+#     rank(x) = (F(x + 1) − F(1)) / (1 − F(1)),    cos(π k · rank(x)), k = 1 … E − 1;    black: −1,
 #
-# which part of what is not black has a level of x or less: but for black, the axis of u. With two
-# levels it is −1 or 1 either way. (Brightness, 2x/255 − 1, had 26 nats an image more on validation
-# after 800 steps: "What networks see".)
+# and 0 for waves. A coarse pixel's own network is told ranks of the pixels before it, and the mean
+# of all E over these: which levels there are in this digit, wherever. And what is known can be
+# said: frequent levels have bins of their own, (8). It was worth more than all else that we tried
+# ("What networks see and say").
 #
 # Couplings. How can layers be bijections, with networks inside that are not? Leave a part of the
 # pixels, A, as it is, and move the others, B, each by a one-dimensional map whose shape a network
@@ -178,15 +184,18 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 #
 #     additive  z = σ( ℓ(u) + t )            NICE: moves probability up or down                 (6)
 #     affine    z = σ( e^s ℓ(u) + t )        RealNVP: and makes it narrower or wider            (7)
-#     spline    z = ∫_0^u slope,  straight between J knots, of area 1                           (8)
+#     spline    z = ∫_0^u slope,  constant in each of J bins, of area 1                         (8)
 #
 # (6) and (7) say that ℓ(u) has a logistic distribution: (6) chooses its place, (7) its scale as
 # well; the logit's own slope is part of g's. (NICE has no logit and works on the whole line; its
 # couplings never change volumes, all slopes are 1, and a factor for each pixel comes last.) In (7)
 # e^s can overflow: the network says s = 100 for one pixel, once, and the loss is infinite. So s is
-# squashed into ±3. (8) needs no such care: heights are the exponentials of what the network says,
+# squashed into ±3. (8) needs no such care: slopes are the exponentials of what the network says,
 # divided by the area under them, so a density whatever they are, as in a softmax, and the loss is
-# nearly the cross-entropy of a classifier. (In Müller et al.'s (8) the network moves knots, too.)
+# the cross-entropy of a classifier that names the bin. A bin is a group of neighbouring levels;
+# black and frequent levels are alone in theirs (begins_of_bins()). In Müller et al. bins are
+# equally wide, or slopes straight lines in them, and the network moves edges. (With a bin for each
+# level (8) would be PixelCNN's softmax over levels: "Drawing".)
 #
 # Which half? A checkerboard (RealNVP): what a pixel's four neighbours do not say of it is little.
 # Look at words of 2×2 pixels as four channels at 14×14 ("squeeze"):
@@ -217,8 +226,8 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 #
 # Mixing. Glow puts a learned matrix over channels between couplings, log |det| = log |det W| a
 # place, where RealNVP exchanges halves. Here the coordinates have cells: after a mixture of four
-# pixels "this one is black" would be a slanted half-space, no longer an interval that a spline can
-# have a knot at. So we do not mix. Nor is there activation normalisation (Glow): networks that say
+# pixels "this one is black" would be a slanted half-space, no longer an interval that a bin can
+# cover. So we do not mix. Nor is there activation normalisation (Glow): networks that say
 # 0 at first make f the identity, which is already right about single pixels, (4).
 #
 # A good density need not draw well. log p is a mean over real digits: a model that draws one third
@@ -261,7 +270,7 @@ class ResidualBlock(nn.Module):
 
 def label_table(classes, numbers):
     """A table of labels, y (B,) -> (B, numbers), or None if there are no classes. It begins at 0,
-    all labels alike: torch's noise would have to be unlearned ("What networks see")."""
+    all labels alike: torch's noise would have to be unlearned."""
     return nn.Embedding(classes, numbers, _weight=torch.zeros(classes, numbers)) \
         if classes else None
 
@@ -879,7 +888,7 @@ ABOUT = {
                   "completion": "exact from coarse to fine",
                   "steps a draw takes": "198: 196 coarse pixels, then the rest in two"},
     "variants": {"flow": "", "flow, bits": "--levels 2"},
-    "robust": ["flow"],
+    "robust": [],  # for the time being: "Turning the knobs"
     "small": "--width 4 --eval-draws 80 --test-draws 100 --noise-draws 2",
     "pictures": {
         "couplings.png": "Four test digits on their way to noise, one coupling a column: a "
@@ -898,17 +907,29 @@ ABOUT = {
 # --------------------------------------------------------------------------------------------------
 # What was measured
 #
-# How this chapter came to be: exact bits/dim of grey levels on 1,000 validation images, batches of
-# 64, rate to 0 at the end, one thread, after 800 or 400 steps. (Single runs while tuning, of which
-# no file is kept, of earlier designs; a hub now has 64 units.)
+# What networks see and say. Exact nats of 2,000 grey validation images after 400 steps of 64, rate
+# 8e-3, one thread, seed 0, single runs (no file is kept); in the middle those of the pixels that
+# each coupling moves, half of all, a quarter, and the coarse ones:
 #
-#     800 steps   couplings of half the pixels, hubs of 256 and 512 units     1.144    174 s
-#                 three couplings a word (one channel each) instead of two    1.138    229 s
-#     400 steps   the first                                                   1.169     67 s
-#                 hubs of 128 and 192 units: a third of the weights           1.171     52 s
-#                 a transformer that moves word after word (2×2 pixels)       1.250    180 s
+#     a rank; slopes that are straight between 15 knots     592.6     259.3   145.1   188.2    105 s
+#     a rank; 32 bins                                       587.8     255.4   143.3   189.2     99 s
+#     convolutions also: which of 250 … 255 is it?          571.3     246.1   136.3   188.9    102 s
+#     convolutions: six numbers that are learned            567.1     242.4   135.8   188.9    135 s
+#     and coarse pixels the mean of these                   560.1     242.6   136.1   181.5    107 s
+#     the same, twice the rate                              558.5     241.6   136.0   181.0    108 s
 #
-# We took small hubs, as they were faster; the spread of seeds is not known, so no more is claimed.
+# (Two other jobs ran beside the one of 135 s.) Which of the six brightest levels a digit has is
+# worth 17 nats to fine pixels, and 8 to coarse ones. A network of a coarse pixel could be told six
+# numbers of each pixel before it; but trained by themselves, as long, coarse pixels have 186.2 nats
+# by ranks alone, 182.4, 181.2 and 180.8 by two, three and six numbers of each pixel, the last in
+# four times the time and with five times the weights, and 181.2 by ranks and a mean of six, in a
+# sixth more (no file is kept). With 20 or 64 bins they have the same as with 32.
+#
+# Before ranks there was brightness, 2x/255 − 1: 604.6 nats after 800 steps, by ranks 579.0 (knots,
+# batches of 64; with --conditional 606.4 if tables of labels begin as torch's noise, 601.6 as
+# zeros; no file is kept). And before couplings a transformer that moved word after word, of 2×2
+# pixels: 1.250 bits/dim after 400 steps and 180 s, couplings of that design 1.171 after 52 s (no
+# file is kept).
 #
 # Where draws go wrong. Fréchet distance of 2,000 draws to grey validation digits, of a flow of
 # 5,500 steps (coarse pixels moved by halves, of 14×14 and again of 7×7), if a part of the pixels is
@@ -936,15 +957,8 @@ ABOUT = {
 # had a distance of 2.9 to the test digits and 1.094 bits/dim; an earlier design, with halves, had
 # 5.7 and 1.108 (one run of each, by Adam; no file is kept).
 #
-# What networks see. Nats of 2,000 validation images (grey) after 800 steps of 64, one thread, seed
-# 0, single runs (no file is kept):
-#
-#     levels as brightness, in −1 … 1                                      604.6
-#     as ranks ("Ranks")                                                   579.0
-#     brightness, --conditional: labels begin as noise (torch's default)   606.4
-#     the same, labels begin as zeros                                      601.6
-#
-# The optimizer. The same after 1,500 steps, when networks looked at brightness (no file is kept):
+# The optimizer. Nats of 2,000 grey validation images after 1,500 steps, when networks looked at
+# brightness (no file is kept):
 #
 #     Adam, rates of 2e-3, 4e-3, 8e-3                                      611.7   607.5   604.8
 #     Muon for convolutions and `hidden`, 4e-3, 1e-2, 2e-2; Adam 4e-3      601.9   601.0   600.6
@@ -954,8 +968,8 @@ ABOUT = {
 # Muon takes a fifth more time a step (two threads: 148 ms for 123). After 1,500 steps it was 9 nats
 # ahead of the best of Adam's three rates; that was the highest, so a higher one may be better yet.
 # (Adam at 2e-3 had 596.7 after 5,500; no file is kept.) The second row and the third differ in
-# Adam's rate as well; the default has 8e-3 for both. A third coupling takes another fifth, for 0.6
-# nats in one run: we left it out.
+# Adam's rate as well. A third coupling takes another fifth, for 0.6 nats in one run: we left it
+# out.
 #
 # What others reach. Bits/dim of grey test digits: MAF 1.89, RealNVP 1.06, Glow 1.05, FFJORD 0.99
 # (FFJORD paper, table 2), Residual Flow 0.97 (Chen et al., 2019); in UvA's notebook 11 eight affine
@@ -965,28 +979,26 @@ ABOUT = {
 # levels in order, which is no flow (but see "Drawing"), has 0.62 (Katharopoulos et al., 2020). Of
 # bits we found no flow by itself; PixelSNAIL, pixel by pixel, has 78.61 nats (transformer_ar.py).
 #
-# Turning the knobs: not measured anew since Muon and ranks came, but for six rows of nine
-# (experiments/robustness.py, 800 steps; no file is kept). Fréchet distance of 5,000 draws to the
-# validation digits: as it is 3.46, other seeds 3.57 and 3.49, half the batch 4.60, twice 2.74,
-# half the width 4.99. By Adam, with brightness, all nine rows stayed below twice the first.
+# Turning the knobs: not measured anew since networks see more (experiments/robustness.py). Before
+# that, all rows that were run stayed below twice the distance of the first, 3.46 after 800 steps:
+# other seeds 3.57 and 3.49, half the batch 4.60, twice 2.74, half the width 4.99 (no file is kept).
 # --------------------------------------------------------------------------------------------------
 # Exercises
 # 1. --coupling affine, then additive: how much worse is the exact figure, and how much worse the
-#    bound? (bounds_by_draws in metrics.json.) Why is the gap between them so small for a spline?
-# 2. In knots() move the two that are close to where black ends to 0.5. What becomes of the gap
-#    between bound and exact figure, and what do draws look like?
+#    bound? (bounds_by_draws in metrics.json.) Why is there no gap between them for a spline?
+# 2. In the property `edges` return torch.linspace(0, 1, len(self.begins)).to(self.cdf): bins that
+#    end within cells. What becomes of the gap between bound and exact figure, and of draws?
 # 3. In dequantize() put 0.5 for r: no noise. With --coupling affine the loss falls; does the exact
-#    figure, and what does evaluate_noise() say of it? A spline can cheat at few levels only: why?
-#    (Compare a straight line's mean over a cell with its middle.)
+#    figure, and what does evaluate_noise() say of it? A spline cannot cheat: why?
 # 4. In plan() exchange the two couplings: f moves the 3s first. test_reconstruction_is_exact fails,
 #    and yet the probabilities of all images sum to 1: why? Which pixels of a draw are wrong?
 # 5. --levels 2, and compare couplings.png with that of grey levels: which couplings have more to
 #    do?
 # 6. --sample-only --temperature 0.5 --num-samples 5000, and judge.py: which of Fréchet distance,
 #    precision and recall gets better, which worse?
-# 7. Let networks look at u, not at ranks: in encode(), and in decode() for what is drawn, 2u − 1 in
-#    place of ranks. Is (5) still a bound? log_probs(), which chooses the weights, still asks with
-#    ranks: is it the same model's, and why may evaluate_noise() stop the run at its end?
+# 7. Let networks look at noise: in encode(), and in decode() for what is drawn, 2u − 1 for each of
+#    the E numbers. Is (5) still a bound? log_probs(), which chooses the weights, still asks with
+#    levels: is it the same model's, and why may evaluate_noise() stop the run at its end?
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -273,8 +273,8 @@ class Autoregressive(nn.Module):
             self.register_buffer("ranks", torch.linspace(-1, 1, levels))
 
     def seen(self, x):
-        """What convolutions look at: ±1; of more levels their ranks (flow.py, "Ranks"), straight
-        between two of them, so that a gradient says how much a pixel counts."""
+        """What convolutions look at: ±1; of more levels their ranks (flow.py, "What networks
+        see"), straight between two of them, so that a gradient says how much a pixel counts."""
         if self.levels == 2:
             return 2 * x - 1
         place = x * (self.levels - 1)

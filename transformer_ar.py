@@ -416,8 +416,8 @@ class Transformer(nn.Module):
             self.bias.copy_((counts / counts.sum()).log().expand_as(self.bias))
 
     def seen(self, x):
-        """What the entrance looks at: ±1; of more levels their ranks (flow.py, "Ranks"), straight
-        between two of them, so that a gradient says how much a pixel counts."""
+        """What the entrance looks at: ±1; of more levels their ranks (flow.py, "What networks
+        see"), straight between two of them, so that a gradient says how much a pixel counts."""
         if self.levels == 2:
             return 2 * x - 1
         place = x * (self.levels - 1)

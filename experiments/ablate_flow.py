@@ -30,24 +30,23 @@ class NoNoise(Flow):
         return u, (end - start).log().flatten(1).sum(dim=1)
 
 
-class NoKnotAtBlack(Flow):
-    """As many knots, none where black ends."""
+class EqualBins(Flow):
+    """Bins that are equally wide, and end within cells."""
 
     @property
-    def knots(self):
-        parts = torch.linspace(0, 1, 15 if self.levels > 2 else 4)
-        return parts.to(self.cdf)
+    def edges(self):
+        return torch.linspace(0, 1, len(self.begins)).to(self.cdf)
 
 
 class TransformerNets(nn.Module):
-    """In place of PixelNets, (B, m) -> (B, m, numbers): a causal transformer over the coarse pixels
-    in the order in which they are drawn; what is told to pixel i is i − 1, by attention all before
-    it. One block of TarFlow, but for its splines."""
+    """In place of PixelNets, (B, m, E) -> (B, m, numbers): a causal transformer over the coarse
+    pixels in the order in which they are drawn; what is told to pixel i is i − 1, by attention all
+    before it. One block of TarFlow, but for its splines."""
 
     def __init__(self, pixels, numbers, channels=64, layers=2, heads=4):
         super().__init__()
         c, self.heads = channels, heads
-        self.level = nn.Linear(3, c)  # of a level: itself, its square, and is it black?
+        self.level = nn.Linear(flow.SEEN, c)
         self.position, self.next_position = (nn.Parameter(0.5 * torch.randn(pixels, c))
                                              for _ in range(2))
         self.blocks = nn.ModuleList(nn.ModuleDict({
@@ -57,8 +56,7 @@ class TransformerNets(nn.Module):
         nn.init.zeros_(self.last.weight)
 
     def forward(self, seen, y=None, pixels=slice(None)):
-        x = torch.stack([seen, seen.square(), (seen > -1).to(seen)], dim=2)
-        h = F.pad(self.level(x) + self.position, (0, 0, 1, 0))[:, :-1] + self.next_position
+        h = F.pad(self.level(seen) + self.position, (0, 0, 1, 0))[:, :-1] + self.next_position
         b, t, c = h.shape
         for block in self.blocks:
             q, k, v = (part.view(b, t, self.heads, -1).transpose(1, 2)
@@ -69,17 +67,35 @@ class TransformerNets(nn.Module):
         return (self.last(F.silu(h)) + self.bias)[:, pixels]
 
 
+def no_means(model):
+    mean = model.couplings[-1].network.mean
+    mean.data.zero_()
+    mean.requires_grad_(False)
+
+
 def transformer(model):
     coarse = model.couplings[-1]
     coarse.network = TransformerNets(len(coarse.moved), coarse.numbers)
 
 
 class Brightness(Flow):
-    """Networks look at levels as they are, in −1 … 1, and not at ranks."""
+    """Networks look at levels as they are, in −1 … 1, and at nothing else."""
 
-    @property
-    def ranks(self):
-        return torch.linspace(-1, 1, self.levels).to(self.cdf)
+    @torch.no_grad()
+    def start_looking(self):
+        self.look.weight.zero_()
+        self.look.weight[:, 0] = torch.linspace(-1, 1, self.levels)
+        self.look.requires_grad_(False)
+
+
+class Ranks(Flow):
+    """The same with ranks."""
+
+    @torch.no_grad()
+    def start_looking(self):
+        super().start_looking()
+        self.look.weight[:, 1:] = 0
+        self.look.requires_grad_(False)
 
 
 class WithAdam(Flow):
@@ -107,8 +123,10 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "additive": (flow, "--coupling additive", None),
     "no noise": (flow, "", changed(flow, methods=NoNoise)),
     "affine, no noise": (flow, "--coupling affine", changed(flow, methods=NoNoise)),
-    "no knot where black ends": (flow, "", changed(flow, methods=NoKnotAtBlack)),
+    "bins of equal widths": (flow, "", changed(flow, methods=EqualBins)),
     "levels as brightness": (flow, "", changed(flow, methods=Brightness)),
+    "levels as ranks": (flow, "", changed(flow, methods=Ranks)),
+    "coarse pixels are told no means": (flow, "", changed(flow, no_means)),
     "a transformer for the coarse pixels": (flow, "", changed(flow, transformer)),
     "Adam": (flow, "", changed(flow, methods=WithAdam)),
     "Adam, half the rate": (flow, "--lr 4e-3", changed(flow, methods=WithAdam)),
