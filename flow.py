@@ -49,8 +49,9 @@ Reached   grey levels at 1.027 bits/dim, exact (558.1 nats; the bound (5) says 5
           --conditional: distance 0.74, 94.3 % read as asked, 1.021 bits/dim told the digit.
 Gallery   samples/flow/README.md shows what this chapter's runs look like
 Left out  on purpose: layers that mix channels (they would hide where black ends: "Mixing"), more
-          than one coupling for a pixel ("Which half?"), learned noise (with splines it has nothing
-          to win: "What the noise costs"), and continuous flows (diffusion.py).
+          than one coupling for a pixel ("Which half?"), learned noise (with bins that end where
+          cells end it has nothing to win: "What the noise costs"), and continuous flows
+          (diffusion.py).
 """
 import math
 
@@ -80,11 +81,11 @@ SETTINGS = {
                      word="width{}"),
     "eval_draws": Setting(1000, "draws scored at each evaluation during training", 10),
     "test_draws": Setting(5000, "draws scored at the end", 10),
-    "noise_draws": Setting(10, "K of the bound (5), which is measured beside the exact figure"),
+    "noise_draws": Setting(10, "K of the bound (5), beside the exact figure: splines have no gap"),
     "temperature": Setting(1.0, "spread of the noise that is drawn from", 0, 10, drawing=True),
 }
 VARIANTS = {}  # no setting changes the defaults of others
-ADAM = ("position", "bias", "label", "look", "network.last")  # left to Adam: muon.py
+ADAM = ("position", "bias", "label", "look", "network.last")  # whose names have these: muon.py
 
 SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline, J
 
@@ -141,31 +142,34 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 # divergence from p(u|x).) What is trained, the mean of log p(u) + log V, is a *bound*, and as for
 # the VAE K draws under the logarithm make it tighter. It is tight if p is constant in the cell. In
 # the usual coordinates, x + r, no affine map of a Gaussian makes it so: the one that is nearest to
-# a box is 0.18 nats away from it, 138 an image if all pixels are such boxes. Flow++
-# learns the noise instead ("variational dequantization"). Our splines, (8), have bins that end
-# where cells end, and in a bin p is constant: (5) is an equality, and one draw of noise as good as
-# a thousand. With affine couplings it is not. But the integral can be had even then. Our networks
-# look at levels, not at noise; so a coupling, g of "Couplings", is a distribution function for each
-# pixel that it moves, given the levels that it is told, and the integral over the cell is a
-# difference:
+# a box is 0.18 nats away from it, 138 an image if all pixels are such boxes. Flow++ learns the
+# noise instead ("variational dequantization"). Our splines, (8), have bins that end where cells
+# end. In a bin p is constant, since networks look at levels and not at noise: so (5) is an
+# equality, and one draw of noise as good as a thousand. With (6) and (7) it is not. But the
+# integral can be had even then: since networks look at levels, a coupling, g of "Couplings", is a
+# distribution function for each pixel that it moves, given the levels that it is told, and the
+# integral over the cell is a difference:
 #
 #     P(x) = Π_d [ g( F(x_d + 1); θ_d ) − g( F(x_d); θ_d ) ]        exact: log_probs()
 #
 # (PixelCNN++ trains on such differences.) What lies between both figures is what the noise costs,
 # and all that learned noise could win with these weights; with it one would learn other weights.
 #
-# What networks see. Of all pixels that are not black two in five have levels of 250 … 255, and
-# which of these six it is a digit tells: about 78 % of such pixels of a digit have the same one (of
-# 2,000 training digits). As brightness, x/255, the six are nearly one number. So of a level
-# networks are told E numbers, which are learned, as vectors of words are (transformer_ar.py), and
-# begin as its rank, which part of what is not black has a level of x or less, and waves of that:
+# What networks see. Of all pixels that are not black two in five have levels of 250 … 255. 44 % of
+# these have 253; but of one digit's 78 % have the commonest of that digit (the mean of 2,000
+# training digits): which of the six it is can be known, once some pixels of a digit are.
+# As brightness, x/255, the six are nearly one number. So of a level networks are told E numbers,
+# which are learned, as vectors of words are (transformer_ar.py), and begin as its rank, which part
+# of what is not black has a level of x or less, and waves of that:
 #
-#     rank(x) = (F(x + 1) − F(1)) / (1 − F(1)),    cos(π k · rank(x)), k = 1 … E − 1;    black: −1,
+#     rank(x) = (F(x + 1) − F(1)) / (1 − F(1)),    cos(π k · rank(x)), k = 1 … E − 1     for x > 0
 #
-# and 0 for waves. A coarse pixel's own network is told ranks of the pixels before it, and the mean
-# of all E over these: which levels there are in this digit, wherever. And what is known can be
-# said: frequent levels have bins of their own, (8). It was worth more than all else that we tried
-# ("What networks see and say").
+# and −1, 0, … 0 for black. (Why waves? A network's first layer is linear: of a rank alone it cannot
+# single out levels in the middle.) A coarse pixel's own network is told the first of these numbers
+# for each pixel before it, and the mean of all E over those pixels: which levels there are in this
+# digit, wherever. What a network knows it must also be able to say: so the brightest levels have
+# bins of their own, (8). Both together were worth 32 nats after 400 steps ("What networks see and
+# say").
 #
 # Couplings. How can layers be bijections, with networks inside that are not? Leave a part of the
 # pixels, A, as it is, and move the others, B, each by a one-dimensional map whose shape a network
@@ -191,11 +195,13 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 # couplings never change volumes, all slopes are 1, and a factor for each pixel comes last.) In (7)
 # e^s can overflow: the network says s = 100 for one pixel, once, and the loss is infinite. So s is
 # squashed into ±3. (8) needs no such care: slopes are the exponentials of what the network says,
-# divided by the area under them, so a density whatever they are, as in a softmax, and the loss is
-# the cross-entropy of a classifier that names the bin. A bin is a group of neighbouring levels;
-# black and frequent levels are alone in theirs (begins_of_bins()). In Müller et al. bins are
-# equally wide, or slopes straight lines in them, and the network moves edges. (With a bin for each
-# level (8) would be PixelCNN's softmax over levels: "Drawing".)
+# divided by the area under them, so a density whatever they are: a bin has the probability
+# softmax(θ + log width), and the loss is the cross-entropy of a classifier that names the bin, plus
+# a constant, 207 nats an image, for within a bin levels are as frequent as F says, whatever the
+# network says. A bin is a group of neighbouring levels (begins_of_bins()): in MNIST black and 252 …
+# 255 are alone in theirs. (With a bin for each level (8) would be PixelCNN's softmax over levels:
+# "Drawing".) Müller et al. have two versions: bins of equal widths, with constant slopes, or slopes
+# that are straight lines in bins whose edges the network moves.
 #
 # Which half? A checkerboard (RealNVP): what a pixel's four neighbours do not say of it is little.
 # Look at words of 2×2 pixels as four channels at 14×14 ("squeeze"):
@@ -296,8 +302,9 @@ class DenseNet(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """(B, I, H, W, E) -> (B, O, H, W), for the fine couplings: convolutions see strokes, and a hub
-    at half the size (dense layers) what digit they belong to (diffusion.py)."""
+    """What I channels are -> what is said, (B, I, H, W, E) -> (B, O, H, W), for the fine couplings:
+    convolutions see strokes, and a hub at half the size (dense layers) what digit they belong to
+    (diffusion.py)."""
 
     def __init__(self, inputs, outputs, size, channels, classes):
         super().__init__()
@@ -322,10 +329,10 @@ class ConvNet(nn.Module):
 
 
 class PixelNets(nn.Module):
-    """(B, m, E) -> (B, m, numbers): for each of m pixels a small network of its own, which is told
-    the pixels before it and says the numbers of its map: of each the first of its E numbers, of all
-    together the mean of each (which levels are there? where does not matter). They lie side by
-    side, one matrix a pixel, so that one multiplication serves all."""
+    """(B, m, E) -> (B, m, numbers): for each of m pixels a small network of its own, which says the
+    numbers of its map. It is told, of each pixel before it, the first of the E numbers, and the
+    mean of all E over these pixels (which levels are there? where does not matter). They lie side
+    by side, one matrix a pixel, so that one multiplication serves all."""
 
     def __init__(self, pixels, numbers, wide, classes):
         super().__init__()
@@ -334,7 +341,7 @@ class PixelNets(nn.Module):
         self.register_buffer("before", before, persistent=False)
         per_input = before.sum(dim=1).clamp(min=1).rsqrt()
         self.first = nn.Parameter(torch.randn(d, d, wide) * per_input[:, None, None])
-        self.mean = nn.Parameter(torch.randn(d, SEEN, wide))
+        self.mean = nn.Parameter(torch.randn(d, SEEN, wide))  # weights of the means
         self.hidden = nn.Parameter(torch.randn(d, wide, wide) * scale)
         self.last = nn.Parameter(torch.zeros(d, wide, numbers))  # at first g is the identity
         self.biases = nn.ParameterList(torch.zeros(d, 1, n) for n in (wide, wide, numbers))
@@ -542,13 +549,14 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def start_from_mean(self, images):
-        """How frequent each level is in images (N, 1, H, W) uint8, grey, for (4). Each level gets
-        some more than it has, so that no cell is empty."""
+        """How frequent each level is in images (N, 1, H, W) uint8, grey, for (4). A level that is
+        rare, or not there, gets some more, so that no cell is empty in float32."""
         if self.levels == 2:  # a pixel of grey level g is on g times of 255
             on, all_of_it = images.long().sum(), 255 * images.numel()
             self.counts.copy_(torch.stack([all_of_it - on, on]) + all_of_it // 1000)
         else:
-            self.counts.copy_(torch.bincount(images.flatten().cpu().int(), minlength=256) + 1)
+            counts = torch.bincount(images.flatten().cpu().int(), minlength=256) + 1
+            self.counts.copy_(counts.clamp(min=1 + images.numel() // 2**22))
         self.begins.copy_(begins_of_bins(self.counts, len(self.begins) - 1))
         self.start_looking()
 
@@ -613,7 +621,8 @@ class Flow(nn.Module):
     def log_probs(self, x, y=None):
         """The exact integral in (5), for each pixel: log P(level | coarser pixels), the difference
         of g at both ends of the cell. x: levels (B, 1, H, W) -> (B, 1, H, W) nats, in float64 on
-        the CPU, since cells of rare levels are narrow."""
+        the CPU, since cells of rare levels are narrow. (What is less probable than 1e-15 is beyond
+        its digits, and costs at most 69 nats.)"""
         utils.check_label(self, y)
         utils.check_pixels(x, self.levels - 1)
         seen = self.look(x.flatten(1).to(self.cdf.device).long())
@@ -913,23 +922,24 @@ ABOUT = {
 #
 #     a rank; slopes that are straight between 15 knots     592.6     259.3   145.1   188.2    105 s
 #     a rank; 32 bins                                       587.8     255.4   143.3   189.2     99 s
-#     convolutions also: which of 250 … 255 is it?          571.3     246.1   136.3   188.9    102 s
+#     convolutions: the rank, and is it 250, … 255?         571.3     246.1   136.3   188.9    102 s
 #     convolutions: six numbers that are learned            567.1     242.4   135.8   188.9    135 s
 #     and coarse pixels the mean of these                   560.1     242.6   136.1   181.5    107 s
 #     the same, twice the rate                              558.5     241.6   136.0   181.0    108 s
 #
 # (Two other jobs ran beside the one of 135 s.) Which of the six brightest levels a digit has is
-# worth 17 nats to fine pixels, and 8 to coarse ones. A network of a coarse pixel could be told six
-# numbers of each pixel before it; but trained by themselves, as long, coarse pixels have 186.2 nats
-# by ranks alone, 182.4, 181.2 and 180.8 by two, three and six numbers of each pixel, the last in
-# four times the time and with five times the weights, and 181.2 by ranks and a mean of six, in a
-# sixth more (no file is kept). With 20 or 64 bins they have the same as with 32.
+# worth 16 nats to fine pixels; the mean of six learned numbers 7 to coarse ones. A network of a
+# coarse pixel could be told six numbers of each pixel before it. Coarse pixels trained by
+# themselves, as long (which is why these figures are lower than the table's; no file is kept): by
+# ranks alone 186.2 nats, by two, three and six numbers of each pixel 182.4, 181.2 and 180.8, the
+# last in four times the time and with five times the weights, by ranks and a mean of six 181.2, in
+# a sixth more time. With 20 and 64 bins these have 181.1 and 181.5 (no file is kept).
 #
-# Before ranks there was brightness, 2x/255 − 1: 604.6 nats after 800 steps, by ranks 579.0 (knots,
-# batches of 64; with --conditional 606.4 if tables of labels begin as torch's noise, 601.6 as
-# zeros; no file is kept). And before couplings a transformer that moved word after word, of 2×2
-# pixels: 1.250 bits/dim after 400 steps and 180 s, couplings of that design 1.171 after 52 s (no
-# file is kept).
+# Before ranks there was brightness, 2x/255 − 1: 604.6 nats after 800 steps, by ranks 579.0 (slopes
+# straight between knots, as in the table's first row; no file is kept). With --conditional and
+# brightness 606.4 nats if tables of labels begin as torch's noise, 601.6 as zeros (no file is
+# kept). And before couplings a transformer that moved word after word, of 2×2 pixels: 1.250
+# bits/dim after 400 steps and 180 s, couplings of that design 1.171 after 52 s (no file is kept).
 #
 # Where draws go wrong. Fréchet distance of 2,000 draws to grey validation digits, of a flow of
 # 5,500 steps (coarse pixels moved by halves, of 14×14 and again of 7×7), if a part of the pixels is
@@ -980,14 +990,14 @@ ABOUT = {
 # bits we found no flow by itself; PixelSNAIL, pixel by pixel, has 78.61 nats (transformer_ar.py).
 #
 # Turning the knobs: not measured anew since networks see more (experiments/robustness.py). Before
-# that, all rows that were run stayed below twice the distance of the first, 3.46 after 800 steps:
+# that, five rows that were run stayed below twice the distance of the first, 3.46 after 800 steps:
 # other seeds 3.57 and 3.49, half the batch 4.60, twice 2.74, half the width 4.99 (no file is kept).
 # --------------------------------------------------------------------------------------------------
 # Exercises
 # 1. --coupling affine, then additive: how much worse is the exact figure, and how much worse the
 #    bound? (bounds_by_draws in metrics.json.) Why is there no gap between them for a spline?
 # 2. In the property `edges` return torch.linspace(0, 1, len(self.begins)).to(self.cdf): bins that
-#    end within cells. What becomes of the gap between bound and exact figure, and of draws?
+#    end within cells. What becomes of the gap between bound and exact figure?
 # 3. In dequantize() put 0.5 for r: no noise. With --coupling affine the loss falls; does the exact
 #    figure, and what does evaluate_noise() say of it? A spline cannot cheat: why?
 # 4. In plan() exchange the two couplings: f moves the 3s first. test_reconstruction_is_exact fails,

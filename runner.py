@@ -189,10 +189,10 @@ class Run:
         if self.settings.batch_size > len(data.train):
             fail(f"--batch-size {self.settings.batch_size} is more than the {len(data.train)} "
                  "training images; choose a smaller one.")
-        if data.name == "mnist_5k" and not self.checkpoint and "steps" not in self.chosen:
-            self.settings.steps = max(1, self.settings.steps // 4)
-            print(f"!!! {self.settings.steps} steps, a quarter of the usual: so few images are "
-                  "soon known by heart (more with --steps).")
+        given = self.checkpoint or self.start or "steps" in self.chosen
+        if data.name == "mnist_5k" and not given:
+            self.settings.steps //= 4
+            print("!!! a quarter of the usual steps: few images are soon known by heart (--steps).")
         for split in ("train", "val", "test") * self.settings.conditional:
             setattr(data, f"y_{split}", getattr(data, f"{split}_labels"))
         self.data = data.name

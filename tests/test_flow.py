@@ -167,6 +167,32 @@ def test_at_its_start_it_knows_how_frequent_levels_are():
     assert model.look.weight[0].tolist() == [-1, 0, 0, 0, 0, 0]
 
 
+def test_frequent_levels_are_alone_and_rare_ones_have_cells():
+    grey = (torch.rand(50, 1, 28, 28) ** 4 * 200).to(torch.uint8)
+    grey[:, :, :, :6] = 253
+    model = Flow(28, 256, 4)
+    model.start_from_mean(grey)
+    assert {0, 253, 254} <= set(model.begins.tolist())
+    # 43 million pixels, and some levels that none of them has: no cell is empty in float32.
+    model.counts.copy_(torch.tensor([43_000_000, *[1] * 100, *[10_000] * 155]))
+    assert (model.cdf.diff() > 0).sum() < 256  # control
+    huge = grey[:1, :, :14, :14].expand(43_000_000 // 196, -1, -1, -1)
+    model.start_from_mean(huge)
+    assert (model.cdf.diff() > 0).all()
+
+
+def test_coarse_pixels_are_told_what_levels_came_before_and_the_look_is_learned():
+    model = lively(256, size=8)
+    x = torch.randint(256, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    coarse, seen = model.couplings[-1], model.look(x.flatten(1))
+    says, other = coarse.says(seen, None), seen.clone()
+    other[:, coarse.moved[0], 1:] += 1  # of the first one: not the number that is told by place
+    changed = (coarse.says(other, None) - says).abs().amax(dim=(0, 2)) > 1e-9
+    assert changed.tolist() == [False, True, True, True]
+    model.loss(x / 255).backward()
+    assert (model.look.weight.grad.abs().amax(dim=0) > 0).all()
+
+
 def test_the_lightest_neighbours_share_a_bin():
     counts = torch.tensor([1, 9, 2, 1, 4, 8, 1])  # black, the lightest, stays alone
     assert flow.begins_of_bins(counts, 7).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
@@ -188,6 +214,10 @@ def test_levels_survive_any_noise(levels, monkeypatch):
     assert log_volume.item() == pytest.approx((end - start).log().sum().item())
 
 
+class EqualBins(Flow):
+    edges = property(lambda self: torch.linspace(0, 1, len(self.begins)).to(self.cdf))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_bound_is_a_bound_and_its_mean_is_exact(kind):
@@ -203,6 +233,13 @@ def test_the_bound_is_a_bound_and_its_mean_is_exact(kind):
     gap = (exact[:, None] - found).abs().max().item()
     if kind == "spline":  # its slope is the same all over a cell: nothing is lost
         assert gap < 1e-6
+        grey = lively(256, size=8)
+        grey.counts.copy_(torch.arange(256).flip(0) ** 3 + 1)
+        grey.begins.copy_(flow.begins_of_bins(grey.counts, 32))
+        x = torch.randint(256, (30, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+        assert torch.allclose(grey.bound(x), grey.log_prob(x), atol=1e-4)
+        grey.__class__ = EqualBins  # control: bins that end within cells
+        assert (grey.bound(x) - grey.log_prob(x)).abs().max() > 0.1
         return
     assert gap > 0.1
     start, end = model.cdf[x.long()], model.cdf[x.long() + 1]
@@ -260,8 +297,8 @@ def test_the_density_integrates_to_1_on_a_grid():
     second = flow.spline(grid.repeat(side), says_second[seen].repeat_interleave(side, 0), edges)[1]
     density = (first.repeat_interleave(side) + second).exp()
     assert density.mean().item() == pytest.approx(1, abs=2e-3) and density.std() > 0.1
-    area = (says_first.exp() * edges.diff()).sum()  # control: it is not divided out
-    assert abs(density.mean() * area - 1) > 0.1
+    undivided = flow.at(says_first.expand(side, 2), flow.bin_of(grid, edges)).exp()  # control
+    assert abs(undivided.mean() - 1) > 0.1
 
 
 def test_what_is_given_comes_out_and_the_rest_fits_it():

@@ -70,6 +70,15 @@ def test_a_run_writes_what_it_promises(conditional):
     assert not list(folder.glob("*.part"))
 
 
+def test_the_small_set_takes_a_quarter_of_the_usual_steps(capsys):
+    for flags, steps in (([], 30), (["--steps", "50", "--out", "a"], 50),
+                         (["--start-from", "runs/toy", "--out", "b"], 30)):
+        toy.main(flags)
+        folder = Path(flags[-1] if flags else "runs/toy")
+        assert json.loads((folder / "metrics.json").read_text())["steps"] == steps
+        assert ("a quarter of the usual steps" in capsys.readouterr().out) == (flags == [])
+
+
 def test_the_best_weights_are_the_ones_kept():
     """Validation is made to be lowest in the middle: those weights are kept, and not the last."""
     seen = {}

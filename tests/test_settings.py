@@ -20,17 +20,17 @@ def holds(flags=""):
 
 def test_what_holds_is_the_default_the_variants_then_what_was_typed():
     plain, fancy, typed = holds(), holds("--variant fancy"), holds("--variant fancy --steps 7")
-    assert (plain.steps, plain.width, plain.lr) == (30, 3, 0.05)
+    assert (plain.steps, plain.width, plain.lr) == (120, 3, 0.05)
     assert (plain.seed, plain.conditional) == (0, False)
-    assert (fancy.steps, fancy.width, fancy.lr) == (20, 4, 0.05)
+    assert (fancy.steps, fancy.width, fancy.lr) == (80, 4, 0.05)
     assert (typed.steps, typed.width) == (7, 4)
-    assert holds("--steps 30 --variant fancy").steps == 30  # typed, though it is the usual one
+    assert holds("--steps 120 --variant fancy").steps == 120  # typed, though it is the usual one
 
 
 def test_a_checkpoint_goes_before_defaults_and_behind_what_was_typed():
     then = vars(holds("--variant fancy --width 9 --lr 0.5"))
     found = settings.resolve(toy.SETTINGS, toy.VARIANTS, {"seed": 3}, then)
-    assert (found["variant"], found["width"], found["lr"], found["steps"]) == ("fancy", 9, 0.5, 20)
+    assert (found["variant"], found["width"], found["lr"], found["steps"]) == ("fancy", 9, 0.5, 80)
     assert found["seed"] == 3
     del then["beta"]  # made before there was such a setting
     assert settings.resolve(toy.SETTINGS, toy.VARIANTS, {}, then)["beta"] == 1.0

@@ -16,7 +16,7 @@ from settings import Setting  # noqa: E402
 
 SETTINGS = {
     "variant": Setting("plain", "plain or fancy", choices=("plain", "fancy"), word="{}"),
-    "steps": Setting(30, "length of training"),
+    "steps": Setting(120, "length of training"),  # a quarter on the small set
     "batch_size": Setting(16, "images a step"),
     "lr": Setting(0.05, "learning rate"),
     "width": Setting(3, "numbers that do nothing", 1, 50, word="width{}"),
@@ -24,7 +24,7 @@ SETTINGS = {
     "frills": Setting(2, "of the fancy one", only=("variant", "fancy")),
     "temperature": Setting(1.0, "divides the logits", most=100, drawing=True),
 }
-VARIANTS = {("variant", "fancy"): {"steps": 20, "width": 4}}
+VARIANTS = {("variant", "fancy"): {"steps": 80, "width": 4}}
 
 
 class Coins(torch.nn.Module):
