@@ -113,7 +113,7 @@ def test_help_reads_well(capsys):
         toy.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    assert "length of training (default: 30; with --variant fancy: 20)" in text
+    assert "length of training (default: 120; with --variant fancy: 80)" in text
     assert "with --variant fancy: of the fancy one (default: 2)" in text
     assert "with --sample-only: divides the logits" in text
 
