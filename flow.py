@@ -242,7 +242,7 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 # pixels, which together cost less than the others ("What was measured"; each alone costs more than
 # a fine one, surprise.png). So nats can be good and draws odd. Temperature (Glow): turn the noise
 # into a Gaussian, multiply by τ, and back. τ < 1 stays near the middle of what a pixel may be:
-# fewer accidents, and fewer kinds of digits, at τ = 0 a single one (temperatures.png, exercise 6).
+# fewer accidents, and fewer kinds of digits, at τ = 0 a single one (temperatures.png, exercise 5).
 #
 # Continuous flows. Let layers be infinitely many and thin, du/dt = v(u, t): then log |det| becomes
 # an integral of the divergence of v, no layer needs to be triangular, and training by likelihood
@@ -928,18 +928,14 @@ ABOUT = {
 #     the same, twice the rate                              558.5     241.6   136.0   181.0    108 s
 #
 # (Two other jobs ran beside the one of 135 s.) Which of the six brightest levels a digit has is
-# worth 16 nats to fine pixels; the mean of six learned numbers 7 to coarse ones. A network of a
-# coarse pixel could be told six numbers of each pixel before it. Coarse pixels trained by
-# themselves, as long (which is why these figures are lower than the table's; no file is kept): by
-# ranks alone 186.2 nats, by two, three and six numbers of each pixel 182.4, 181.2 and 180.8, the
-# last in four times the time and with five times the weights, by ranks and a mean of six 181.2, in
-# a sixth more time. With 20 and 64 bins these have 181.1 and 181.5 (no file is kept).
+# worth 16 nats to fine pixels; the mean of six learned numbers 7 to coarse ones. These alone, as
+# long, have 186.2 nats by ranks, 181.2 by ranks and means, and 180.8 by six numbers of each pixel
+# before them, in four times the time (no file is kept).
 #
-# Before ranks there was brightness, 2x/255 − 1: 604.6 nats after 800 steps, by ranks 579.0 (slopes
-# straight between knots, as in the table's first row; no file is kept). With --conditional and
-# brightness 606.4 nats if tables of labels begin as torch's noise, 601.6 as zeros (no file is
-# kept). And before couplings a transformer that moved word after word, of 2×2 pixels: 1.250
-# bits/dim after 400 steps and 180 s, couplings of that design 1.171 after 52 s (no file is kept).
+# Before ranks there was brightness, 2x/255 − 1: 604.6 nats after 800 steps, by ranks 579.0 (first
+# row's splines); with --conditional 606.4 if tables of labels begin as torch's noise, 601.6 as
+# zeros. And a transformer that moved word after word, of 2×2 pixels, had 1.250 bits/dim after 400
+# steps and 180 s, couplings of that design 1.171 after 52 s. (No file is kept.)
 #
 # Where draws go wrong. Fréchet distance of 2,000 draws to grey validation digits, of a flow of
 # 5,500 steps (coarse pixels moved by halves, of 14×14 and again of 7×7), if a part of the pixels is
@@ -949,37 +945,23 @@ ABOUT = {
 #     every fourth pixel in each direction   2.8
 #     every second                           0.26
 #
-# (5,000 training digits beside the test's have 0.17, a larger heap: a hint at most.) So the judge
-# saw little amiss in what that run drew around 196 real pixels, with which a digit is
-# given, all but its edges. The 196 are a quarter of all pixels and cost a third of the nats: 184
-# (below) of 597 (such a run, validation). How should they be moved? Nats of these pixels alone,
-# 2,000 validation images, 5,500 steps of 64 by Adam, networks that looked at brightness, 25 to 37
-# ms a step on one thread (no file is kept):
+# So the judge saw little amiss in what that run drew around 196 real pixels, with which a digit is
+# given, all but its edges. They are a quarter of all and cost a third of the nats. How should they
+# be moved? Nats of 2,000 validation images, these pixels alone, 5,500 steps by Adam, networks that
+# looked at brightness (no file is kept):
 #
-#                                                            49 of them     147      all
-#     the 49 in 8 parts, the 147 in 2; 128 dense units           53.3      133.5    186.8
-#     the same, the 147 in 4 parts                               53.3      131.6    184.9
-#     one by one, a network of 32 units for each pixel           53.0      131.2    184.2
-#     the same with 24 units and a layer more                    53.0      131.3    184.3
-#
-# One by one had 0.7 nats less than twelve parts, in one run each, and is no dearer to train, since
-# one multiplication serves all pixels. A draw takes 198 passes instead of 14. A run of 5,500 steps
-# had a distance of 2.9 to the test digits and 1.094 bits/dim; an earlier design, with halves, had
-# 5.7 and 1.108 (one run of each, by Adam; no file is kept).
+#     49 of them in 8 parts, the 147 others in 4; 128 dense units           184.9
+#     one by one, a network of 32 units for each pixel                      184.2
 #
 # The optimizer. Nats of 2,000 grey validation images after 1,500 steps, when networks looked at
-# brightness (no file is kept):
+# brightness (single runs, no file is kept):
 #
-#     Adam, rates of 2e-3, 4e-3, 8e-3                                      611.7   607.5   604.8
-#     Muon for convolutions and `hidden`, 4e-3, 1e-2, 2e-2; Adam 4e-3      601.9   601.0   600.6
-#     Muon for all matrices but network.last, 1e-2; Adam 8e-3                              595.7
-#     the same, three couplings a word instead of two ("Which half?")                      595.1
+#     Adam, rates of 2e-3, 4e-3, 8e-3                                  611.7   607.5   604.8
+#     Muon for all matrices but network.last, 1e-2; Adam 8e-3                          595.7
+#     the same, three couplings a word instead of two ("Which half?")                  595.1
 #
-# Muon takes a fifth more time a step (two threads: 148 ms for 123). After 1,500 steps it was 9 nats
-# ahead of the best of Adam's three rates; that was the highest, so a higher one may be better yet.
-# (Adam at 2e-3 had 596.7 after 5,500; no file is kept.) The second row and the third differ in
-# Adam's rate as well. A third coupling takes another fifth, for 0.6 nats in one run: we left it
-# out.
+# Muon takes a fifth more time a step. Adam's highest rate was its best: a higher one may be better
+# yet. A third coupling takes another fifth, for half a nat: we left it out.
 #
 # What others reach. Bits/dim of grey test digits: MAF 1.89, RealNVP 1.06, Glow 1.05, FFJORD 0.99
 # (FFJORD paper, table 2), Residual Flow 0.97 (Chen et al., 2019); in UvA's notebook 11 eight affine
@@ -990,10 +972,9 @@ ABOUT = {
 # "Drawing"), has 0.62 (Katharopoulos et al., 2020). Of bits we found no flow by itself; PixelSNAIL,
 # pixel by pixel, has 78.61 nats (transformer_ar.py).
 #
-# Longer? The design of the table's first row, trained 18,000 steps: 1.024 bits/dim of the test set
-# in 56.7 minutes, where 4,000 steps had 1.027 in 9.9. It learned by heart: 1,500 validation images
-# cost 18 nats more than as many training images, after 4,000 steps 5 (no file is kept). This one
-# has not been tried.
+# Longer? The first row's design, 18,000 steps: 1.024 bits/dim (test set) in 56.7 minutes, where
+# 4,000 had 1.027 in 9.9: it learned by heart, 1,500 validation images cost 18 nats more than 1,500
+# training images, after 4,000 steps 5 (no file is kept). This one has not been tried.
 #
 # Turning the knobs: not measured anew since networks see more (experiments/robustness.py). Before
 # that, five rows that were run stayed below twice the distance of the first, 3.46 after 800 steps:
@@ -1008,11 +989,9 @@ ABOUT = {
 #    figure, and what does evaluate_noise() say of it? A spline cannot cheat: why?
 # 4. In plan() exchange the two couplings: f moves the 3s first. test_reconstruction_is_exact fails,
 #    and yet the probabilities of all images sum to 1: why? Which pixels of a draw are wrong?
-# 5. --levels 2, and compare couplings.png with that of grey levels: which couplings have more to
-#    do?
-# 6. --sample-only --temperature 0.5 --num-samples 5000, and judge.py: which of Fréchet distance,
+# 5. --sample-only --temperature 0.5 --num-samples 5000, and judge.py: which of Fréchet distance,
 #    precision and recall gets better, which worse?
-# 7. Let networks look at noise: in encode(), and in decode() for what is drawn, 2u − 1 for each of
+# 6. Let networks look at noise: in encode(), and in decode() for what is drawn, 2u − 1 for each of
 #    the E numbers. Is (5) still a bound? log_probs(), which chooses the weights, still asks with
 #    levels: is it the same model's, and why may evaluate_noise() stop the run at its end?
 # --------------------------------------------------------------------------------------------------

@@ -121,7 +121,6 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "seed 2": (flow, "--seed 2", None),
     "affine": (flow, "--coupling affine", None),
     "additive": (flow, "--coupling additive", None),
-    "no noise": (flow, "", changed(flow, methods=NoNoise)),
     "affine, no noise": (flow, "--coupling affine", changed(flow, methods=NoNoise)),
     "bins of equal widths": (flow, "", changed(flow, methods=EqualBins)),
     "levels as brightness": (flow, "", changed(flow, methods=Brightness)),

@@ -949,14 +949,14 @@ def test_every_run_whose_weights_are_small_enough_ships_them():
     for folder in runs - {path.parent for path in WEIGHTS}:
         parameters = json.loads(read(folder / "metrics.json"))["parameters"]
         # Half precision; and samples/ stays small: of several that are as large, one ships.
-        assert parameters * 2 > 5.5e6 or folder.name in (
+        assert parameters * 2 > 6e6 or folder.name in (
             "flow_2levels", "flow_conditional", "flow_long", "diffusion_conditional",
             "diffusion_masked", "diffusion_flow-matching", "diffusion_long", "ebm_conditional",
             "ebm_conv", "ebm_long", "vae_long", "vae_z2"), folder
     for path in WEIGHTS:
         kept, metrics = torch.load(path, weights_only=True), json.loads(
             read(path.parent / "metrics.json"))
-        assert path.stat().st_size <= 5.5e6 and kept["settings"] == metrics["settings"]
+        assert path.stat().st_size <= 6e6 and kept["settings"] == metrics["settings"]
         assert kept["best"]["step"] == metrics["best_step"] and kept["script"] == metrics["model"]
 
 

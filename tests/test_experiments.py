@@ -230,7 +230,8 @@ def test_what_the_shipped_weights_score_is_that_of_the_runs_as_they_are():
     keys = {"nats": "test_nats", "−ELBO": "elbo_nats", "Fréchet distance": "test_frechet"}
     for name, row in found.items():
         assert row["run"] == RUNS[name][keys[row["what"]]], name
-        assert abs(row["run"] - row["shipped"]) < 0.01, name
+        near = 0.03 if row["what"] == "Fréchet distance" else 0.01  # which are other draws
+        assert abs(row["run"] - row["shipped"]) < near, name
 
 
 @pytest.mark.slow
