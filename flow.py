@@ -197,11 +197,11 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 # squashed into ±3. (8) needs no such care: slopes are the exponentials of what the network says,
 # divided by the area under them, so a density whatever they are: a bin has the probability
 # softmax(θ + log width), and the loss is the cross-entropy of a classifier that names the bin, plus
-# a constant, 207 nats an image, for within a bin levels are as frequent as F says, whatever the
-# network says. A bin is a group of neighbouring levels (begins_of_bins()): in MNIST black and 252 …
-# 255 are alone in theirs. (With a bin for each level (8) would be PixelCNN's softmax over levels:
-# "Drawing".) Müller et al. have two versions: bins of equal widths, with constant slopes, or slopes
-# that are straight lines in bins whose edges the network moves.
+# a constant, for within a bin levels are as frequent as F says, whatever the network says (207 nats
+# an image, the mean of the training digits). A bin is a group of neighbouring levels, see
+# begins_of_bins(): in MNIST black and 252 … 255 are alone in theirs. (With a bin for each level (8)
+# would be PixelCNN's softmax over levels: "Drawing".) Müller et al. have bins of equal widths with
+# constant slopes, or slopes that are straight lines in bins whose edges the network moves.
 #
 # Which half? A checkerboard (RealNVP): what a pixel's four neighbours do not say of it is little.
 # Look at words of 2×2 pixels as four channels at 14×14 ("squeeze"):

@@ -79,7 +79,7 @@ def transformer(model):
 
 
 class Brightness(Flow):
-    """Networks look at levels as they are, in −1 … 1, and at nothing else."""
+    """Networks look at levels as they are, in −1 … 1; coarse pixels at the mean of these, too."""
 
     @torch.no_grad()
     def start_looking(self):
@@ -89,7 +89,7 @@ class Brightness(Flow):
 
 
 class Ranks(Flow):
-    """The same with ranks."""
+    """Networks look at ranks alone, which stay as they are; coarse pixels at their mean, too."""
 
     @torch.no_grad()
     def start_looking(self):

@@ -61,7 +61,7 @@ def test_slopes_are_those_of_autograd_and_the_way_back_is_one(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("levels", [2, 256])
 def test_the_determinant_is_that_of_the_jacobian(kind, levels):
-    model = lively(levels, kind, scale=0.5 if kind == "spline" else 0.1)
+    model = lively(levels, kind, scale=0.5 if kind == "spline" else 0.15)
     x = torch.randint(levels, (1, 1, 4, 4))
     u, _ = model.dequantize(x, torch.Generator().manual_seed(1))
     z, log_det = model.encode(u)
@@ -69,7 +69,7 @@ def test_the_determinant_is_that_of_the_jacobian(kind, levels):
         lambda v: model.encode(v.view(1, 1, 4, 4))[0].flatten(), u.flatten())
     sign, found = torch.linalg.slogdet(jacobian)
     assert sign > 0 and found.item() == pytest.approx(log_det.item(), abs=1e-8)
-    assert log_det.abs() > 0.05
+    assert log_det.abs() > 0.1
     # One coupling at a time, too: determinants multiply.
     states = [u]
     model.encode(u, states=states)
