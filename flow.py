@@ -79,6 +79,8 @@ SETTINGS = {
     "clip": Setting(100.0, "longer gradients are scaled down to this length"),
     "width": Setting(32, "C, channels at 14×14, and units of a coarse pixel's network", 4, 10000,
                      word="width{}"),
+    "nudge": Setting(0.0, "part of the training digits that are moved by a pixel, for long runs",
+                     0, 1),
     "eval_draws": Setting(1000, "draws scored at each evaluation during training", 10),
     "test_draws": Setting(5000, "draws scored at the end", 10),
     "noise_draws": Setting(10, "K of the bound (5), beside the exact figure: splines have no gap"),
@@ -348,10 +350,12 @@ class PixelNets(nn.Module):
         self.label = label_table(classes, d * wide)
 
     def forward(self, seen, y=None, pixels=slice(None)):
-        """pixels: a slice, whose networks are asked; others would cost time when one is drawn."""
-        first = self.first[pixels] * self.before[pixels, :, None]  # or it would see itself
+        """pixels: a slice, whose networks are asked, and seen may end with it (B, pixels.stop, E):
+        others would cost time when one is drawn."""
+        before = self.before[pixels, :seen.shape[1]]
+        first = self.first[pixels, :seen.shape[1]] * before[:, :, None]  # or it would see itself
         h = torch.einsum("bi,diw->dbw", seen[:, :, 0], first) + self.biases[0][pixels]
-        share = self.before[pixels] / self.before[pixels].sum(dim=1, keepdim=True).clamp(min=1)
+        share = before / before.sum(dim=1, keepdim=True).clamp(min=1)
         h = torch.baddbmm(h, torch.einsum("bie,di->dbe", seen, share), self.mean[pixels])
         if y is not None:
             h = h + self.label(y).unflatten(1, (len(self.first), -1))[:, pixels].transpose(0, 1)
@@ -369,8 +373,9 @@ class PixelNets(nn.Module):
 def slopes_and_areas(says, edges):
     """Of splines (8): log slope in each bin, and area to the left of each edge. says: (..., J), any
     numbers, edges: (J + 1,) -> (..., J), (..., J + 1); the last area is 1."""
-    log_slopes = says - (says + edges.diff().log()).logsumexp(dim=-1, keepdim=True)
-    return log_slopes, F.pad((log_slopes.exp() * edges.diff()).cumsum(dim=-1), (1, 0))
+    log_widths = edges.diff().log()
+    log_areas = (says + log_widths).log_softmax(dim=-1)
+    return log_areas - log_widths, F.pad(log_areas.exp().cumsum(dim=-1), (1, 0))
 
 
 def at(values, index):
@@ -476,7 +481,7 @@ class Coupling(nn.Module):
         """What the network reads from what it sees of levels, (B, D, E) -> (B, m, …, numbers), of a
         part of the pixels that it moves. y: (B,), or None."""
         if self.one_by_one:
-            return self.network(seen[:, self.known], y, part)
+            return self.network(seen[:, self.known[:part.stop]], y, part)
         out = self.network(seen[:, self.known], y)
         return out.unflatten(1, (-1, self.numbers)).movedim(2, -1)
 
@@ -807,6 +812,14 @@ def load(folder=None):
     return load_trained(__file__, SETTINGS, VARIANTS, build, folder)
 
 
+def nudge(x, part):
+    """Moves this part of the images x (B, 1, H, W), each by a pixel or none in both directions. (A
+    row or column that leaves comes in again on the other side: in MNIST it is black.)"""
+    for i in (torch.rand(len(x)) < part).nonzero().flatten() if part else ():
+        x[i] = x[i].roll(torch.randint(-1, 2, (2,)).tolist(), (1, 2))
+    return x
+
+
 def train(model, data, run):
     """Muon on (5): of each matrix's mean gradient it keeps the directions and makes all of them
     equally long; vectors, and what ADAM names, are left to Adam (muon.py)."""
@@ -819,7 +832,8 @@ def train(model, data, run):
             # As in all chapters: the rate rises over the first part of the run, and falls to 0.
             warm, left = (run.step + 1) / (s.steps * s.warm_up + 1), 1 - run.step / s.steps
             optimizer.param_groups[0]["lr"] = s.lr * min(warm, left)
-            loss = model.loss(*utils.random_batch(data, s.batch_size, grey=grey))
+            x, y = utils.random_batch(data, s.batch_size, grey=grey)
+            loss = model.loss(nudge(x, s.nudge), y)
             optimizer.zero_grad()
             loss.backward()
             grad_norm = nn.utils.clip_grad_norm_(model.parameters(), s.clip)
@@ -897,7 +911,7 @@ ABOUT = {
                   "completion": "exact from coarse to fine",
                   "steps a draw takes": "198: 196 coarse pixels, then the rest in two"},
     "variants": {"flow": "", "flow, bits": "--levels 2"},
-    "robust": [],  # for the time being: "Turning the knobs"
+    "robust": ["flow"],
     "small": "--width 4 --eval-draws 80 --test-draws 100 --noise-draws 2",
     "pictures": {
         "couplings.png": "Four test digits on their way to noise, one coupling a column: a "

@@ -56,7 +56,9 @@ class TransformerNets(nn.Module):
         nn.init.zeros_(self.last.weight)
 
     def forward(self, seen, y=None, pixels=slice(None)):
-        h = F.pad(self.level(seen) + self.position, (0, 0, 1, 0))[:, :-1] + self.next_position
+        n = seen.shape[1]  # while one draws, not yet all
+        h = F.pad(self.level(seen) + self.position[:n], (0, 0, 1, 0))[:, :-1]
+        h = h + self.next_position[:n]
         b, t, c = h.shape
         for block in self.blocks:
             q, k, v = (part.view(b, t, self.heads, -1).transpose(1, 2)
@@ -64,7 +66,7 @@ class TransformerNets(nn.Module):
             a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             h = h + block["out"](a.transpose(1, 2).reshape(b, t, c))
             h = h + block["down"](F.silu(block["up"](F.layer_norm(h, (c,)))))
-        return (self.last(F.silu(h)) + self.bias)[:, pixels]
+        return (self.last(F.silu(h)) + self.bias[:n])[:, pixels]
 
 
 def no_means(model):

@@ -376,3 +376,18 @@ def test_half_precision_moves_no_cell():
     other.load_state_dict(state)
     assert torch.equal(other.cdf, model.cdf) and torch.equal(other.edges, model.edges)
     assert not torch.equal(model.cdf.half().float(), model.cdf)  # control
+
+
+def test_a_nudge_moves_this_part_of_the_digits_by_a_pixel():
+    torch.manual_seed(0)
+    digits = torch.zeros(9000, 1, 4, 4)
+    digits[:, 0, 1, 1] = 1
+    state = torch.get_rng_state()
+    assert torch.equal(flow.nudge(digits.clone(), 0), digits)  # and costs no random number:
+    assert torch.equal(torch.get_rng_state(), state)  # earlier runs stay what they were
+    share = flow.nudge(digits.clone(), 0.9).mean(dim=(0, 1))
+    wanted = torch.zeros(4, 4)
+    wanted[:3, :3] = 0.1  # nine places are equally frequent, and in one of them it was before:
+    wanted[1, 1] = 0.2  # a tenth was not touched
+    assert torch.allclose(share, wanted, atol=0.015)
+    assert not torch.allclose(flow.nudge(digits.clone(), 0.5).mean(dim=(0, 1)), wanted, atol=0.015)
