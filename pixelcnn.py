@@ -76,6 +76,7 @@ VARIANTS = {  # what some defaults are if another setting has that value
     ("variant", "original"): {"steps": 4500, "lr": 5e-3, "width": 64},
     ("variant", "rnn"): {"steps": 4000, "width": 32, "depth": 3},
 }
+SEEN = 6  # numbers that are seen of each of several levels, E
 
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
@@ -269,17 +270,30 @@ class Autoregressive(nn.Module):
         self.likelihood = "exact" if levels == 2 else "none"  # of bits
         self.last = nn.Conv2d(channels, *several or [1], 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(*several, *self.image_size))
-        if several:  # what convolutions see of each level, once start_from_mean() has counted them
-            self.register_buffer("ranks", torch.linspace(-1, 1, levels))
+        if several:
+            self.look = nn.Embedding(levels, SEEN)
+            self.start_looking(torch.ones(levels))
 
     def seen(self, x):
-        """What convolutions look at: ±1; of more levels their ranks (flow.py, "What networks
-        see"), straight between two of them, so that a gradient says how much a pixel counts."""
+        """What convolutions look at: ±1; of more levels E learned numbers each (flow.py, "What
+        networks see"), straight between two levels, so that a gradient says how much a pixel
+        counts. x: (B, c, …) -> (B, E · c, …)."""
         if self.levels == 2:
             return 2 * x - 1
         place = x * (self.levels - 1)
         low = place.detach().round().long().clamp(max=self.levels - 2)
-        return self.ranks[low] + (place - low) * (self.ranks[low + 1] - self.ranks[low])
+        start, end = self.look.weight[low], self.look.weight[low + 1]
+        numbers = start + (place - low)[..., None] * (end - start)
+        return numbers.movedim(-1, 1).flatten(1, 2)
+
+    @torch.no_grad()
+    def start_looking(self, counts):
+        """What is seen of a level at first: its rank among those that are not black, and waves of
+        it; of black −1 and 0s. counts: (levels,), how frequent each is."""
+        ranks = counts[1:].cumsum(dim=0) / counts[1:].sum()
+        waves = [torch.cos(math.pi * k * ranks) for k in range(1, SEEN)]
+        self.look.weight[1:] = torch.stack([ranks, *waves], dim=1).to(self.look.weight)
+        self.look.weight[0] = torch.tensor([-1] + [0] * (SEEN - 1))
 
     @torch.no_grad()
     def start_from_mean(self, images):
@@ -292,7 +306,7 @@ class Autoregressive(nn.Module):
         else:
             level = (utils.to_levels(images, self.levels) * (self.levels - 1)).round().int()
             counts = torch.bincount(level.flatten().cpu(), minlength=self.levels) + 1
-            self.ranks.copy_(torch.tensor([-1, *counts[1:].cumsum(0) / counts[1:].sum()]))
+            self.start_looking(counts)
             self.bias.copy_((counts / counts.sum()).log().to(self.bias)[:, None, None]
                             .expand_as(self.bias))
 
@@ -339,7 +353,7 @@ class PixelCNN(Autoregressive):
         super().__init__()
         self.image_size = utils.pair(image_size)
         self.classes, half = classes, channels // 2
-        self.first = nn.Conv2d(1, channels, 7)
+        self.first = nn.Conv2d(SEEN if levels > 2 else 1, channels, 7)
         self.position = nn.Parameter(0.5 * torch.randn(channels, *self.image_size))
         self.label = nn.Embedding(classes, channels) if classes else None
         self.narrow = nn.ModuleList(nn.Conv2d(channels, half, 1) for _ in range(layers))
@@ -368,14 +382,15 @@ class PixelCNN(Autoregressive):
         u, pixels, known, y, room = start_of_sample(self, n, y, generator, x, known)
         height, width = self.image_size
         # The rows of each kernel that count, as a matrix.
-        first = (self.first.weight * self.mask_a)[:, 0, :4].flatten(1).T
+        first = (self.first.weight * self.mask_a)[:, :, :4].flatten(1).T
         masked = [(m.weight * self.mask_b)[:, :, :2].flatten(1).T for m in self.masked]
         label = 0.0 if y is None else self.label(y)
-        signs = torch.zeros(n, height + 3, width + 6).to(u)  # ±1; 0: border, or not yet drawn
+        inputs = self.first.in_channels  # ±1, or E numbers; 0: border, or not yet drawn
+        signs = torch.zeros(n, inputs, height + 3, width + 6).to(u)
         kept = [torch.zeros(n, m.in_channels, height + 1, width + 2).to(u) for m in self.masked]
         for d in range(height * width):
             i, j = d // width, d % width
-            h = signs[:, i:i + 4, j:j + 7].flatten(1) @ first + self.first.bias  # (n, C)
+            h = signs[:, :, i:i + 4, j:j + 7].flatten(1) @ first + self.first.bias  # (n, C)
             h = h + self.position[:, i, j] + label
             for k in range(len(masked)):
                 kept[k][:, :, i + 1, j + 1] = F.relu(linear(self.narrow[k], F.relu(h)))
@@ -383,7 +398,7 @@ class PixelCNN(Autoregressive):
                 h = h + linear(self.widen[k], F.relu(window @ masked[k] + self.masked[k].bias))
             logits = linear(self.last, F.relu(linear(self.head, F.relu(h)))) + self.bias[..., i, j]
             room[:, 0, i, j] = toss(u[:, d], logits, pixels[:, d], known[d])
-            signs[:, i + 3, j + 3] = self.seen(room[:, 0, i, j])
+            signs[:, :, i + 3, j + 3] = self.seen(room[:, :, i, j])
         return room
 
 
@@ -403,8 +418,9 @@ class GatedPixelCNN(Autoregressive):
         super().__init__()
         self.image_size = utils.pair(image_size)
         self.classes, c = classes, channels
-        self.first_up = nn.Conv2d(1, c, (3, 7))  # three rows above
-        self.first_left = nn.Conv2d(1, c, (1, 3))  # three pixels to the left
+        inputs = SEEN if levels > 2 else 1
+        self.first_up = nn.Conv2d(inputs, c, (3, 7))  # three rows above
+        self.first_left = nn.Conv2d(inputs, c, (1, 3))  # three pixels to the left
         self.position = nn.Parameter(0.5 * torch.randn(c, *self.image_size))
         self.dilations = choose_dilations(layers)
 
@@ -453,7 +469,8 @@ class GatedPixelCNN(Autoregressive):
         c, terms = self.position.shape[0], self.label_terms(y)
         first_left = self.first_left.weight.flatten(1)
         left = [m.weight.flatten(1) for m in self.left]
-        signs = torch.zeros(n, 1, height + 3, width + 6).to(u)  # ±1; 0: border, or not yet drawn
+        inputs = self.first_up.in_channels  # ±1, or E numbers; 0: border, or not yet drawn
+        signs = torch.zeros(n, inputs, height + 3, width + 6).to(u)
         # Rows i − δ … i of each layer's v.
         above = [torch.zeros(n, c, delta + 1, width).to(u) for delta in self.dilations]
         for i in range(height):
@@ -468,7 +485,8 @@ class GatedPixelCNN(Autoregressive):
             # Each layer's h in this row, from column −δ on.
             kept = [torch.zeros(n, c, width + delta).to(u) for delta in self.dilations]
             for j in range(width):
-                h = F.linear(signs[:, 0, i + 3, j:j + 3], first_left, self.first_left.bias)
+                window = signs[:, :, i + 3, j:j + 3].flatten(1)
+                h = F.linear(window, first_left, self.first_left.bias)
                 h = h + first_v[:, :, j]  # (n, C)
                 for k, delta in enumerate(self.dilations):
                     kept[k][:, :, j + delta] = h
@@ -478,7 +496,7 @@ class GatedPixelCNN(Autoregressive):
                 logits = linear(self.last, F.relu(linear(self.head, F.relu(h))))
                 logits, d = logits + self.bias[..., i, j], i * width + j
                 room[:, 0, i, j] = toss(u[:, d], logits, pixels[:, d], known[d])
-                signs[:, 0, i + 3, j + 3] = self.seen(room[:, 0, i, j])
+                signs[:, :, i + 3, j + 3] = self.seen(room[:, :, i, j])
         return room
 
 
@@ -500,7 +518,7 @@ class RowLSTM(Autoregressive):
         super().__init__()
         self.image_size = utils.pair(image_size)
         self.classes, c = classes, channels
-        self.first = nn.Conv2d(1, c, 7)
+        self.first = nn.Conv2d(SEEN if levels > 2 else 1, c, 7)
         self.position = nn.Parameter(0.5 * torch.randn(c, *self.image_size))
         self.input_to_state = nn.ModuleList(nn.Conv2d(c, 4 * c, (1, 2)) for _ in range(layers))
         self.state_to_state = nn.ModuleList(
@@ -551,9 +569,10 @@ class RowLSTM(Autoregressive):
         (height, width), channels = self.image_size, self.position.shape[0]
         layers, terms = range(len(self.input_to_state)), self.label_terms(y)
         # The rows of the first kernel that count, as a matrix.
-        first = (self.first.weight * self.mask_a)[:, 0, :4].flatten(1)
+        first = (self.first.weight * self.mask_a)[:, :, :4].flatten(1)
         to_state = [m.weight.flatten(1) for m in self.input_to_state]
-        signs = torch.zeros(n, height + 3, width + 6).to(u)  # ±1; 0: border, or not yet drawn
+        inputs = self.first.in_channels  # ±1, or E numbers; 0: border, or not yet drawn
+        signs = torch.zeros(n, inputs, height + 3, width + 6).to(u)
         h = [torch.zeros(n, channels, width).to(u) for _ in layers]  # of the row above
         c = [torch.zeros(n, channels, width).to(u) for _ in layers]
         for i in range(height):
@@ -563,7 +582,7 @@ class RowLSTM(Autoregressive):
             h, new_c = [torch.zeros_like(s) for s in h], [torch.zeros_like(s) for s in c]
             left = [torch.zeros(n, channels).to(u) for _ in layers]  # column j − 1, the layer below
             for j in range(width):
-                window = signs[:, i:i + 4, j:j + 7].flatten(1)
+                window = signs[:, :, i:i + 4, j:j + 7].flatten(1)
                 features = F.linear(window, first, self.first.bias) + self.position[:, i, j]
                 for k in layers:  # features: (n, C)
                     both = torch.stack([left[k], features], dim=2).flatten(1)
@@ -574,7 +593,7 @@ class RowLSTM(Autoregressive):
                 logits = linear(self.last, F.relu(linear(self.head, F.relu(features))))
                 logits, d = logits + self.bias[..., i, j], i * width + j
                 room[:, 0, i, j] = toss(u[:, d], logits, pixels[:, d], known[d])
-                signs[:, i + 3, j + 3] = self.seen(room[:, 0, i, j])
+                signs[:, :, i + 3, j + 3] = self.seen(room[:, :, i, j])
             c = new_c
         return room
 

@@ -76,6 +76,7 @@ SETTINGS = {
 }
 # Single pixels: a step takes several times as long, and twice the words reach as many pixels.
 VARIANTS = {("patch", 1): {"steps": 2000, "reach": 6}}
+SEEN = 6  # numbers that are seen of each of several levels, E
 
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
@@ -384,7 +385,8 @@ class Transformer(nn.Module):
         self.column = nn.Parameter(0.5 * torch.randn(1, self.columns, channels))
         self.label = nn.Embedding(classes, channels) if classes else None
         window = reach + 1, 2 * reach + 1
-        self.neighbours = nn.Conv2d(letters, channels, window, bias=False) if reach else None
+        inputs = letters * (SEEN if levels > 2 else 1)
+        self.neighbours = nn.Conv2d(inputs, channels, window, bias=False) if reach else None
         self.blocks = nn.ModuleList(Block(channels, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(channels)
         self.last = nn.Linear(channels, words, bias=False)
@@ -393,11 +395,21 @@ class Transformer(nn.Module):
         # The pixels of word w: its digits, of which there are as many as levels. (V, letters)
         self.register_buffer("spelling", torch.arange(words)[:, None]
                              // levels**torch.arange(letters) % levels)
-        if levels > 2:  # what the entrance sees of each level, once start_from_mean() counted them
-            self.register_buffer("ranks", torch.linspace(-1, 1, levels))
+        if levels > 2:
+            self.look = nn.Embedding(levels, SEEN)
+            self.start_looking(torch.ones(levels))
         mask = torch.ones(window)  # mask A of pixelcnn.py: rows above, and left of here
         mask[-1, reach:] = 0
         self.register_buffer("mask", mask)
+
+    @torch.no_grad()
+    def start_looking(self, counts):
+        """What is seen of a level at first: its rank among those that are not black, and waves of
+        it; of black −1 and 0s. counts: (levels,), how frequent each is."""
+        ranks = counts[1:].cumsum(dim=0) / counts[1:].sum()
+        waves = [torch.cos(math.pi * k * ranks) for k in range(1, SEEN)]
+        self.look.weight[1:] = torch.stack([ranks, *waves], dim=1).to(self.look.weight)
+        self.look.weight[0] = torch.tensor([-1] + [0] * (SEEN - 1))
 
     @torch.no_grad()
     def start_from_mean(self, images):
@@ -408,21 +420,23 @@ class Transformer(nn.Module):
             self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)) @ self.spelling.T.float())
         else:
             x = utils.to_levels(images, self.levels)
-            each = torch.bincount((x * (self.levels - 1)).round().int().flatten().cpu(),
-                                  minlength=self.levels)[1:] + 1
-            self.ranks.copy_(torch.tensor([-1, *each.cumsum(0) / each.sum()]))
+            self.start_looking(torch.bincount((x * (self.levels - 1)).round().int().flatten().cpu(),
+                                              minlength=self.levels) + 1)
             words = self.words(x)
             counts = torch.bincount(words.flatten(), minlength=len(self.spelling)) + 1
             self.bias.copy_((counts / counts.sum()).log().expand_as(self.bias))
 
     def seen(self, x):
-        """What the entrance looks at: ±1; of more levels their ranks (flow.py, "What networks
-        see"), straight between two of them, so that a gradient says how much a pixel counts."""
+        """What the entrance looks at: ±1; of more levels E learned numbers each (flow.py, "What
+        networks see"), straight between two levels, so that a gradient says how much a pixel
+        counts. x: (B, c, …) -> (B, E · c, …)."""
         if self.levels == 2:
             return 2 * x - 1
         place = x * (self.levels - 1)
         low = place.detach().round().long().clamp(max=self.levels - 2)
-        return self.ranks[low] + (place - low) * (self.ranks[low + 1] - self.ranks[low])
+        start, end = self.look.weight[low], self.look.weight[low + 1]
+        numbers = start + (place - low)[..., None] * (end - start)
+        return numbers.movedim(-1, 1).flatten(1, 2)
 
     def patches(self, x):
         """(…, 1, H, W) -> (…, letters, rows, columns): the pixels of a word become channels at its
@@ -518,7 +532,8 @@ class Transformer(nn.Module):
             label = self.label(y)
         if reach := self.reach:
             kernel = (self.neighbours.weight * self.mask).flatten(1).T
-            signs = torch.zeros(n, self.patch**2, self.rows + reach, self.columns + 2 * reach).to(u)
+            signs = torch.zeros(n, self.neighbours.in_channels, self.rows + reach,
+                                self.columns + 2 * reach).to(u)
         heads, d = self.blocks[0].heads, self.row.shape[2] // self.blocks[0].heads
         cache = torch.zeros(len(self.blocks), 2, n, heads, words.shape[1], d).to(u)
         before = torch.full((n,), len(self.spelling), device=u.device)

@@ -11,6 +11,7 @@ import torch
 from conftest import CHAPTERS, small, values
 from test_autoregressive import shaken
 
+import flow
 import pixelcnn
 import utils
 from transformer_ar import Transformer
@@ -138,9 +139,30 @@ def test_too_many_words_are_refused(fails):
 
 def test_what_both_chapters_see_of_levels_is_the_same():
     """Repeated, since a reader gains by it; and it must not drift apart."""
-    bodies = [inspect.getsource(model.seen) for model in (pixelcnn.Autoregressive, Transformer)]
-    convolutions, entrance = (body.split('"""')[2] for body in bodies)
-    assert convolutions == entrance and "self.ranks" in entrance
+    for method in ("seen", "start_looking"):
+        bodies = [inspect.getsource(getattr(model, method))
+                  for model in (pixelcnn.Autoregressive, Transformer)]
+        convolutions, entrance = (body.split('"""')[2] for body in bodies)
+        assert convolutions == entrance and "self.look" in entrance
+
+
+@every_case
+def test_a_level_is_six_learned_numbers_which_begin_as_its_rank_and_waves(name, flags):
+    """The same that flow.py begins with."""
+    model = lively(name, flags.replace("--levels 3", "--levels 4"), (4, 4)).float()
+    counts = torch.tensor([700, 100, 150, 50])
+    model.start_looking(counts)
+    grey = flow.Flow(4, 256, 4)
+    grey.counts.zero_()
+    grey.counts[:4] = counts
+    grey.start_looking()
+    assert torch.allclose(model.look.weight, grey.look.weight[:4], atol=1e-6)
+    x = torch.tensor([0, 1, 2, 3.]).view(1, 1, 2, 2) / 3
+    assert torch.allclose(model.seen(x).flatten(2)[0].T, model.look.weight, atol=1e-6)
+    between = model.seen(x + 0.5 / 3).flatten(2)[0, :, 0]  # straight between two
+    assert torch.allclose(between, model.look.weight[:2].mean(dim=0), atol=1e-6)
+    model.loss(torch.rand(8, 1, 4, 4).mul(3).round() / 3).backward()
+    assert (model.look.weight.grad != 0).all()  # learned
 
 
 def test_a_coin_is_still_a_coin():
