@@ -1048,6 +1048,7 @@ ABOUT = {
     "variants": {"diffusion": "", "diffusion, flow matching": "--variant flow-matching",
                  "diffusion, masked": "--variant masked"},
     "robust": ["diffusion"],
+    "scored": 2000,  # validation images at each evaluation
     "small": "--width 4 --eval-draws 80 --test-draws 100",
     "pictures": {
         "sampling.gif": "Sixteen digits coming out of noise, all pixels at each step (a masked "

@@ -1027,6 +1027,7 @@ ABOUT = {
                   "steps a draw takes": "20 proposals (rbm 1000, conv 300)"},
     "variants": {"energy": "", "energy, RBM": "--variant rbm", "energy, conv": "--variant conv"},
     "robust": ["energy"],
+    "scored": 2000,  # validation images at each evaluation
     "small": "--width 4 --test-draws 100",
     "pictures": {
         "sampling.gif": "Sixteen chains on their way. They begin with noise; the default's with "

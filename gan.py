@@ -27,7 +27,7 @@ Papers    Goodfellow et al., Generative Adversarial Nets, 2014 (arXiv 1406.2661)
           instance noise
           Gulrajani et al., Improved Training of Wasserstein GANs, 2017 (1704.00028): --loss wgan-gp
           Miyato & Koyama, cGANs with Projection Discriminator, 2018 (1802.05637): --conditional
-Lecture   Berkeley CS294-158, lectures 5 and 6: implicit models, GANs
+Lecture   Berkeley CS294-158, lecture 5 (in 2020: 5 and 6): implicit models, GANs
 Run       python gan.py                    train, draw, measure; writes runs/gan/
           python gan.py --conditional      the same with the class given
           python gan.py --loss wgan-gp     Wasserstein with gradient penalty; runs/gan_wgan-gp/

@@ -529,8 +529,8 @@ def start_of_sample(model, n, y, generator, x, known):
 #       the only way (we also have direct weights (6), which carry the neighbour around the damage;
 #       without them and with (4) intact: 92.5).
 #   > in (4), between hidden layers. A unit hears of lower degrees only, and misses its equals: 90.5
-#       nats. Little, because two other paths remain: a residual past the layer, and the direct
-#       weights.
+#       nats, no more than seeds differ: two other paths remain, a residual past the layer, and the
+#       direct weights.
 #
 # So two things have to be tested: what must be zero, *and what must not*. The tests do both.
 #

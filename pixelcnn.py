@@ -58,7 +58,7 @@ SETTINGS = {
     "variant": Setting("gated", "gated: Gated PixelCNN; original: PixelCNN; rnn: PixelRNN, a Row "
                        "LSTM", choices=("gated", "original", "rnn"), word="{}"),
     "steps": Setting(9000, "length of training"),
-    # Small: at equal time, more steps are worth more than larger batches.
+    # Small: at equal time, more steps did better than larger batches (single runs).
     "batch_size": Setting(16, "images a step"),
     # The gated model has no room on either side of this one ("Turning the knobs").
     "lr": Setting(6e-3, "highest learning rate"),
@@ -817,8 +817,8 @@ ABOUT = {
 # K_ss and position are undecided. Weights lie idle in some rows: with a ReLU 8,448 of 58,224, with
 # v's arrow in the first layer alone 33,280, without K_ss 36,864 of 91,472. Position and bias are
 # 23 % of the gated model's weights, 31 % of the original's, 28 % of the Row LSTM's. The first shows
-# no loss without them (91.0, against 91.6 and 91.2 with them); the others are worse without the
-# vector, by 1.3 and 1.0. One short run each; whole runs without were not made.
+# no loss without them (91.0, against 91.6 and 91.2 with them); the others have 1.3 and 1.0 more
+# without the vector, undecided as well. One short run each; whole runs without were not made.
 #
 # Dilation is decided in 5,000 steps at a rate of 1e-2: 83.7 nats on 500 validation images, and 86.9
 # with δ = 1. At half the rate 82.9: the rate for 200 steps need not be that for 5,000. The default,
@@ -828,7 +828,7 @@ ABOUT = {
 # choose_dilations() that returns ones.
 #
 # What did not help, at equal time: 24 or 32 channels in the gated model (fewer steps, worse),
-# torch's channels_last layout (no faster).
+# torch's channels_last layout (no faster). (Single runs, no file is kept.)
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (1,800; original: 900; rnn: 800), seed 0 where the row names no other; nats on
@@ -864,10 +864,10 @@ ABOUT = {
 #     24 channels                         85.05 (1.8)      83.00 (4.8)
 #     24 channels, 12 layers              85.84 (1.8)      83.12 (4.9)
 #
-# Three times the steps are worth 1.9, 2.1 and 2.7 nats: of the larger networks the deeper one gains
-# most. These are single runs, and three seeds of 1,800 steps have 84.1, 84.4 and 84.7
-# (results/robustness/pixelcnn.json), so the table does not say when it would pass the first, or
-# whether. We took the third for the long run; no small network has been run for as long.
+# Three times the steps are worth 1.9, 2.1 and 2.7 nats, most to the deeper one. These are single
+# runs, and three seeds of 1,800 steps have 84.1, 84.4 and 84.7 (results/robustness/pixelcnn.json),
+# so the table does not say when it would pass the first, or whether. We took the third for the long
+# run; no small network has been run for as long.
 #
 #     python pixelcnn.py --width 24 --depth 12 --steps 13000 --lr 5e-3 --out runs/pixelcnn_long
 #

@@ -207,7 +207,8 @@ def minutes_table(runs):
     for run in runs:
         m, s, curve, key = run.metrics, run.metrics["settings"], run.metrics["curve"], run.key
         images = 10000 if m["data"] == "mnist" else 500
-        scored = min(images, s.get("eval_images", images) // s.get("num_masks", 1))
+        scored = s.get("eval_images", run.about.get("scored", images))
+        scored = min(images, scored // s.get("num_masks", 1))
         best, so_far = min(curve, key=lambda row: row[key]), [at_minute(curve, key, t)
                                                               for t in times]
         rows.append([

@@ -102,8 +102,8 @@ SEEN = 6  # numbers that are seen of each of several levels, E
 # Is this loss normal? A uniform guess costs 196 · log 16 = 784 · log 2 = 543 nats, as with pixels.
 # Independent pixels cost 206: there the biases start that each place has for each word
 # (start_from_mean(): log p(w) is, up to a constant, the sum of the log-odds, log p/(1 − p), of the
-# pixels that are on). Training begins some 30 nats higher, since `last` is random at first and adds
-# noise to them; after 20 steps that is forgotten (176 nats on validation: metrics.json).
+# pixels that are on). Training begins higher, since `last` is random at first and adds noise; after
+# 20 steps that is forgotten (176 nats on validation: metrics.json).
 #
 # A word enters as a learned vector of C numbers, its row in a table (an embedding).
 #

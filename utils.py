@@ -179,7 +179,7 @@ def load_mnist(data_dir="data", device="cpu"):
         train_labels, val_labels, ...   (N,) int64
         x_val, x_test                   (N, 1, 28, 28) uint8, 0 or 1: the one fixed binarization
         x_train                         the same of as many training images as there are in val:
-                                        what a model does better here than on x_val, it has by heart
+                                        here who learns by heart does better than on x_val
         y_train, y_val, y_test          labels for a model that is told them; None here
                                         (Run.load_data() sets them with --conditional)
 

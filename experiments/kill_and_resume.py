@@ -1,13 +1,15 @@
 """Kill each chapter's training twenty times, resume it each time, and compare its end with a run
 that nobody disturbed.
 
-    python experiments/kill_and_resume.py [CHAPTER …] [--kills 20] [--json OUT.json]
+    python experiments/kill_and_resume.py [RUN …] [--kills 20] [--json OUT.json]
 
 Runs whose training takes about twenty seconds, on the small set, at each chapter's default size;
 what is drawn and scored meanwhile and at the end is little (LITTLE), since nobody is killed there.
-SIGKILL cannot be caught: the process is gone in the middle of whatever it did. The moments are
-random (seed 0), up to 1.6 seconds after training has begun or gone on, which spreads twenty of them
-over the run; each fourth kill waits for a checkpoint that is being written, and comes then. After
+A checkpoint is due each half second, not each minute. SIGKILL cannot be caught: the process is gone
+in the middle of whatever it did. The moments are random (seed 0), up to 1.6 seconds after training
+has begun or gone on; each other one after the process has written a checkpoint of its own, or a
+run whose evaluations take longer would never get further than the first of them; and each fourth
+comes while a checkpoint is being written. "resumed_at": the steps at which it went on. After
 each one the checkpoint has to be whole; after the last one the run goes on to its end, and there
 weights, optimizer, random state, curve, pictures and figures have to be those of the other run, bit
 for bit. Not a part of pytest, since it takes half an hour. results/kills.json is such a
@@ -30,16 +32,19 @@ import utils
 
 CHAPTERS = settings.chapters()
 LITTLE = {"eval_draws": 80, "test_draws": 100, "noise_draws": 2, "z_steps": 100}
+RUNS = {name: (name, []) for name in CHAPTERS} | {  # chains that last are kept, too
+    f"ebm_{variant}": ("ebm", ["--variant", variant]) for variant in ("rbm", "conv")}
 # As `python made.py …` would, but without asking the network for the full set.
-START = "import sys, importlib; sys.path.insert(0, {root!r}); import utils; " \
-        "utils.download_mnist = lambda data_dir: 'not asked'; " \
+START = "import sys, importlib; sys.path.insert(0, {root!r}); import runner, utils; " \
+        "utils.download_mnist = lambda data_dir: 'not asked'; runner.SAVE_EVERY = 0.5; " \
         "utils.start(importlib.import_module({name!r}).main)"
 
 
-def steps_of(name, data, seconds=20):
-    """How many steps of a chapter take that long here."""
-    tried = 30
-    _, took, _ = fit(CHAPTERS[name], values(CHAPTERS[name], f"--steps {tried}"), data)
+def steps_of(run, data, seconds=20):
+    """How many steps of a run take that long here."""
+    tried, (name, flags) = 30, RUNS[run]
+    s = values(CHAPTERS[name], " ".join([f"--steps {tried}", *flags]))
+    _, took, _ = fit(CHAPTERS[name], s, data)
     return max(100, round(tried * seconds / took / 20) * 20)
 
 
@@ -56,10 +61,10 @@ def finish(process):
         raise SystemExit(f"a run that nobody killed ended with {process.returncode}:\n{out}")
 
 
-def kill(process, chance, folder, while_writing):
-    """SIGKILL at a random moment of training. -> "writing", "training", or "finished" if it came
-    too late."""
-    run, deadline = folder / "run", time.monotonic() + 20
+def kill(process, chance, folder, further, while_writing):
+    """SIGKILL at a random moment of training; further: not before a new checkpoint is there.
+    -> "writing", "training", or "finished" if it came too late."""
+    run, deadline = folder / "run", time.monotonic() + 60
     part = run / "checkpoint.pt.part"
     part.unlink(missing_ok=True)  # what an earlier kill has left
     began = "resuming" if (run / "checkpoint.pt").exists() else None
@@ -67,6 +72,10 @@ def kill(process, chance, folder, while_writing):
         while process.poll() is None and began not in process.stdout.readline():
             pass
     while not (run / "checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    old = (run / "checkpoint.pt").stat().st_mtime_ns if began else 0
+    while further and process.poll() is None and time.monotonic() < deadline \
+            and (run / "checkpoint.pt").stat().st_mtime_ns == old:
         time.sleep(0.01)
     time.sleep(chance.uniform(0, 1.6))
     while while_writing and process.poll() is None and not part.exists() \
@@ -80,10 +89,11 @@ def kill(process, chance, folder, while_writing):
     return "writing" if part.exists() else "training"
 
 
-def check(name, steps, kills, chance):
+def check(run, steps, kills, chance):
     """-> a dict of counts; "same": did the run that was killed end like the one that was not?"""
     with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as parts:
-        whole, parts, flags = Path(whole), Path(parts), ["--steps", str(steps)]
+        whole, parts, (name, flags) = Path(whole), Path(parts), RUNS[run]
+        flags = [*flags, "--steps", str(steps)]
         for key in sorted(set(LITTLE) & set(CHAPTERS[name].SETTINGS)):
             flags += [f"--{key.replace('_', '-')}", str(LITTLE[key])]
         before = time.perf_counter()
@@ -91,7 +101,7 @@ def check(name, steps, kills, chance):
         seconds, moments, broken, at = time.perf_counter() - before, [], 0, []
         for k in range(kills):
             process = start(name, parts, *(["--resume"] if k else flags))
-            moments.append(kill(process, chance, parts, k % 4 == 3))
+            moments.append(kill(process, chance, parts, k % 2 == 1, k % 4 == 3))
             if moments[-1] == "finished":
                 break
             try:
@@ -100,7 +110,7 @@ def check(name, steps, kills, chance):
             except Exception as error:  # whatever it is, it is what must not happen
                 broken += 1
                 at.append(None)
-                print(f"{name}: kill {k + 1}: {type(error).__name__}: {error}")
+                print(f"{run}: kill {k + 1}: {type(error).__name__}: {error}")
         if not (parts / "run" / "metrics.json").exists():
             finish(start(name, parts, "--resume"))
         places = differences(result(whole / "run"), result(parts / "run"))
@@ -112,18 +122,17 @@ def check(name, steps, kills, chance):
 
 def main():
     parser = command_line(__doc__)
-    parser.add_argument("chapters", nargs="*", metavar="CHAPTER",
-                        help=f"default: {', '.join(CHAPTERS)}")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help=f"default: {', '.join(RUNS)}")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--json", metavar="OUT.json", help="also write the counts there")
     args = parser.parse_args()
-    if unknown := set(args.chapters) - set(CHAPTERS):
-        parser.error(f"no such chapter: {', '.join(unknown)}")
+    if unknown := set(args.runs) - set(RUNS):
+        parser.error(f"no such run: {', '.join(unknown)}")
     utils.download_mnist = lambda data_dir: "not asked"
     with tempfile.TemporaryDirectory() as nothing:
         data = utils.load_mnist(nothing)
     chance, counts = random.Random(0), {}
-    for name in args.chapters or CHAPTERS:
+    for name in args.runs or RUNS:
         row = counts[name] = check(name, steps_of(name, data), args.kills, chance)
         print(f"{name:16} {row['kills']:3} kills, {row['while_writing']} of them while a "
               f"checkpoint was written; {row['broken']} broken checkpoints; the end is "

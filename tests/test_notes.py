@@ -361,7 +361,7 @@ COMPUTED = {
          passes("pixelcnn_original"), passes("pixelcnn_rnn")),
         ("two seeds of the gated model differ by {:.1f}:",
          ablated("convolutions", "gated", "gated, seed 1")),
-        ("worse without the vector, by {:.1f} and {:.1f}.",
+        ("the others have {:.1f} and {:.1f} more without the vector",
          ablated("convolutions", "original, no position", "original"),
          ablated("convolutions", "row lstm, no position", "row lstm")),
         ("at a rate of 1e-2: {:.1f} nats on 500 validation images, and {:.1f} with δ = 1. At half "
