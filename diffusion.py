@@ -172,13 +172,13 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 #     loss  =  E_t ‖ x̂(x_t, t) − x ‖²,       σ_t⁴ uniform in [0, 1]                            (8)
 #
 # the plain squared error, and half of all t so late that noise has more than 70 % of the variance:
-# there is decided which digit it will be, and of what shape. (noise_level(). Drawing a t twice as
-# often is weighing its error twice, in the mean.) The price: t ≤ 100 gets 0.06 % of the draws. At t
-# = 26 x̂ errs by 5.2 (errors.png, validation) where x_t/α_t would err by 784 σ_t²/α_t² = 1.3, and
-# (7) weighs that most. More steps tighten the bound if less noise always means less error (Kingma
-# et al.). Here it does not: 1.46 bits/dim in 10 steps, 5.49 in 50 (validation). And of the 1.46
-# about 1.1 are the last term of (6), since errors.png and (7) leave no more: from x_100, and
-# without the network (grey_bound()), it is not small. flow.py has 0.98 bits/dim, exact.
+# there the digit and its shape are decided. (noise_level(). Drawing a t twice as often is weighing
+# its error twice, in the mean.) The price: t ≤ 100 gets 0.06 % of the draws. At t = 26 x̂ errs by
+# 5.2 (errors.png, validation) where x_t/α_t would err by 784 σ_t²/α_t² = 1.3, and such t weigh most
+# in (7). More steps tighten the bound if less noise always means less error (Kingma et al.). Here
+# it does not: 1.46 bits/dim in 10 steps, 5.49 in 50 (validation). And of the 1.46 about 1.1 are the
+# last term of (6), since errors.png and (7) leave no more: from x_100, and without the network
+# (grey_bound()), it is not small. flow.py has 0.98 bits/dim, exact.
 #
 # x, ε or v. A network that knows x_t may as well be asked for the noise, or for anything else that
 # with x_t gives x:
@@ -232,15 +232,15 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 # and put pixels where they belong, which are small. A U-Net (Ronneberger et al. 2015) does the one
 # below and the other above: halve the image, work there, double it, and add what was there before
 # (the skip), so that nothing fine is lost on the way. Convolutions at 28×28 are dear on a CPU and
-# see little: four neighbouring pixels become one place of four channels ("words of 2×2"), as in
+# see little. So four neighbouring pixels become one place of four channels ("words of 2×2"), as in
 # transformer_ar.py, and all work is done at 14×14 and 7×7.
 #
 #     Hub        49 places, each told what all others have, by three dense layers with 86 % of all
 #                weights. Digits are centred, so places may have weights of their own, and a matrix
 #                product is what a processor does best. (Larger images have attention here.)
 #     GroupNorm  the scale of activations does not depend on the image or on the batch
-#     tell       noise level and label become a scale and a shift of each channel: a network with
-#                little noise in front of it is another network than one that sees nothing else
+#     tell       noise level and label become a scale and a shift of each channel: where there is
+#                little noise, the network has other work than where there is nothing else
 #     sin, cos   of level · frequencies, 1 to 100: one number, written so that near levels can be
 #                told apart
 #     position   a learned image that is added at the entrance: where in the picture? (wavenet.py)
@@ -416,7 +416,7 @@ class Diffusion(nn.Module):
         return torch.cos(u * math.pi / 2), torch.sin(u * math.pi / 2)
 
     def noised(self, x, t, eps):
-        """(1): x_t. x, eps: (B, 1, H, W); t: (B,)."""
+        """(1): x_t = α_t x + σ_t ε. x, eps: (B, 1, H, W); t: (B,)."""
         alpha, sigma = self.path(t)
         return spread(alpha, x) * x + spread(sigma, x) * eps
 
@@ -448,7 +448,7 @@ class Diffusion(nn.Module):
     # ------------------------------------------------------------------------------------ sampling
 
     def guided(self, z, t, y, guidance):
-        """(14): x̂, pushed away from what it would be without the label. t: one number."""
+        """(14): x̂_none + w (x̂_y − x̂_none), cut to [−1, 1]. t: one number."""
         t = torch.full((len(z),), t, device=z.device)
         if y is None:
             return self.guess(z, t).clamp(-1, 1)
@@ -459,8 +459,8 @@ class Diffusion(nn.Module):
         return x_hat.clamp(-1, 1)
 
     def step_back(self, z, x_hat, t, s, noise=None):
-        """From x_t to x_s as if x̂ were the clean image: s < t by (5), if there is fresh noise;
-        without, κ = 0 and (11), forwards too (encode()). t, s: one number each."""
+        """(5): α_s x̂ + √(σ_s² − κ²) ε̂ + κ ε″ if there is fresh noise; without, κ = 0, (11),
+        forwards too (encode()). t, s: one number each, s < t."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = (self.path(torch.tensor(i)) for i in (t, s))
         eps_hat, kappa_2 = (z - alpha_t * x_hat) / sigma_t, torch.zeros(())
         if noise is not None:
@@ -569,7 +569,7 @@ def spaced(n, most, generator=None):
 def some_known(counts, image_size, generator=None):
     """For each image that many pixels, chosen at random: (B,) -> (B, 1, H, W) bool."""
     dice = torch.rand(len(counts), math.prod(image_size), generator=generator)
-    place = dice.argsort(dim=1).argsort(dim=1)
+    place = dice.argsort(dim=1).argsort(dim=1)  # of an order, its inverse: whose turn is when
     return (place < counts[:, None]).view(-1, 1, *image_size)
 
 
@@ -962,7 +962,7 @@ def train(model, data, run):
             grad_norm = nn.utils.clip_grad_norm_(learner.parameters(), s.clip)
             run.check_finite(loss=loss.item(), gradient=grad_norm.item())
             optimizer.step()
-            # At first a short average.
+            # At first a short average, of a ninth of the steps so far (gan.py).
             follow(average, learner, min(s.average, (run.step + 1) / (run.step + 10)))
             if run.tick(loss.item(), "nats" if bits else "squared error"):
                 same_noise = torch.Generator().manual_seed(1)
@@ -1087,8 +1087,8 @@ ABOUT = {
 #
 # Nothing here made the network larger but the hub. Three seeds of 2,200 steps span 0.4 ("Turning
 # the knobs"): 8.1 and 4.1, or 3.2 and 6.7, are hardly chance; 2.7 and 2.3 may be. What counts is
-# *which noise levels count*, and what is asked for. (That changes the first, too, if the loss is
-# not in x: the error of v is that of x divided by σ_t².) One can overdo it. In 1,500 steps (single
+# *which noise levels count*, and what is asked for. (The second changes the first, if the loss is
+# not in x: an error of v is that of x divided by σ_t².) One can overdo it. In 1,500 steps (single
 # runs, no file is kept):
 #
 #     the default                                             2.1     121 s   precision, recall
@@ -1152,7 +1152,7 @@ ABOUT = {
 # Exercises
 # 1. --predict eps, --predict v. Which noise levels are to blame? (errors.png.)
 # 2. In noise_level() return (1 + u * T).long(), all t alike, then .pow(0.125) in place of
-#    .pow(0.25). What happens to precision, what to recall? (The second: σ_t⁸, above.)
+#    .pow(0.25). What happens to precision, what to recall? (The second: 0.79 and 0.50, above.)
 # 3. In UNet.forward() put 0 * level for level: the network is not told how much noise there is.
 #    Can it see that by itself?
 # 4. In path() put 0.8 * u for u: the chain ends before the digit is gone. What becomes of draws?
@@ -1162,7 +1162,8 @@ ABOUT = {
 # 6. --sample-only --sampler ddim --sampling-steps 1. Why do all draws look alike, and what is it
 #    that they look like? (The mean of all digits; at a distance of 351.)
 # 7. --conditional, and then --sample-only --guidance 0, 1, 3, 10. Score each with judge.py: what
-#    falls first, precision or recall? (Recall: "Guidance".)
+#    falls first, precision or recall? (Recall: 0.87, 0.80, 0.53 for w = 0, 1, 3, where precision
+#    has 0.75, 0.87, 0.91, says guidance_scores in metrics.json. 10 was not tried.)
 # 8. --variant masked: in sample() let `order` be torch.arange(self.pixels).expand(n, -1): pixels in
 #    reading order, in groups. Are draws better or worse than in random order? Why does (17) say
 #    nothing of that?

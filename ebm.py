@@ -120,8 +120,8 @@ VARIANTS = {
 #
 #     ∂/∂θ mean of −log p = E_data[∂E/∂θ] − E_p[∂E/∂θ]                                          (2)
 #
-# Press down the energy of data, lift that of what the model itself draws; at peace when both means
-# are equal: then nothing that θ can turn tells data from draws. In code it is the gradient of
+# Press down the energy of data, lift that of what the model itself draws. There is peace when both
+# means are equal: by all that θ can turn, data and draws are alike. In code (2) is the gradient of
 #
 #     loss = mean of E(data) − mean of E(draws),    draws taken as constants                    (3)
 #
@@ -148,7 +148,7 @@ VARIANTS = {
 #     Gibbs: draw some pixels anew, given all others (of which p says how: see (8))
 #     Langevin: x′ = x − ε²/2 ∇E(x) + ε·noise,   noise N(0, 1)                                  (6)
 #
-# (6) is a ball that rolls downhill, in the dark, kicked about: it leaves p as it is only for ε → 0.
+# (6) is a ball that rolls downhill in the dark, kicked about. It leaves p as p is only for ε → 0.
 # Step and noise belong together, ε²/2 and ε. *The classic mistake* is a step of 10 with noise of
 # 0.005. That is (6) at a temperature of 0.005²/20 ≈ 10⁻⁶, in practice gradient descent on E: its
 # pictures are minima and not draws, and (3) no longer follows (2).
@@ -245,7 +245,7 @@ class RBM(nn.Module):
         return (v - self.a.sigmoid()) @ self.weight + self.c[y]
 
     def energy(self, x, y=None):
-        """The free energy (7): x (B, 1, H, W), 0 or 1 -> (B,) nats; −log p(x) − log Z."""
+        """(7): −b·v − Σ_j [softplus(i_j) − ½(i_j − c_j)]. x (B, 1, H, W) bits -> (B,) nats."""
         utils.check_pixels(x)
         v, y = x.flatten(1).to(self.a), self.label(y, len(x))
         return -self.log_p_star(v, self.inputs(v, y), y, beta=1)
@@ -301,7 +301,7 @@ class RBM(nn.Module):
 
     @torch.no_grad()
     def anneal(self, v, y, temperatures, generator, reverse=False):
-        """(10): log w of each chain, (n,). v (n, D): draws of p_0, or with reverse of p_1."""
+        """(10): log w = Σ_k log p*_k/p*_{k−1}, (n,). v (n, D): draws of p_0 (reverse: p_1)."""
         betas = torch.linspace(0, 1, temperatures).tolist()
         log_w = v.new_zeros(len(v))
         for now, then in zip(betas, betas[1:]) if not reverse else zip(betas[:0:-1], betas[-2::-1]):
@@ -658,13 +658,13 @@ class Smoothed(nn.Module):
             return -torch.autograd.grad(self.energy(x, y).sum(), x)[0]
 
     def walk(self, x, y=None, generator=None, temperature=1.0):
-        """(6): one step of Langevin dynamics, of size ε = σ/2."""
+        """(6): x − ε²/2 ∇E(x) + ε·noise, one step of Langevin dynamics, of size ε = σ/2."""
         step = self.noise / 2
         noise = torch.randn(x.shape, generator=generator).to(x)
         return x + step**2 / 2 * self.score(x, y) + step * temperature**0.5 * noise
 
     def jump(self, x, y=None):
-        """(18): the mean of the digits that x may have been before noise was added."""
+        """(18): x − σ² ∇E(x), the mean of the digits that x may have been before its noise."""
         return (x + self.noise**2 * self.score(x, y)).clamp(0, 1)
 
     def labels(self, n):
@@ -1164,7 +1164,7 @@ ABOUT = {
 # Two seeds differ by 2.7: what is less than twice that from 9.6, their mean, says nothing (average,
 # clipping, σ). Without independent pixels below it the network's energies run off where no digit
 # is, and gradients explode. The classic mistake trains without a complaint, and draws ghosts. If
-# one chain in five begins anew at each visit, they walk 25 steps in the mean, and nobody looks
+# one chain in five begins anew at each visit, chains walk 25 steps in the mean, and none goes
 # further. Squares in the loss, by which others keep energies small, forbid what is asked for here,
 # we think: energies in nats, on top of independent pixels, are large. (The picture has these, too.)
 #

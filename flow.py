@@ -130,10 +130,10 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 #       0                                                     0.81                          1
 #       ├──────────────────── black, x = 0 ───────────────────┼┼┼┼┼┼┼┼┼─ x = 1 … 255 ─┼┼┼───┤
 #
-# that is uniform noise, as everybody has it, and behind it a first layer that has nothing to learn:
-# the distribution function of all pixels together. (Its slope is in the widths.) After it a pixel
-# at a place drawn at random is uniform: without couplings the flow is right about each level's
-# frequency, and says so, 2.0 bits a pixel, before its first step. In the usual coordinates, x + r,
+# This is uniform noise, as everybody has it, and behind it a first layer that has nothing to learn:
+# the distribution function of all pixels together. (Its slope is in the widths.) Behind it u is
+# uniform if one takes all pixels together. So without any coupling the flow already knows how
+# frequent each level is: 2.0 bits a pixel, before its first step. In the usual coordinates, x + r,
 # 0.81 of all mass would be on 1/256 of the axis, a spike that each coupling has to build anew.
 #
 # What the noise costs. The probability of a level is the integral of the density over its cell, so
@@ -147,22 +147,22 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 # a box is 0.18 nats away from it, 138 an image if all pixels are such boxes. Flow++ learns the
 # noise instead ("variational dequantization"). Our splines, (8), have bins that end where cells
 # end. In a bin p is constant, since networks look at levels and not at noise: so (5) is an
-# equality, and one draw of noise as good as a thousand. With (6) and (7) it is not. But the
-# integral can be had even then: since networks look at levels, a coupling, g of "Couplings", is a
-# distribution function for each pixel that it moves, given the levels that it is told, and the
-# integral over the cell is a difference:
+# equality, and one draw of noise as good as a thousand. With (6) and (7) it is no equality. But
+# even then one can have the integral. Networks look at levels; so, given the levels that it is
+# told, a coupling, g of "Couplings", is a distribution function for each pixel that it moves, and
+# the integral over the cell is a difference:
 #
 #     P(x) = Π_d [ g( F(x_d + 1); θ_d ) − g( F(x_d); θ_d ) ]        exact: log_probs()
 #
 # (PixelCNN++ trains on such differences.) What lies between both figures is what the noise costs,
 # and all that learned noise could win with these weights; with it one would learn other weights.
 #
-# What networks see. Of all pixels that are not black two in five have levels of 250 … 255. 44 % of
-# these have 253; but of one digit's 78 % have the commonest of that digit (the mean of 2,000
-# training digits): which of the six it is can be known, once some pixels of a digit are.
-# As brightness, x/255, the six are nearly one number. So of a level networks are told E numbers,
-# which are learned, as vectors of words are (transformer_ar.py), and begin as its rank, which part
-# of what is not black has a level of x or less, and waves of that:
+# What networks see. Of all pixels that are not black, two in five have levels of 250 … 255. Over
+# all digits 44 % of these have 253; within one digit 78 % have the same level (the mean of 2,000
+# training digits). So some pixels of a digit tell which of the six it has. As brightness, x/255,
+# the six are nearly one number. So networks are told E numbers of each level. They are learned, as
+# vectors of words are (transformer_ar.py), and begin as the level's rank (which part of what is not
+# black has a level of x or less) and waves of it:
 #
 #     rank(x) = (F(x + 1) − F(1)) / (1 − F(1)),    cos(π k · rank(x)), k = 1 … E − 1     for x > 0
 #
@@ -217,11 +217,11 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 # but a digit's shape is decided here ("What was measured"), and pixels that are moved together are
 # drawn independently of each other, given A, so that what they should agree on is lost.
 #
-# After 1. each pixel of B is noise, whatever A is, if the coupling was good; two of them may still
-# depend on each other. Usual flows repeat 1. and 2. many times with parts exchanged: for that, and
-# since one affine map cannot make of a pixel what it should be. (RealNVP then lets half of the
-# numbers go as latents, the multi-scale architecture.) A spline can come close in one go, so here
-# each pixel is moved once: that is easy to read backwards, and P(x) above needs it.
+# After 1., if the coupling was good, each pixel of B is noise, whatever A is; but two of them may
+# still depend on each other. This is one reason why usual flows repeat 1. and 2. many times, with
+# parts exchanged; the other is that one affine map cannot make noise of a pixel. (RealNVP then lets
+# half of the numbers go as latents, the multi-scale architecture.) A spline can come close in one
+# go, so here each pixel is moved once: that is easy to read backwards, and P(x) above needs it.
 #
 # Drawing. Begin with noise and undo the couplings, last one first: the 196 coarse pixels, one after
 # the other, then all 3s at once, then all 1s and 2s: 198 passes of small networks, all images at
@@ -391,7 +391,7 @@ def bin_of(values, edges):
 
 
 def spline(u, says, edges):
-    """(8). u: (...) in [0, 1], says: (..., J), edges: (J + 1,) from 0 to 1 -> z, log slope."""
+    """(8): z = ∫_0^u slope. u: (...) in [0, 1], says: (..., J), edges: (J + 1,) -> z, log slope."""
     log_slopes, areas = slopes_and_areas(says, edges)
     j = bin_of(u, edges)
     log_slope = at(log_slopes, j)
@@ -417,7 +417,7 @@ def shift_and_scale(says, additive):
 
 
 def affine(u, says, additive=False):
-    """(7), or (6). u: (...), says: (..., 2), t and s -> z, log slope."""
+    """(7): σ(e^s ℓ(u) + t); (6): s = 0. u: (...), says: (..., 2), t and s -> z, log slope."""
     shift, scale = shift_and_scale(says, additive)
     v, log_slope = logit(u)
     v = scale.exp() * v + shift
@@ -566,7 +566,7 @@ class Flow(nn.Module):
         self.start_looking()
 
     def dequantize(self, x, generator=None):
-        """(4): levels x (B, 1, H, W) -> u in (0, 1), and log V of (5), (B,) nats."""
+        """(4): u = F(x) + (F(x+1) − F(x)) r. x (B, 1, H, W) -> u in (0, 1), and log V, (B,)."""
         r = torch.rand(x.shape, generator=generator).to(self.cdf)
         start, end = self.cdf[x.long()], self.cdf[x.long() + 1]
         u = start + (end - start) * r
@@ -614,7 +614,7 @@ class Flow(nn.Module):
         return u.view_as(z)
 
     def bound(self, x, y=None, generator=None):
-        """(5), from one draw of noise: a bound on log P(x) of levels x (B, 1, H, W). -> (B,)."""
+        """(5), one draw of r: log p(u) + log V ≤ log P(x), in the mean. x: levels -> (B,)."""
         u, log_volume = self.dequantize(x, generator)
         return self.encode(u, y)[1] + log_volume  # log p(z) of the cube is 0
 

@@ -138,7 +138,7 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # One step. D and G take turns, each with an optimizer of its own: D sees real images and drawings,
 # then G sees what D says of new drawings. Gradients of D's loss must not arrive at G (no_grad(), or
 # detach(), on the drawings), and those that G's loss leaves on D must be set to zero before D uses
-# its own. *The classic mistake* is to let D's loss train G as well, and it hardly shows: it pulls
+# its own. *The classic mistake* is to let D's loss train G as well. It hardly shows: D's loss pulls
 # on each drawing by D, (5) pushes by 1 − D, and what is left, 1 − 2D, still points the right way
 # while D is winning. Measured after 1,500 steps: a Fréchet distance of 6.6 where two seeds without
 # it have 4.7 and 4.2; the drawings are only worse, and nothing looks broken. Tests ask that each
@@ -154,17 +154,17 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # Measuring without likelihood. Draws and real test digits are compared by a classifier of digits,
 # in its features (judge.py has the equations): precision (are they digits?), recall (are all kinds
 # drawn?), shares (how often each digit), and the Fréchet distance (lower is better): the squared
-# distance between the means of two clouds of features, plus a term of their covariances. It is not
-# made of precision and recall: draws of an RBM (ebm.py) have the same 0.76 and 0.82 as draws of
-# this chapter, and a distance of 1.60 where these have 0.44 (after a coin a pixel; vae.py has 4.15,
-# 5,000 training digits 0.16: docs/results.md). It also chooses our weights, on validation digits,
-# which may flatter a GAN beside models whose weights nats chose. Distances of different numbers of
-# draws cannot be compared: the curve in loss.png, 2,000 draws beside validation digits, is not the
-# figure at the end, 5,000 beside test digits.
+# distance between the means of two clouds of features, plus a term of their covariances. Precision
+# and recall do not fix it: draws of an RBM (ebm.py) have the same 0.76 and 0.82 as draws of this
+# chapter, and a distance of 1.60 where these have 0.44 (after a coin a pixel; vae.py has 4.15,
+# 5,000 training digits 0.16: docs/results.md). The distance also chooses our weights, on validation
+# digits. That may flatter a GAN beside models whose weights nats chose. Distances of different
+# numbers of draws cannot be compared: the curve in loss.png, 2,000 draws beside validation digits,
+# is not the figure at the end, 5,000 beside test digits.
 #
-# Mode collapse. (3) asks for all digits. But G follows (5), and with the best D, held fixed during
-# its step, the mean of −log D* = log(2m/p) has the slope of another divergence (2 KL(m ‖ p) changes
-# with p_G by log(m/p) + 1; the right side is Arjovsky & Bottou's):
+# Mode collapse. (3) asks for all digits. But G follows (5). Let D be the best one, and fixed while
+# G steps: G's loss, the mean of −log D* = log(2m/p), has the slope of another divergence (2 KL(m ‖
+# p) changes with p_G by log(m/p) + 1; the right side is Arjovsky & Bottou's):
 #
 #     2 KL(m ‖ p)  =  KL(p_G ‖ p) − 2 JSD(p, p_G)
 #
@@ -183,20 +183,21 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 #     an opponent that is gone.
 #   · Batch norm in both: subtract from each channel its mean over the batch, divide by its standard
 #     deviation (then a learned scale and shift; when G draws in the end, running means stand in for
-#     those of the batch). In D each kind of image in a batch of its own, as it is when G's turn
-#     comes. (With it D(x) is no function of x alone, as (1) has it: a batch that is all sevens
-#     looks odd to it. Here only the game has to work.)
+#     those of the batch). D gets digits and drawings as two batches, since in G's turn drawings
+#     come alone. (So D(x) is no function of x alone, as (1) has it: a batch of sevens looks odd to
+#     D. Here only the game has to work.)
 #   · An average of G's weights (decay 0.999). Two players who answer each other circle around the
-#     balance; the average of a circle is near its centre. Training does not use it, only what draws
-#     does.
+#     balance; the average of a circle is near its centre. The average only draws: training does not
+#     use it.
 #   · Convolutions that do not change the size: one in D, two in G, the second at full size. Those
 #     of stride 2 alone have little to make a stroke from.
 #   · A small z. Digits have few degrees of freedom; each direction of z too many is one that G has
 #     to learn to ignore.
 #
-# Wasserstein. Another distance between p and p_G than (3), one that is not flat where they do not
-# overlap: how far the probability has to be carried. By duality (Kantorovich-Rubinstein) it is the
-# largest difference of means (slope ≤ 1: |s(a) − s(b)| ≤ ‖a − b‖ for all images a, b)
+# Wasserstein. Another distance than (3), one that is not flat where p and p_G do not overlap: how
+# far the probability has to be carried. If every real digit is the number 0 and every drawing θ, it
+# is |θ|, and JSD = log 2 for each θ ≠ 0. By duality (Kantorovich-Rubinstein) it is the largest
+# difference of means (slope ≤ 1: |s(a) − s(b)| ≤ ‖a − b‖ for all images a, b)
 #
 #     W(p, p_G) = max over s with slope ≤ 1 of   E_real[ s(x) ] − E_z[ s(G(z)) ]                 (6)
 #
@@ -214,10 +215,10 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # 1.39, precision 0.66, recall 0.80 (samples/gan_wgan-gp/), with no noise and no batch norm in the
 # critic. Its loss creeps up to 0 as digits get better (losses.png there): −0.31 around step 500,
 # −0.17 at the end, while the Fréchet distance falls from 10.7 to 1.7. That is no estimate of −W.
-# Any s of slope ≤ 1 bounds (6) from below; minus the distance to the nearest training digit is one;
-# that distance has a median of 4.82 for draws and 4.40 for test digits (metrics.json), so W is
-# about 0.4 or more, if means differ as medians do. A small critic with a slope that is asked for,
-# not forced, says 0.17. (Stanczuk et al. 2021, arXiv 2103.01678, argue so of WGANs in general.)
+# Any s of slope ≤ 1 bounds (6) from below. One such s is minus the distance to the nearest training
+# digit. That distance has a median of 4.82 for draws and 4.40 for test digits (metrics.json), so W
+# is about 0.4 or more, if means differ as medians do. A small critic with a slope that is asked
+# for, not forced, says 0.17. (Stanczuk et al. 2021, arXiv 2103.01678, argue so of WGANs.)
 #
 # Interpolation. z ~ N(0, I) in Z dimensions has a length near √Z, and two of them are nearly
 # perpendicular. So half way on the straight line between them the length is smaller by a factor of
@@ -352,15 +353,15 @@ class Discriminator(nn.Module):
 
 def discriminator_loss(real, fake, objective="ns"):
     """What D minimises, given its logits of real images and of drawings, (B,) each -> (). "ns":
-    minus (1); "wgan-gp": minus (6)."""
+    −log D(x) − log(1 − D(G(z))), minus (1); "wgan-gp": s(G(z)) − s(x), minus (6)."""
     if objective == "wgan-gp":
         return fake.mean() - real.mean()
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def generator_loss(fake, objective="ns"):
-    """What G minimises, given the logits of its drawings (B,) -> (). "ns": (5); "wgan-gp": the part
-    of (6) that G can change."""
+    """What G minimises, given the logits of its drawings (B,) -> (). "ns": (5), −log D(G(z));
+    "wgan-gp": the part of (6) that G can change, −s(G(z))."""
     return -fake.mean() if objective == "wgan-gp" else F.softplus(-fake).mean()
 
 
@@ -401,11 +402,11 @@ def discriminator_step(generator, discriminator, optimizer, x, y, objective, pen
 
 def generator_step(generator, discriminator, optimizer, n, y, objective, noise=0.0):
     """One step of G on n new drawings -> (its loss, gradient norm). D's weights get gradients here
-    as well; its own step sets them to zero before it uses them. Backward and step are in update(),
-    which the last line calls."""
+    as well; its own step sets them to zero before it uses them."""
     fake = discriminator(blurred(generator(generator.noise(n), y), noise), y)
     loss = generator_loss(fake, objective)
-    return loss.item(), update(generator, optimizer, loss)
+    norm = update(generator, optimizer, loss)  # backward and step
+    return loss.item(), norm
 
 
 def update(network, optimizer, loss):
@@ -675,7 +676,8 @@ ABOUT = {
         "neighbours.png": "Twelve draws above the training digits that are nearest to them, in "
                           "pixels and in the judge's features: relatives, or copies?",
         "losses.png": "Both losses, and what D says of real images and of drawings: they hardly "
-                      "move, while loss.png shows that the digits get better.",
+                      "move, while loss.png shows that the digits get better. (If D tosses "
+                      "coins they are 1.386 and 0.693, and D says ½.)",
         "shares.png": "How often each digit is drawn, beside how often it is in the test set: if "
                       "modes had collapsed, some bars would be missing.",
     },

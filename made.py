@@ -175,8 +175,8 @@ VARIANTS = {  # what some defaults are if another setting has that value
 #
 # (sections 3 and 4 of the MADE paper). On any path, place of the pixel ≤ m ≤ … ≤ m < place of the
 # logit: one sign is strict, so the pixel comes before the logit's own. And all of those can arrive:
-# if place(i) < place(d), any unit whose degree is one of place(i) … place(d)−1 passes it on (there
-# has to be one: see (6) and (7)). With 4 pixels and one unit of each degree:
+# if place(i) < place(d), any unit of a degree from place(i) to place(d)−1 passes it on (see (6),
+# (7)). With 4 pixels and a unit of each degree (a path: pixel 1, unit 2, logit 3):
 #
 #                  pixel  1 2 3 4              unit m = 1 2 3                   pixel  1 2 3 4
 #       unit m = 1        █ · · ·        logit 1        · · ·         logit 1          · · · ·
@@ -211,7 +211,7 @@ VARIANTS = {  # what some defaults are if another setting has that value
 
 
 def bernoulli_log_prob(logits, x):
-    """log p(x) of (1), given its factors' logits. Both (B, 1, H, W), x in {0, 1} -> (B,) nats."""
+    """(1): Σ_d x_d ℓ_d − softplus(ℓ_d). Both (B, 1, H, W), x in {0, 1} -> log p(x), (B,) nats."""
     # log sigmoid(ℓ) for x = 1, log(1 − sigmoid(ℓ)) for x = 0; softplus(ℓ) = log(1 + e^ℓ). By way of
     # probabilities a sigmoid that rounds to 0 or 1 gives log 0 = −inf once the network is sure.
     utils.check_pixels(x)
@@ -231,8 +231,7 @@ def build_masks(place, degree):
 
 
 def masked(weight, mask):
-    """The weights of a masked layer (3): those that may live; the others are 0, and so is their
-    gradient."""
+    """(3): W ⊙ A. What may not live is 0, and so is its gradient."""
     return torch.where(mask, weight, 0.0)
 
 
@@ -285,8 +284,8 @@ class MADE(nn.Module):
         return torch.randperm(self.last.out_features) + 1
 
     def new_degree(self, place, m=0):
-        """Degrees for an order by (7): of unit k the (k + ½)/U quantile of the pixels' variance,
-        counted in that order (searchsorted finds it). m: the mask set. -> (U,) int64, 1..D−1."""
+        """(7): units of degree t ∝ p̄ (1 − p̄) + 0.01, p̄ of pixel o(t); unit k has the (k + ½)/U
+        quantile, which searchsorted finds. m: the mask set. -> (U,) int64, 1..D−1."""
         variance = self.mean * (1 - self.mean) + 0.01
         variance = variance[place.to(self.mean.device).argsort()]  # in the order of drawing
         share = variance.cumsum(0) / variance.sum()
@@ -360,8 +359,8 @@ class MADE(nn.Module):
                             for mask_set in zip(self.place, self.degree)])
 
     def log_prob(self, x, y=None):
-        """log p(x), exact: with M > 1 of the mixture (8), whose parts are averaged as
-        probabilities. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
+        """log p(x), exact: (8), log 1/M Σ_m p_m(x), a mean of probabilities.
+        x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
         return torch.logsumexp(self.log_probs(x, y), dim=0) - math.log(self.num_masks)
 
     def loss(self, x, y=None, step=0):
@@ -398,10 +397,10 @@ class MADE(nn.Module):
     # since one set of weights has to do for all orders. And random orders are much alike: none like
     # reading order is drawn in training, and in it the same network has 341 nats; left half first,
     # shuffled inside both parts, 119. Part of that may well be our doing: by (7) degrees crowd at
-    # the steps whose pixels vary most, in reading order the middle rows, in a random one nowhere.
-    # So units meet masks that they never had in training; degrees spread as they were there should
-    # cost less (not measured here). It shows: of the eight upper halves in its completion_top.png
-    # one is continued with noise, and others with specks.
+    # the steps whose pixels vary most: in reading order the middle rows; in the random orders of
+    # training they crowd nowhere. So units meet masks that they never had; degrees spread evenly
+    # should cost less (not measured here). The price can be seen: of eight upper halves in its
+    # completion_top.png one is continued with noise, others with specks.
 
     def choose_sets(self, n, generator, known):
         """Which mask set draws which image: a list of (place, degree, indices of images). The toss
@@ -485,7 +484,7 @@ def known_first(known, generator=None):
     inside both parts. -> place (H·W,) int64."""
     order = torch.randperm(known.numel(), generator=generator)
     order = order[(~known.flatten().cpu()[order]).int().argsort(stable=True)]
-    return order.argsort() + 1
+    return order.argsort() + 1  # the inverse permutation: at which step each pixel is drawn
 
 
 def toss(u, logits, x, known):
@@ -519,9 +518,10 @@ def start_of_sample(model, n, y, generator, x, known):
 #
 #   ≥ in (5). A unit of degree place(d) has seen pixel d, and now tells logit d. The loss falls to
 #       6.1 nats, and nothing looks wrong until one draws. When pixel d is due, the input still
-#       holds a 0 for it; the network reads "off" there, and answers "off". All images are
-#       black, but for a few specks. This is *the classic mistake* of the chapter. Its symptom: a
-#       loss too good to be true, and samples with nothing in them.
+#       holds a 0 for it; the network reads "off" there, and answers "off". sample_obvious() draws
+#       black, but for a few specks. (sample(), and so samples.png, asks logit d before those units
+#       are computed: rough digits.) *The classic mistake* of the chapter, and its symptom: a loss
+#       too good to be true, and nothing in the samples.
 #   > in (4), from pixels. One sign on each path is still strict, so nothing leaks; the likelihood
 #       is exact, and a test for leaks is content. But the pixel just before d cannot reach logit d
 #       any more: place(i) < m(k) < place(d) leaves no room. In reading order that is the left
@@ -869,8 +869,8 @@ def plot_pictures(model, folder, x, y):
 # β₁) by the root of a running mean of their squares (β₂): the scale of the loss cancels, and every
 # weight moves by about the learning rate. At first both means know little, so the rate rises over
 # the first twentieth of a run (warm-up); then it falls to 0. A short run is therefore a whole run,
-# which ends with small steps: after 700 steps in all this chapter's default stands at 90.4 nats,
-# and in a run of 9,000 steps, at step 810 and still in full swing, at 95. A gradient whose length
+# which ends with small steps: one of 700 steps ends at 90.4 nats, and one of 9,000 has 95 at its
+# step 810, since its rate is still high there. A gradient whose length
 # is above `clip` is scaled down to it (clipping). (gan.py does without warm-up and clipping, and
 # says so.)
 # --------------------------------------------------------------------------------------------------
@@ -1028,9 +1028,9 @@ ABOUT = {
 #     batch / 2, batch · 2    89.17, 86.37    99.64, 96.42      89.84, 88.35
 #     width / 2, width · 2    88.63, 87.29    98.31, 98.09      90.26, 87.62
 #
-# All do, the furthest by 2.8. Half the batch or half the width takes less time (half a batch of one
-# order as long) and is worse, twice of either takes longer and is better, but for the width of 8
-# orders. Three times the rate costs one order more (2.7 nats) than a third (1.2), and 8 orders as
+# All do, the furthest by 2.8. Half the batch or half the width is worse, and faster (half the batch
+# of one order: not); twice of either is better, and slower, but twice the width of 8 orders is not
+# better. Three times the rate costs one order more (2.7 nats) than a third (1.2), and 8 orders as
 # much either way (2.8 and 2.7). The RNN hardly minds three times (0.5); a third costs it 2.2.
 #
 # All orders at once have a rate and a `clip` of their own, since with the settings of one order,
@@ -1090,7 +1090,7 @@ ABOUT = {
 # 3. --order random. Is it the first pixels that are expensive, or the last? Plot surprise() against
 #    the place. (The first, as nothing is known yet: the order-agnostic run of samples/ pays 54 bits
 #    for its first 196 pixels, and 25 for its last; 2,000 validation images, first mask set.)
-# 4. F.layer_norm(h, (width,)) before each SiLU. (82.5 nats.) Which test says what is wrong?
+# 4. F.layer_norm(h, h.shape[1:]) before each SiLU. (82.5 nats.) Which test says what is wrong?
 # 5. --variant rnn --reach 0: state, and the last pixel alone. (133.2. The 120.6 of the notes are
 #    the same with 40 dead inputs beside that pixel, so that its weight starts smaller: in 120 steps
 #    worth 13 nats.) Then, with the window again, cut the state: leave state_to_head out of head().

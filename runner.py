@@ -212,8 +212,8 @@ class Run:
     def training(self, **parts):
         """Around the training loop. `parts`: all that training changes (what has a state_dict)."""
         self.parts, self.stop, steps = parts, False, self.settings.steps
-        # About twenty evaluations, closer together at the start, where learning is fast.
-        self.evaluations = {max(1, round(steps * (i / 20) ** 2)) for i in range(1, 21)}
+        n = min(20, 4 + steps // 100)  # evaluations, closer together where learning is fast
+        self.evaluations = {max(1, round(steps * (i / n) ** 2)) for i in range(1, n + 1)}
 
         def on_signal(signum, frame):  # Ctrl-C, or a polite kill: after this step, not in it
             if self.stop:

@@ -515,11 +515,11 @@ SENTENCES = {
                           "that are given should go on, each time in another way.",
     "completion_left.png": "The same with the left half given: who draws row by row knows, at a "
                            "pixel, only what is above it and left of it, not the strokes further "
-                           "down, so look for some that do not meet (a model of all orders knows "
-                           "the whole half).",
-    "surprise.png": "Where the bits are: the mean over the test set, and four digits with what "
-                    "each of their pixels (or words) costs; edges are dear, what is inside of a "
-                    "stroke or far from it is nearly free.",
+                           "down, so look for some that do not meet, best in the rows of ones (a "
+                           "model of all orders knows the whole half).",
+    "surprise.png": "Where the bits are: the mean over the test set (the bar is its own), and four "
+                    "digits, from 0 to 5 bits, with what each of their pixels (or words) costs; "
+                    "edges are dear, what is inside of a stroke or far from it is nearly free.",
     "sight.png": "What six logits look at: the brighter, the larger the gradient at that pixel; "
                  "white, where it is exactly 0, has to be the pixel itself (red) and all that is "
                  "drawn after it.",

@@ -150,8 +150,8 @@ SEEN = 6  # numbers that are seen of each of several levels, E
 # (Formulas count steps from 1, code and attention.png from 0.) Off by one to the right (s ≤ t + 1),
 # step t may look at the step that was told w_t, the very word it has to guess. *The classic
 # mistake*: the loss falls to 1.3 "nats" within 200 steps, better than any model there is; but when
-# it draws, the word that it has learned to copy is not there yet. Off by one to the left (s < t),
-# nothing leaks, but step 1 has nothing to look at: a softmax over nothing is 0/0, and the first
+# one draws, the word that the model learned to copy is not there yet. Off by one to the left (s <
+# t), nothing leaks, but step 1 has nothing to look at: a softmax over nothing is 0/0, and the first
 # loss is nan. Some libraries give 0 for 0/0, and then nobody notices. Nor does a test of what
 # depends on what: word t − 1 still arrives, along the residual stream. So one test looks at the
 # weights themselves: 0 for s > t, *and above 0 for all s ≤ t*.
@@ -228,8 +228,8 @@ SEEN = 6  # numbers that are seen of each of several levels, E
 # Sampling fast. The obvious loop runs all steps for each word: T passes. But a new word changes
 # nothing before it (that is what causal means): keys and values of earlier steps stay, so keep
 # them; old queries nobody asks again. Step t then costs its own matrices, and t products of (2) and
-# (3). This is the KV cache; all steps together cost one forward pass. That it takes longer than one
-# all the same is the price of 196 small calls, one after the other. It is also where a large
+# (3). This is the KV cache; all steps together cost one forward pass. They still take longer than
+# one, since they are 196 small calls, one after the other. The cache is also where a large
 # language model's memory goes: 2 · L · T · C numbers a sentence; 75,264 for us.
 #
 # Completion. If some pixels are given, words that disagree with them get −∞, and the softmax shares
@@ -269,7 +269,7 @@ def attention_weights(q, k):
 
 
 def attention(q, k, v):
-    """Causal attention as it is written (2). q, k, v: (B, heads, T, d) -> the same shape."""
+    """(2): a_t = Σ_s A_ts v_s, causal. q, k, v: (B, heads, T, d) -> the same shape."""
     return attention_weights(q, k) @ v
 
 
@@ -776,7 +776,8 @@ ABOUT = {
     "cases": ["--depth 2", "--reach 0", "--patch 1 --reach 0", "--heads 1"],
     "pictures": {
         "attention.png": "Where each head looks at four steps of one digit (red: the word to be "
-                         "guessed): most of the first layer follow the last pixels of the stroke.",
+                         "guessed): most of the first layer follow the last pixels of the stroke. "
+                         "Above each map: its layer, and its largest weight.",
         "temperatures.png": "The same noise at five temperatures: smoother strokes below 1, some "
                             "of which stop short, and crumbs above it.",
     },
@@ -881,7 +882,7 @@ ABOUT = {
 #    it find the plane?
 # 5. Leave out the places, `self.row + self.column`, in embed() and in sample(). (97.9.) How can the
 #    model still know where a row begins? (The entrance sees zeros outside of the image, where
-#    inside it sees ±1.) And with --reach 0?
+#    inside it sees ±1.) And with --reach 0? (127.5, where --reach 0 with places has 114.6.)
 # 6. Norm behind the sum: h = norm(h + …) twice in join(), and none in split(). (93.1.) With
 #    --depth 8?
 # 7. Classifier-free guidance (Ho & Salimans 2022): with --conditional, replace a tenth of the

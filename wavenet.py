@@ -91,8 +91,8 @@ VARIANTS = {}  # no setting changes the defaults of others
 #     v       0    x₁  x₂  x₃  …             shifted once, at the entrance
 #     h_t          knows x₁ … x_{t−1} at most
 #
-# *The classic mistake* is not to shift at all, or to shift twice. Not at all: the loss goes to 0,
-# and what is drawn has nothing to do with digits (made.py shows such losses). Twice (v_t ends with
+# *The classic mistake* is not to shift at all, or to shift twice. Not at all: each step is told its
+# own answer (not tried here; made.py, "What breaks", shows such losses). Twice (v_t ends with
 # x_{t−2}): nothing leaks, every test for leaks passes, and the left neighbour is lost for good. So
 # tests have to ask for both: no future, *and all of the past*.
 #
@@ -175,7 +175,7 @@ VARIANTS = {}  # no setting changes the defaults of others
 # all that is new is one column of the drawing above: per layer, h_t from the layer below, and
 # h_{t−δ}, which was computed δ steps ago. Keep it in a queue of length δ. A step then costs two
 # taps per layer, whatever the field: O(L) instead of O(T L), and all steps together one forward
-# pass. Fast WaveNet (Le Paine et al.) is this remark.
+# pass. This is Fast WaveNet (Le Paine et al.).
 #
 # What WaveNet was for. Sound: 16,000 samples a second, each one of 256 levels (a softmax in place
 # of our sigmoid), no end to the line, and several stacks of 1, 2, …, 512 for a field of several
@@ -296,8 +296,8 @@ class WaveNet(nn.Module):
         return torch.tanh(a) * torch.sigmoid(b)
 
     def streams(self, x, y=None):
-        """The residual stream in front of layer 1 (7), …, L and after the last, L + 1 of (T, B, C),
-        and the sum of skips, (T, B, S)."""
+        """The stream h in front of layer 1 (7), …, L and after the last, by h + R g (5): L + 1 of
+        (T, B, C); and the sum of Q g (6), (T, B, S)."""
         # Shifted by one: step t is told pixels t − N … t − 1, and zeros before the first.
         taps = self.first.in_features
         v = F.pad(2 * x.flatten(1) - 1, (taps, 0)).unfold(1, taps, 1)  # (B, T + 1, N)
@@ -314,7 +314,7 @@ class WaveNet(nn.Module):
         return streams, skips
 
     def logits(self, x, y=None):
-        """All logits of (1) in one pass (7). x: (B, 1, H, W) in {0, 1} -> (B, 1, H, W)."""
+        """(7): last·relu(head·relu(s_t)) + bias_t, one pass. x: (B, 1, H, W) bits -> as many."""
         utils.check_label(self, y)
         _, skips = self.streams(x, y)
         logits = self.last(F.relu(self.head(F.relu(skips))))[..., 0]  # (T, B)
@@ -525,7 +525,8 @@ ABOUT = {
     "cases": ["--first-taps 1", "--dilations line --first-taps 1"],
     "pictures": {"receptive_field.png": "What one step (red) sees after each layer, in this model "
                  "and in two new ones with a single first tap: one looks back by columns and rows "
-                 "in turn, the last along the line, twice as far with each layer."},
+                 "in turn, the last along the line, twice as far with each layer. Colours: log₁₀ "
+                 "of the gradient, from −4 (dark) to 0 (yellow); white: 0."},
 }
 
 # --------------------------------------------------------------------------------------------------

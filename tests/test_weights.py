@@ -200,7 +200,7 @@ def test_pictures_are_there_from_the_first_evaluation_on_and_are_renewed():
             super().record(*args, **how)
             shown.append(Path("runs/toy/progress.png").read_bytes())
 
-    toy.main([], Seen)
+    toy.main(["--steps", "800"], Seen)
     assert Path("runs/toy/loss.png").exists() and len(shown) > 10
     heights = [Image.open(io.BytesIO(png)).height for png in shown]
     assert heights[0] < 120 and Image.open("runs/toy/progress.png").height > 5 * heights[0]
