@@ -4,6 +4,7 @@ draws.py: what a trained model draws, as files
 No generative model: model.sample(n, labels, generator) is asked, and its images are written.
 """
 import io
+import time
 
 import numpy as np
 import torch
@@ -11,6 +12,17 @@ import torch
 import pictures
 import utils
 from utils import fail
+
+
+def median_seconds(f, repeats=5):
+    """Median wall-clock seconds of f(), after one call that warms up."""
+    f()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        f()
+        times.append(time.perf_counter() - start)
+    return round(sorted(times)[repeats // 2], 4)
 
 
 def write(run, model):
@@ -33,6 +45,7 @@ def write(run, model):
     chosen = {"seed": seed, **how} if run.sample_only and "seed" in run.chosen else how
     name = "_".join(["samples"] + [f"{key}{value}" for key, value in chosen.items()]) + ".png"
     n = 8 * model.classes if model.classes and label is None else 64
+    run.check_still_ours()
     pictures.save_grid(run.folder / name, model.sample(n, labels(n, 8), generator))
     print(f"wrote {run.folder / name}")
     if not run.args.num_samples:

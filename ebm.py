@@ -932,6 +932,8 @@ def train(model, data, run):
                                  betas=(0.0 if s.variant == "rbm" else 0.9, 0.999))
     judge = run.load_judge() if grey else None
     real = judged(judge, data.val)[0] if grey else None
+    if s.variant == "residual":  # anew: of few images a run is shorter than build() knew
+        model.base_steps = int(s.base_part * s.steps)
     with run.training(model=model, optimizer=optimizer):
         while run.step < s.steps:
             optimizer.param_groups[0]["lr"] = rate(run.step, s)

@@ -565,8 +565,16 @@ class Flow(nn.Module):
         self.begins.copy_(begins_of_bins(self.counts, len(self.begins) - 1))
         self.start_looking()
 
+    def check_levels(self, x):
+        """ValueError if x has no levels in it, but, say, brightness in [0, 1]."""
+        utils.check_pixels(x, self.levels - 1)
+        if (x != x.round()).any():
+            raise ValueError(f"levels are whole numbers, 0 … {self.levels - 1}: multiply an image "
+                             f"in [0, 1] by {self.levels - 1}, and round")
+
     def dequantize(self, x, generator=None):
         """(4): u = F(x) + (F(x+1) − F(x)) r. x (B, 1, H, W) -> u in (0, 1), and log V, (B,)."""
+        self.check_levels(x)
         r = torch.rand(x.shape, generator=generator).to(self.cdf)
         start, end = self.cdf[x.long()], self.cdf[x.long() + 1]
         u = start + (end - start) * r
@@ -629,7 +637,7 @@ class Flow(nn.Module):
         the CPU, since cells of rare levels are narrow. (What is less probable than 1e-15 is beyond
         its digits, and costs at most 69 nats.)"""
         utils.check_label(self, y)
-        utils.check_pixels(x, self.levels - 1)
+        self.check_levels(x)
         seen = self.look(x.flatten(1).to(self.cdf.device).long())
         nats, cdf, edges = torch.zeros(x.flatten(1).shape, dtype=torch.float64), *(
             t.cpu().to(torch.float64) for t in (self.cdf, self.edges))
@@ -653,10 +661,11 @@ class Flow(nn.Module):
         the first in the order of plan(), as [::2, ::2] or [::4, ::4] are."""
         utils.check_label(self, y)
         utils.check_given(x, known)
-        z = torch.rand(n, 1, *self.image_size, generator=generator).to(self.cdf)
+        z = torch.rand(n, 1, *self.image_size, generator=generator).to(self.cdf.dtype)
         temperature = self.temperature if temperature is None else temperature
         if temperature != 1:
             z = torch.special.ndtr(temperature * torch.special.ndtri(z.clamp(1e-6, 1 - 1e-6)))
+        z = z.to(self.cdf.device)
         x = None if x is None else (x.to(z) * (self.levels - 1)).round()
         u = self.decode(z, None if y is None else y.to(z.device), x, known)
         levels = self.quantize(u).to(z)
@@ -750,12 +759,12 @@ def plot_couplings(path, model, x, y):
 def plot_paths(path, model, x, y):
     """From one digit to the next of levels x (n, 1, H, W), between their latents, as Gaussians."""
     u, _ = model.dequantize(x, torch.Generator().manual_seed(0))
-    z = torch.special.ndtri(model.encode(u, y)[0].clamp(1e-6, 1 - 1e-6)).flatten(1)
+    z = torch.special.ndtri(model.encode(u, y)[0].cpu().clamp(1e-6, 1 - 1e-6)).flatten(1)
     t, rows = torch.linspace(0, 1, 12).to(z), []
     for i in range(0, len(x), 2):
         between = torch.special.ndtr(sphere(z[i], z[i + 1], t)).view(-1, *x.shape[1:])
-        label = None if y is None else torch.where(t < 0.5, y[i], y[i + 1])
-        images = model.quantize(model.decode(between, label)) / (model.levels - 1)
+        label = None if y is None else torch.where(t.to(y.device) < 0.5, y[i], y[i + 1])
+        images = model.quantize(model.decode(between.to(u), label)) / (model.levels - 1)
         ends = [x[j:j + 1].to(images) / (model.levels - 1) for j in (i, i + 1)]
         rows.append(("a test digit … another" * (i == 0), torch.cat([ends[0], images, ends[1]])))
     pictures.labelled_rows(path, rows)

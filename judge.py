@@ -28,10 +28,10 @@ Reached   99.46 % of the grey test digits and 99.23 % of the binarized ones righ
           the same units: those made with two judges cannot be compared.
 """
 import hashlib
+import io
 import json
 import math
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -44,6 +44,7 @@ from tqdm import tqdm
 
 import utils
 from settings import Parser
+from streams import seen_by_somebody
 
 JUDGE = Path(__file__).resolve().parent / "data" / "judge.pt"
 LEAST = 100  # images: fewer have no covariance in 64 dimensions that is worth the name
@@ -110,7 +111,7 @@ def train_judge(data, steps=3000, batch_size=128, lr=3e-3, seed=0):
     torch.manual_seed(seed)
     judge = Judge().to(data.train.device)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.01, fused=True)
-    for step in tqdm(range(steps), desc="judge", mininterval=0.5 if sys.stderr.isatty() else 30):
+    for step in tqdm(range(steps), desc="judge", mininterval=0.5, disable=not seen_by_somebody()):
         warm, left = (step + 1) / (0.05 * steps + 1), 1 - step / steps  # as in the chapters
         optimizer.param_groups[0]["lr"] = lr * min(warm, left)
         i = torch.randint(len(data.train), (batch_size,), device=data.train.device)
@@ -320,12 +321,13 @@ def main(argv=None):
     if (args.file is None) != args.train or (args.train and args.json is not None):
         utils.fail("give FILE.npy, to score its images (--json says where to), or --train alone.")
     if args.train:
+        Path("runs").mkdir(exist_ok=True)
         data, start = utils.load_mnist(args.data_dir), time.perf_counter()
         judge = train_judge(data)
         right = [(judged(judge, x)[1] == data.test_labels).double().mean().item()
                  for x in (data.test, data.x_test)]  # grey, and binarized
-        Path("runs").mkdir(exist_ok=True)
-        torch.save(judge.state_dict(), "runs/judge.pt")
+        torch.save(judge.state_dict(), content := io.BytesIO())
+        utils.write_atomically("runs/judge.pt", content.getbuffer())
         print(f"runs/judge.pt: {100 * right[0]:.2f} % of the grey test digits right, "
               f"{100 * right[1]:.2f} % of the binarized ones; {time.perf_counter() - start:.0f} s")
         return

@@ -11,7 +11,6 @@ import math
 import os
 import shlex
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -26,7 +25,8 @@ import own_data
 import pictures
 import utils
 import weights
-from settings import flag, parse, resolve, run_name
+from settings import called, flag, parse, pick_device, resolve, run_name
+from streams import seen_by_somebody
 from utils import fail, write_atomically
 
 try:
@@ -91,7 +91,7 @@ class Run:
     def command_on(self, *words):
         """What starts a new run from this one."""
         words = [*["--data", self.args.data] * bool(self.args.data), *words]
-        return f"python {self.script}.py --start-from {shlex.join(map(str, [self.folder, *words]))}"
+        return shlex.join(map(str, [*called(self.script), "--start-from", self.folder, *words]))
 
     def agreed(self):
         """The checkpoint's settings; SystemExit if another value was typed for one of them."""
@@ -115,10 +115,6 @@ class Run:
             model = build(self.settings, self.settings.image_size)
         except ValueError as error:
             fail(error)
-        except RuntimeError as error:  # by which torch says that there is not enough memory
-            if "alloc" not in str(error):
-                raise
-            fail("there is not enough memory for a model of that size; choose a smaller one.")
         self.open_folder()
         model.to(self.device)
         return model
@@ -148,10 +144,11 @@ class Run:
         self.locked = open(self.folder / ".lock", "a+")
         try:
             fcntl and fcntl.lockf(self.locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.locked.seek(0)
-            fail(f"another run is at work in {self.folder} (process {self.locked.read().strip()}); "
-                 "wait for it, or choose another --out.")
+        except OSError as error:
+            if isinstance(error, BlockingIOError | PermissionError):  # else it knows no locks
+                self.locked.seek(0)
+                fail(f"another run is at work in {self.folder} (process "
+                     f"{self.locked.read().strip()}); wait for it, or choose another --out.")
         self.locked.truncate(0)
         self.locked.write(str(os.getpid()))
         self.locked.flush()
@@ -170,6 +167,8 @@ class Run:
         aside = next(p for k in range(1, 10**9)
                      if not (p := Path(f"{self.folder}.{k}")).exists())
         try:
+            if os.name == "nt":  # which renames no folder with an open file in it
+                self.locked.close()
             self.folder.rename(aside)
             self.folder.mkdir()
         except OSError as error:
@@ -202,11 +201,12 @@ class Run:
         """The judge, the same one all through a run: by another one figures have another scale.
         None for images that are not MNIST's, of which it knows nothing."""
         if self.own:
+            print("distances, precision and recall are left out: the judge knows digits alone.")
             return None
-        self.judge = judge.judge_digest()
+        found, self.judge = judge.load_judge(self.device), judge.judge_digest()
         if self.checkpoint and self.checkpoint["judge"] not in (None, self.judge):
             fail(f"{self.path} was judged by another data/judge.pt: bring it back, or train anew.")
-        return judge.load_judge(self.device)
+        return found
 
     @contextlib.contextmanager
     def training(self, **parts):
@@ -220,20 +220,19 @@ class Run:
                 raise SystemExit(130)  # the second Ctrl-C: at once; the last checkpoint stands
             self.stop = True
 
-        handlers, main = {}, threading.current_thread() is threading.main_thread()
-        for s in (signal.SIGINT, signal.SIGTERM) * main:  # no other thread may set them
-            if signal.getsignal(s) != signal.SIG_DFL:  # not in a notebook's way
-                handlers[s] = signal.signal(s, on_signal)
         if self.start:
             weights.load_start(parts, self.start, self.began_from, self.data)
         if not self.checkpoint:
             self.move_aside()
         self.restore() if self.checkpoint else self.save()
-        # Into a log file the bar would write a line at each update: there it moves twice a minute.
         self.bar = tqdm(total=steps, initial=self.step, desc="training", unit="step",
-                        dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 30)
+                        dynamic_ncols=True, mininterval=0.5, disable=not seen_by_somebody())
         self.mark = self.saved = time.perf_counter()
+        handlers, main = {}, threading.current_thread() is threading.main_thread()
         try:
+            for s in (signal.SIGINT, signal.SIGTERM) * main:  # no other thread may set them
+                if signal.getsignal(s) != signal.SIG_DFL:  # not in a notebook's way
+                    handlers[s] = signal.signal(s, on_signal)
             yield
         finally:
             self.bar.close()
@@ -293,13 +292,12 @@ class Run:
         found = f"train {train_nats:7.2f} | val {val_nats:7.2f} nats | {bits:.4f} bits/dim" \
             if bits is not None else f"Fréchet distance {distance:7.2f}" if distance is not None \
             else "no likelihood, no judge" if score is None else f"{score:7.2f} nats of levels"
-        with contextlib.suppress(OSError, ValueError):  # a full disk does not end training
-            (tqdm.write if sys.stderr.isatty() else print)(
-                f"step {self.step:>6} | {images:>9,} images | {found} | {seconds:6.1f} s")
+        tqdm.write(f"step {self.step:>6} | {images:>9,} images | {found} | {seconds:6.1f} s")
         self.leave_if_stopped()
 
     def plot_progress(self):
         """loss.png, progress.png."""
+        self.check_still_ours()
         start = time.perf_counter()
         pictures.plot_loss(self.folder / "loss.png", self.curve)
         pictures.labelled_rows(self.folder / "progress.png", [
@@ -311,12 +309,12 @@ class Run:
     def leave_if_stopped(self):
         """After Ctrl-C, and with everything saved."""
         if self.stop:
-            words = ["python", f"{self.script}.py", "--resume", "--out", str(self.folder)]
-            for name in ("data", "data_dir", "threads", "num_samples"):  # not in the checkpoint
+            words = [*called(self.script), "--resume", "--out", self.folder]
+            for name in ("data", "data_dir", "device", "threads", "num_samples"):  # not in it
                 value = getattr(self.args, name)
-                words += [flag(name), str(value)] * (value not in (None, "data"))
+                words += [flag(name), value] * (value not in (None, "data", pick_device("auto")))
             words += ["--png"] * self.args.png
-            tqdm.write(f"stopped at step {self.step}; go on with: {shlex.join(words)}")
+            tqdm.write(f"stopped at step {self.step}; go on with: {shlex.join(map(str, words))}")
             raise SystemExit(130)
 
     # --------------------------------------------------------------------------- its checkpoint
@@ -422,9 +420,11 @@ class Run:
         """Write weights.pt, metrics.json, loss.png, progress.png. likelihood: "exact", "bound",
         "estimate" (with nats_interval=) or "none". left_out: names of weights that begin so are not
         needed to draw. own: the chapter's further figures, all of which have to be finite."""
-        self.check_finite(test_nats=test_nats, **own)
         y, s = utils.row_labels(model, 64, 8), self.settings
-        sample_seconds = utils.median_seconds(lambda: model.sample(64, y))
+        self.check_finite(test_nats=test_nats, **own)
+        if own.get("bayes_accuracy") and own["marginal_nats"] > test_nats + math.log(s.classes):
+            raise AssertionError("p(x) = ⅒ Σ_y p(x|y) came out below p(x|y) / 10")
+        sample_seconds = draws.median_seconds(lambda: model.sample(64, y))
         self.eval_seconds += time.perf_counter() - self.mark
         metrics = {
             "model": self.script, "variant": getattr(s, "variant", ""),

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import importlib
 import math
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -152,6 +153,9 @@ def parse(script, description, settings, variants, argv):
         "device": "auto", "threads": None, "data_dir": "data", "data": None, "out": None,
         "start_from": None, "resume": False, "sample_only": False, "num_samples": None,
         "png": False, "label": None, **typed})
+    for name in ("data", "out", "start_from"):  # --out=~/x: a shell leaves that as it is
+        if getattr(args, name):
+            setattr(args, name, os.path.expanduser(getattr(args, name)))
     if args.resume and args.sample_only:
         fail("--resume trains on and --sample-only does not train: give one of them.")
     if args.start_from and (args.resume or args.sample_only):
@@ -167,6 +171,12 @@ def parse(script, description, settings, variants, argv):
     if args.threads:
         torch.set_num_threads(args.threads)
     return args, chosen, command
+
+
+def called(script):
+    """How it was started, as words: python, and the script with its path."""
+    path = Path(sys.argv[0])
+    return ["python", path if path.stem == script else f"{script}.py"]
 
 
 def resolve(settings, variants, chosen, then=None, begins=False):

@@ -27,6 +27,8 @@ import torch
 import torchvision
 from tqdm import tqdm
 
+from streams import Patient
+
 # --------------------------------------------------------------------------------------------------
 # 1. Errors and files
 # --------------------------------------------------------------------------------------------------
@@ -42,6 +44,7 @@ def fail(message):
 
 def start(main):
     """Run a script's main(); what ends it from outside ends it quietly (Run sees to training)."""
+    sys.stdout, sys.stderr = Patient(sys.stdout), Patient(sys.stderr)
     with contextlib.suppress(AttributeError, ValueError):  # a notebook's stream has no such method
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     if "MPLBACKEND" not in os.environ:  # unless the user (or a notebook) chose how figures appear,
@@ -53,6 +56,11 @@ def start(main):
     except KeyboardInterrupt:
         print("\nstopped; if training had begun, --resume goes on", file=sys.stderr)
         raise SystemExit(130) from None
+    except (MemoryError, RuntimeError) as error:  # which is how torch says it
+        if "alloc" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        fail("there is not enough memory for that: choose a smaller --width, --batch-size, or "
+             "number of draws.")
     except BrokenPipeError:  # `python vae.py | head`: the reader has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
@@ -316,7 +324,9 @@ def check_pixels(x, top=1):
 
 
 def check_given(x, known):
-    """ValueError if pixels are given, and not which, or the other way round."""
+    """ValueError if pixels are given, and not which, or the other way round; or as grey levels."""
+    if x is not None:
+        check_pixels(x)
     if (x is None) != (known is None):
         raise ValueError("x and known go together: the pixels that are given, and which those are")
 
@@ -337,14 +347,3 @@ def machine():
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
                          "torchvision": torchvision.__version__, "numpy": np.__version__}}
-
-
-def median_seconds(f, repeats=5):
-    """Median wall-clock seconds of f(), after one call that warms up."""
-    f()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        f()
-        times.append(time.perf_counter() - start)
-    return round(sorted(times)[repeats // 2], 4)

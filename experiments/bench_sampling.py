@@ -22,6 +22,7 @@ import time
 import torch
 from fit import command_line, values
 
+import draws
 import settings
 import utils
 
@@ -44,9 +45,9 @@ def measure(make, n):
     three in seconds."""
     torch.manual_seed(0)
     model, x = make(), torch.zeros(n, 1, 28, 28)
-    fast = utils.median_seconds(lambda: model.sample(n))
-    one_pass = utils.median_seconds(lambda: model.logits(x))
-    single = utils.median_seconds(lambda: model.sample(1))
+    fast = draws.median_seconds(lambda: model.sample(n))
+    one_pass = draws.median_seconds(lambda: model.logits(x))
+    single = draws.median_seconds(lambda: model.sample(1))
     passes = 784 // getattr(model, "patch", 1) ** 2
     obvious, whole = passes * one_pass, passes * one_pass < 30
     if whole:

@@ -231,9 +231,12 @@ def test_what_makes_no_sense_is_refused(name, flags):
                 chapter.evaluate(draws, x, None)
         chapter.evaluate(draws, one / 255, None)  # control
     if "known" in inspect.signature(draws.sample).parameters:
-        for given in ({"x": one / 255}, {"known": torch.zeros(28, 28, dtype=torch.bool)}):
+        known = torch.zeros(28, 28, dtype=torch.bool)
+        for given in ({"x": one / 255}, {"known": known}):
             with pytest.raises(ValueError, match="go together"):
                 draws.sample(2, **given)
+        with pytest.raises(ValueError, match="pixels have to lie in 0 … "):
+            draws.sample(2, x=one, known=known)
 
 
 # --------------------------------------------------------------- the loop does what it says it does

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import draws
 import pictures
 import utils
 
@@ -153,7 +154,7 @@ def test_nats_of_784_coins_are_one_bit_a_pixel():
 
 def test_a_timing_is_the_median_of_calls_that_are_warm():
     naps = iter([0.3, 0.2, 0.0, 0.05, 0.2, 0.0])  # the first one warms up
-    assert 0.05 <= utils.median_seconds(lambda: time.sleep(next(naps))) < 0.15
+    assert 0.05 <= draws.median_seconds(lambda: time.sleep(next(naps))) < 0.15
 
 
 # --------------------------------------------------------------------- a full set made for the test

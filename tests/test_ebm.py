@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 import ebm
 import judge
+import runner
 import utils
 from ebm import RBM, Residual, Smoothed
 
@@ -542,3 +543,21 @@ def test_labels_have_a_z_of_their_own():
 def test_sizes_that_cannot_be_are_refused_with_a_sentence():
     with pytest.raises(ValueError, match="halved twice"):
         Residual(30)
+
+
+def test_few_images_shorten_the_base_as_well():
+    """On the small set a run is a quarter as long, which build() does not know yet; and a run that
+    is resumed is built with the shorter one."""
+    class Ready(Exception):
+        pass
+
+    class Run(runner.Run):
+        def training(self, model, **parts):
+            raise Ready(model.base_steps, self.settings.steps)
+
+    for flags, steps in (([], ebm.SETTINGS["steps"].default // 4), (["--steps", "80"], 80)):
+        run = Run(ebm.__file__, "", ebm.SETTINGS, ebm.VARIANTS, ["--width", "4", *flags])
+        model, data = run.build(ebm.build), run.load_data()
+        with pytest.raises(Ready) as ready:
+            ebm.train(model, data, run)
+        assert ready.value.args == (int(run.settings.base_part * steps), steps)

@@ -391,3 +391,15 @@ def test_a_nudge_moves_this_part_of_the_digits_by_a_pixel():
     wanted[1, 1] = 0.2  # a tenth was not touched
     assert torch.allclose(share, wanted, atol=0.015)
     assert not torch.allclose(flow.nudge(digits.clone(), 0.5).mean(dim=(0, 1)), wanted, atol=0.015)
+
+
+def test_brightness_is_not_taken_for_levels():
+    """An image in [0, 1] as levels would be nearly black, and have a splendid probability."""
+    model = lively(levels=256)
+    levels = torch.randint(256, (2, 1, 4, 4))
+    for ask in (model.log_prob, model.bound, model.dequantize):
+        with pytest.raises(ValueError, match="whole numbers, 0 … 255"):
+            ask(levels / 255)
+        with pytest.raises(ValueError, match="pixels have to lie in 0 … 255"):
+            ask(levels - 300)
+        ask(levels)  # control

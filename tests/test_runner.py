@@ -558,3 +558,106 @@ def test_a_rate_far_too_high_leaves_no_poisoned_checkpoint():
     with contextlib.suppress(SystemExit):
         toy.main(["--out", "a", "--lr", "1e8", "--beta", "1e9"])
     assert all(torch.isfinite(v).all() for v in checkpoint("a")["parts"]["model"].values())
+
+
+# ------------------------------------------------------- streams, memory, disks that know no locks
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("streams", [">/dev/full", "2>/dev/full", ">/dev/full 2>&1", ">&-", "2>&-",
+                                     ">&- 2>&-"])
+def test_what_cannot_be_said_ends_no_run(streams, tmp_path):
+    """A full disk, a stream that was closed: lines are lost, the run is not."""
+    line = f"{sys.executable} {ROOT / 'tests' / 'toy.py'} --out a {streams}"
+    done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a" / "metrics.json").exists() and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_in_a_log_file_no_line_is_glued_to_another(tmp_path):
+    with open("log.txt", "w", encoding="utf-8") as log:
+        subprocess.run([sys.executable, str(ROOT / "tests" / "toy.py"), "--steps", "300"],
+                       stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path, check=True)
+    text = Path("log.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if "images |" in line]
+    assert len(lines) == 7 and all(line.startswith("step ") for line in lines)
+    assert "\r" not in text and "it/s" not in text
+
+
+def test_too_little_memory_is_said_in_a_sentence(fails):
+    def hungry():
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't "
+                           "allocate memory: you tried to allocate 4000000000000 bytes.")
+
+    kept = sys.stdout, sys.stderr
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        fails(lambda: utils.start(hungry), "not enough memory", "--batch-size")
+
+        def other():
+            raise RuntimeError("shapes do not fit")
+
+        with pytest.raises(RuntimeError, match="shapes"):  # control
+            utils.start(other)
+    finally:
+        sys.stdout, sys.stderr = kept
+        signal.signal(signal.SIGTERM, handler)
+
+
+def test_a_disk_that_knows_no_locks_is_no_other_run(monkeypatch, fails):
+    class Fcntl:
+        LOCK_EX = LOCK_NB = 0
+
+        def lockf(*what):
+            raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(runner, "fcntl", Fcntl)
+    toy.main(["--out", "a"])
+    assert Path("a/metrics.json").exists()
+
+    def taken(*what):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    Fcntl.lockf = taken  # control
+    fails(lambda: toy.main(["--out", "b"]), "another run is at work")
+
+
+def test_home_is_found_in_every_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    toy.main(["--out=~/a"])
+    assert (tmp_path / "a" / "metrics.json").exists() and not Path("~").exists()
+    toy.main(["--start-from=~/a", "--out=~/b"])
+    assert (tmp_path / "b" / "metrics.json").exists()
+
+
+def test_the_line_names_the_script_as_it_was_called_and_the_device(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["../tests/toy.py"])
+    monkeypatch.setattr(runner, "pick_device", lambda name: torch.device("cuda"))  # this has one
+    stop_at(11, "--out", "a", "--device", "cpu")
+    line = next(line for line in "".join(capsys.readouterr()).splitlines() if "go on with" in line)
+    assert "python ../tests/toy.py --resume --out a" in line and "--device cpu" in line
+
+
+def test_a_judge_that_is_missing_is_said_in_a_sentence(monkeypatch, fails, tmp_path):
+    monkeypatch.setattr(judge.load_judge, "__defaults__", ("cpu", tmp_path / "none.pt"))
+    run = runner.Run(toy.__file__, "", toy.SETTINGS, toy.VARIANTS, [])
+    fails(run.load_judge, "none.pt is missing or broken")
+
+
+def test_a_mixture_that_is_less_than_a_tenth_of_its_part_is_noticed():
+    class Run(runner.Run):
+        more = 2.2
+
+        def finish(self, *args, **own):
+            self.settings.classes = 10
+            super().finish(*args, **own, bayes_accuracy=0.5,
+                           marginal_nats=args[1] + self.more if len(args) > 1
+                           else own["test_nats"] + self.more)
+
+    toy.main(["--out", "a"], Run)
+    Run.more = 2.4  # more than log 10
+    with pytest.raises(AssertionError, match="came out below"):
+        toy.main(["--out", "b"], Run)
