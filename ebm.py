@@ -1026,7 +1026,8 @@ ABOUT = {
     },
     "abilities": {"likelihood": "estimate (conv: none)", "latent space": "no",
                   "interpolation": "no", "completion": "any part (residual: the lower one)",
-                  "steps a draw takes": "20 proposals (rbm 1000, conv 300)"},
+                  "steps a draw takes": "20 proposals (rbm 1000, conv 300)",
+                  "besides": "outliers; sums of energies; corrects another model"},
     "variants": {"energy": "", "energy, RBM": "--variant rbm", "energy, conv": "--variant conv"},
     "robust": ["energy"],
     "scored": 2000,  # validation images at each evaluation

@@ -918,7 +918,8 @@ ABOUT = {
                   "latent space": "yes, of 784 dimensions, and exact",
                   "interpolation": "yes, between real digits",
                   "completion": "exact from coarse to fine",
-                  "steps a draw takes": "198: 196 coarse pixels, then the rest in two"},
+                  "steps a draw takes": "198: 196 coarse pixels, then the rest in two",
+                  "besides": "temperature"},
     "variants": {"flow": "", "flow, bits": "--levels 2"},
     "robust": ["flow"],
     "scored": 2000,  # validation images at each evaluation

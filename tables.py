@@ -152,8 +152,10 @@ def grey_table(runs):
 def quality_table(runs, scores, floors, draws):
     """Scores of so many draws, binarized and grey, and the balance of classes."""
     rows, names = [], ("frechet", "precision", "recall")
+    best_first = sorted((run for run in runs if run.folder in scores), key=lambda run: (
+        run.conditional, scores[run.folder]["binarized"]["frechet"]))  # told the digit: apart
     scored = [(run.name + " (grey: its means, no draws)" * run.has_means, scores[run.folder])
-              for run in runs if run.folder in scores]
+              for run in best_first]
     for name, found in scored + [(f"*{name}*", floor) for name, floor in floors.items()]:
         shares = found["binarized"]["shares"]
         rows.append([name, *two(found["binarized"], *names),

@@ -769,7 +769,8 @@ ABOUT = {
                        "457 epochs on a GPU")},
     "abilities": {"likelihood": "exact", "latent space": "no", "interpolation": "no",
                   "completion": "what comes later (below)",
-                  "steps a draw takes": "196, one a word; --patch 1: 784"},
+                  "steps a draw takes": "196, one a word; --patch 1: 784",
+                  "besides": "temperature"},
     "variants": {"transformer_ar": "", "transformer_ar, patch 1": "--patch 1"},
     "robust": ["transformer_ar"],  # single pixels take several times as long
     "small": "--width 8 --depth 1 --heads 2 --eval-images 10",

@@ -2,10 +2,11 @@
 
     python experiments/heaps.py [--data-dir data] [--heaps 8] [--only NAME …] [--json OUT]
 
-For real training digits (random 5,000 of them, bits tossed anew) and for the weights that ship of
-each run in samples/ that is named (all, if none is): Fréchet distance, precision and recall of each
-heap, binarized, beside the binarized test digits, as compare.py scores one heap. Heap k is drawn
-from seed k; compare.py's own has seed 0. results/heaps.json is such a file; what it does not name
+For real digits, bits tossed anew (random 5,000 of the training set; of the validation set, which
+the judge has not seen; other numbers of training digits) and for the weights that ship of each run
+in samples/ that is named (all, if none is): Fréchet distance, precision and recall of each heap,
+binarized, beside the binarized test digits, as compare.py scores one heap. Heap k is drawn from
+seed k; compare.py's own has seed 0. results/heaps.json is such a file; what it does not name
 stays. A script to run, not a test: it needs the full MNIST, and drawing takes minutes.
 """
 import json
@@ -13,20 +14,23 @@ import statistics
 from pathlib import Path
 
 import torch
-from fit import ROOT, command_line, mnist, told
+from fit import ROOT, command_line, mnist
 from score_weights import model_of
 
+import compare
 import judge
 import settings
 import utils
 
 N = 5000  # draws in a heap, as in compare.py
+REAL = {"real training digits": ("train", N), "real validation digits": ("val", N)} | {
+    f"{n} real training digits": ("train", n) for n in (500, 1000, 2000, 10000)}
 
 
-def real_heap(data, seed):
-    """N training digits by chance, as bits."""
+def real_heap(digits, n, seed):
+    """n of these digits by chance, as bits."""
     generator = torch.Generator().manual_seed(seed)
-    some = data.train[torch.randperm(len(data.train), generator=generator)[:N]]
+    some = digits[torch.randperm(len(digits), generator=generator)[:n]]
     return judge.coins(some.float() / 255, seed)
 
 
@@ -34,8 +38,9 @@ def real_heap(data, seed):
 def drawn_heap(chapter, model, data, seed):
     """N draws, as bits; of a conditional model with labels as frequent as in the training set."""
     generator = torch.Generator().manual_seed(seed)
-    data = told(data, model.classes)
-    y = None if data.y_train is None else data.y_train[torch.arange(N) % len(data.y_train)]
+    labels, y = data.train_labels, None
+    if model.classes:
+        y = labels[compare.as_often(labels, torch.bincount(labels).double() / len(labels), N)]
     draws = torch.cat([model.sample(500, None if y is None else y[i:i + 500], generator).cpu()
                        for i in range(0, N, 500)])
     return judge.coins(draws, seed + 1000) if judge.is_grey(draws) else draws
@@ -51,18 +56,19 @@ def main():
     data, network, rows = mnist(parser, args.data_dir), judge.load_judge("cpu"), {}
     if args.json and Path(args.json).exists():
         rows = json.loads(Path(args.json).read_text(encoding="utf-8"))
-    runs = {"real training digits": None} | {
+    runs = REAL | {
         path.parent.name: path.parent for path in sorted((ROOT / "samples").glob("*/weights.pt"))}
     for name in args.only or runs:
         if name not in runs:
             parser.error(f"samples/ has no weights of {name}: choose from {', '.join(runs)}.")
-        if runs[name]:
+        if name not in REAL:
             metrics = json.loads((runs[name] / "metrics.json").read_text(encoding="utf-8"))
             chapter = settings.chapters()[metrics["model"]]
             model, _ = model_of(chapter, runs[name])
         found = []
         for seed in range(1, args.heaps + 1):
-            heap = drawn_heap(chapter, model, data, seed) if runs[name] else real_heap(data, seed)
+            heap = real_heap(getattr(data, runs[name][0]), runs[name][1], seed) \
+                if name in REAL else drawn_heap(chapter, model, data, seed)
             score = judge.scores(network, heap, data.x_test)
             found.append({key: round(score[key], 4) for key in ("frechet", "precision", "recall")})
         rows[name] = found
