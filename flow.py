@@ -36,6 +36,8 @@ Papers    Dinh, Krueger & Bengio, NICE, 2014 (arXiv 1410.8516): coupling layers
           Kingma et al., IAF, 2016 (1606.04934); Papamakarios et al., MAF, 2017 (1705.07057): an
           autoregressive model is a flow; Zhai et al., TarFlow, 2024 (2412.06329): of transformers
           Jordan et al., Muon, 2024: the optimizer, which has a small chapter of its own, muon.py
+Sittings  two: what a flow is, networks and maps, to the mark "Here the first sitting ends"; then
+          the flow itself, how it draws, and how it is measured and trained
 Lecture   Berkeley CS294-158, lecture 3: flow models
 Run       python flow.py                        train, draw, measure; writes runs/flow/
           python flow.py --levels 2             the binarized digits: nats, as in README's table
@@ -222,15 +224,6 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 # parts exchanged; the other is that one affine map cannot make noise of a pixel. (RealNVP then lets
 # half of the numbers go as latents, the multi-scale architecture.) A spline can come close in one
 # go, so here each pixel is moved once: that is easy to read backwards, and P(x) above needs it.
-#
-# Drawing. Begin with noise and undo the couplings, last one first: the 196 coarse pixels, one after
-# the other, then all 3s at once, then all 1s and 2s: 198 passes of small networks, all images at
-# once.
-# So a flow that moves each part once *is* an autoregressive model, whose steps are not pixels but
-# parts; and an autoregressive model is a flow, p(x_d | before) with its distribution function as g,
-# triangular by nature. (MAF, and our third step. One pass finds z, drawing takes a pass for each
-# pixel. Turned round, IAF, it draws in one pass, and needs one for each pixel to score a
-# digit that it has not drawn itself.)
 #
 # Mixing. Glow puts a learned matrix over channels between couplings, log |det| = log |det W| a
 # place, where RealNVP exchanges halves. Here the coordinates have cells: after a mixture of four
@@ -429,6 +422,10 @@ def affine_back(z, says, additive=False):
     shift, scale = shift_and_scale(says, additive)
     return ((logit(z)[0] - shift) * (-scale).exp()).sigmoid()
 
+
+# --------------------------------------------------------------------------------------------------
+# Here the first sitting ends. The second needs ConvNet and PixelNets of it, and what g does.
+# --------------------------------------------------------------------------------------------------
 
 # --------------------------------------------------------------------------------------------------
 # The flow
@@ -653,6 +650,15 @@ class Flow(nn.Module):
         return self.log_probs(x, y).flatten(1).sum(dim=1)
 
     # ------------------------------------------------------------------------------------ sampling
+    #
+    # Drawing. Begin with noise and undo the couplings, last one first: the 196 coarse pixels, one
+    # after the other, then all 3s at once, then all 1s and 2s: 198 passes of small networks, all
+    # images at once.
+    # So a flow that moves each part once *is* an autoregressive model, whose steps are not pixels
+    # but parts; and an autoregressive model is a flow, p(x_d | before) with its distribution
+    # function as g, triangular by nature. (MAF, and our third step. One pass finds z, drawing takes
+    # a pass for each pixel. Turned round, IAF, it draws in one pass, and needs one for each pixel
+    # to score a digit that it has not drawn itself.)
 
     @torch.no_grad()
     def sample(self, n, y=None, generator=None, x=None, known=None, temperature=None):
@@ -941,26 +947,47 @@ ABOUT = {
 # --------------------------------------------------------------------------------------------------
 # What was measured
 #
-# What networks see and say. Exact nats of 2,000 grey validation images after 400 steps of 64, rate
-# 8e-3, one thread, seed 0, single runs (no file is kept); in the middle those of the pixels that
-# each coupling moves, half of all, a quarter, and the coarse ones:
+# What each detail is worth. Runs of 400 steps, one a row: exact nats of 1,000 validation images,
+# the bound from one draw of noise, the distance of 1,000 draws to validation digits (grey; of bits
+# binarized), seconds on one thread of a busy machine (experiments/ablate_flow.py; the file is
+# results/ablations/flow.json; flow.png beside it shows draws):
 #
-#     a rank; slopes that are straight between 15 knots     592.6     259.3   145.1   188.2    105 s
-#     a rank; 32 bins                                       587.8     255.4   143.3   189.2     99 s
-#     convolutions: the rank, and is it 250, … 255?         571.3     246.1   136.3   188.9    102 s
-#     convolutions: six numbers that are learned            567.1     242.4   135.8   188.9    135 s
-#     and coarse pixels the mean of these                   560.1     242.6   136.1   181.5    107 s
-#     the same, twice the rate                              558.5     241.6   136.0   181.0    108 s
+#                                                 nats     bound distance  training
+#     as it is                                   556.8     556.8      6.2     172 s
+#       seed 1                                   556.2     556.2      6.4     141 s
+#       seed 2                                   555.6     555.6      6.5     113 s
+#       levels as ranks                          582.3     582.3      6.2     112 s
+#       levels as brightness                     608.3     608.3      5.7      89 s
+#       coarse pixels are told no means          561.7     561.7      6.0     124 s
+#       bins of equal widths                     602.8     609.1      6.9      98 s
+#       a transformer for the coarse pixels      555.7     555.7     10.2     226 s
+#       three couplings a word                   549.4     549.4      6.7     147 s
+#       Adam, rate 1e-2                          570.9     570.9     10.0      80 s
+#       Adam, rate 4e-3                          576.8     576.8     12.8      94 s
+#       Adam, rate 1.6e-2                        574.7     574.7      9.8      77 s
+#     affine couplings                           673.8     714.9     38.2     116 s
+#       no noise                                 676.8  −1,019.9     23.4      94 s
+#     additive couplings                         831.8     853.8     93.4     158 s
+#     bits                                        87.4      87.4      4.0      98 s
+#       affine couplings                         131.4     163.3     51.4      82 s
 #
-# (Two other jobs ran beside the one of 135 s.) Which of the six brightest levels a digit has is
-# worth 16 nats to fine pixels; the mean of six learned numbers 7 to coarse ones. These alone, as
-# long, have 186.2 nats by ranks, 181.2 by ranks and means, and 180.8 by six numbers of each pixel
-# before them, in four times the time (no file is kept).
+# Three seeds span 1.2 nats; what is below twice that says nothing (the transformer). What networks
+# see is worth 26 nats twice, from brightness to ranks and from these to six learned numbers; means
+# 5; bins that end where cells end 46, and without that the bound has a gap. Muon is worth 14. The
+# transformer takes longer, and draws worse after as few steps. A third coupling a word (1, then 2
+# beside it, then 3) is worth 7 since networks tell levels apart, before that it was half a nat; the
+# default is still without. "No noise" is the classic mistake: the loss falls to a thousand nats
+# below 0, and no digit is more probable for it: the exact figure asks for the whole cell.
 #
-# Before ranks there was brightness, 2x/255 − 1: 604.6 nats after 800 steps, by ranks 579.0 (first
-# row's splines); with --conditional 606.4 if tables of labels begin as torch's noise, 601.6 as
-# zeros. And a transformer that moved word after word, of 2×2 pixels, had 1.250 bits/dim after 400
-# steps and 180 s, couplings of that design 1.171 after 52 s. (No file is kept.)
+# Before there were bins, couplings of this kind had 1.171 bits/dim after 400 steps and 52 s, and a
+# transformer that moved word after word, of 2×2 pixels, 1.250 after 180 s. Tables of labels that
+# begin as torch's noise cost 4.8 nats after 800 steps of --conditional. (No file is kept.)
+#
+# What hardly helps: the networks of coarse pixels learn by heart, after 3,000 steps of these pixels
+# alone training has 167.4 nats and validation 174.8. A tenth of their units dropped: 175.0, a
+# fifth: 175.3; weights that decay by 0.1 of the rate 174.4, by 0.3 174.5; one in a hundred of the
+# pixels that they are told another digit's 174.6, one in ten 176.4; half the units 175.8. Digits
+# moved by a pixel, three in ten: 174.0 (single runs, no file is kept). So --nudge is there.
 #
 # Where draws go wrong. Fréchet distance of 2,000 draws to grey validation digits, of a flow of
 # 5,500 steps (coarse pixels moved by halves, of 14×14 and again of 7×7), if a part of the pixels is
@@ -978,16 +1005,6 @@ ABOUT = {
 #     49 of them in 8 parts, the 147 others in 4; 128 dense units           184.9
 #     one by one, a network of 32 units for each pixel                      184.2
 #
-# The optimizer. Nats of 2,000 grey validation images after 1,500 steps, when networks looked at
-# brightness (single runs, no file is kept):
-#
-#     Adam, rates of 2e-3, 4e-3, 8e-3                                  611.7   607.5   604.8
-#     Muon for all matrices but network.last, 1e-2; Adam 8e-3                          595.7
-#     the same, three couplings a word instead of two ("Which half?")                  595.1
-#
-# Muon takes a fifth more time a step. Adam's highest rate was its best: a higher one may be better
-# yet. A third coupling takes another fifth, for half a nat: we left it out.
-#
 # What others reach. Bits/dim of grey test digits: MAF 1.89, RealNVP 1.06, Glow 1.05, FFJORD 0.99
 # (FFJORD paper, table 2), Residual Flow 0.97 (Chen et al., 2019); in UvA's notebook 11 eight affine
 # couplings 1.078, with learned noise 1.043, with several scales 1.020 (up to 200 epochs on a GPU).
@@ -1001,21 +1018,38 @@ ABOUT = {
 # 4,000 had 1.027 in 9.9: it learned by heart, 1,500 validation images cost 18 nats more than 1,500
 # training images, after 4,000 steps 5 (no file is kept). This one has not been tried.
 #
-# Turning the knobs: not measured anew since networks see more (experiments/robustness.py). Before
-# that, five rows that were run stayed below twice the distance of the first, 3.46 after 800 steps:
-# other seeds 3.57 and 3.49, half the batch 4.60, twice 2.74, half the width 4.99 (no file is kept).
+# Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
+# the default's steps (600), seed 0 where the row names no other; Fréchet distance of 5,000 draws to
+# grey validation digits, and in brackets the smallest share of a digit among them
+# (experiments/robustness.py; the file is in results/robustness/). Each should end within twice the
+# distance of the first line:
+#
+#                             flow
+#     as it is                4.77 (8.3 %)
+#     seed 1, seed 2          4.70 (8.1 %), 4.65 (8.8 %)
+#     lr / 3, lr · 3          7.06 (7.4 %), 4.50 (8.5 %)
+#     batch / 2, batch · 2    5.82 (8.3 %), 4.05 (8.1 %)
+#     width / 2, width · 2    6.25 (7.9 %), 4.01 (9.0 %)
+#
+# All do, the furthest (lr / 3) by a factor of 1.5, and no digit disappears. A fifth of the steps is
+# short: what learns more a step is better, what learns less is worse.
 # --------------------------------------------------------------------------------------------------
 # Exercises
 # 1. --coupling affine, then additive: how much worse is the exact figure, and how much worse the
-#    bound? (bounds_by_draws in metrics.json.) Why is there no gap between them for a spline?
+#    bound? (bounds_by_draws in metrics.json.) Why is there no gap between them for a spline? (After
+#    400 steps 673.8 and 831.8 for 556.8, 714.9 and 853.8: results/ablations/flow.json.)
 # 2. In the property `edges` return torch.linspace(0, 1, len(self.begins)).to(self.cdf): bins that
-#    end within cells. What becomes of the gap between bound and exact figure?
+#    end within cells. What becomes of the gap between bound and exact figure? (609.1 and 602.8:
+#    results/ablations/flow.json.)
 # 3. In dequantize() put 0.5 for r: no noise. With --coupling affine the loss falls; does the exact
-#    figure, and what does evaluate_noise() say of it? A spline cannot cheat: why?
+#    figure, and what does evaluate_noise() say of it? A spline cannot cheat: why? (The loss falls
+#    to −1,020 in 400 steps, the exact figure to 676.8: results/ablations/flow.json.)
 # 4. In plan() exchange the two couplings: f moves the 3s first. test_reconstruction_is_exact fails,
 #    and yet the probabilities of all images sum to 1: why? Which pixels of a draw are wrong?
+#    (1s and 2s: they look at 3s that are not drawn yet.)
 # 5. --sample-only --temperature 0.5 --num-samples 5000, and judge.py: which of Fréchet distance,
-#    precision and recall gets better, which worse?
+#    precision and recall gets better, which worse? (18.2, 0.87 and 0.55, and a third are nines;
+#    at 0.8 3.56, 0.76 and 0.80, at 1 2.23, 0.69 and 0.85; grey, no file is kept.)
 # 6. Let networks look at noise: in encode(), and in decode() for what is drawn, 2u − 1 for each of
 #    the E numbers. Is (5) still a bound? log_probs(), which chooses the weights, still asks with
 #    levels: is it the same model's, and why may evaluate_noise() stop the run at its end?
