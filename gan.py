@@ -640,6 +640,7 @@ def main(argv=None):
     average, judge = run.load_best(model.average), run.load_judge()
     print("scoring draws against the test set ...")
     labels = data_labels(data, s.test_draws)
+    # (The first 2,000 z also chose the weights. Heaps of other z are no worse: results/heaps.json.)
     draws = average.sample(s.test_draws, labels, torch.Generator().manual_seed(0))
     figures = measure(judge, draws, (data.test, data.x_test)) | obeyed(judge, draws, labels)
     run.check_finite(**figures)
