@@ -20,12 +20,13 @@ from wavenet import WaveNet
 class Streams(WaveNet):
     """WaveNet without labels, whose streams can lose residual connections or skips."""
 
-    residual_stream, all_skips = True, True
+    residual_stream, all_skips, shifted = True, True, True
 
     def streams(self, x, y=None):
         taps = self.first.in_features
         v = F.pad(2 * x.flatten(1) - 1, (taps, 0)).unfold(1, taps, 1)
-        h, skips = self.first(v[:, :-1].transpose(0, 1)) + self.position, 0.0
+        v = v[:, :-1] if self.shifted else v[:, 1:]
+        h, skips = self.first(v.transpose(0, 1)) + self.position, 0.0
         for k, delta in enumerate(self.dilations):
             taps = self.now[k](h)
             if delta < len(h):
@@ -43,6 +44,10 @@ class NoResidual(Streams):
 
 class NoSkip(Streams):
     all_skips = False
+
+
+class NotShifted(Streams):
+    shifted = False
 
 
 class ReluWaveNet(WaveNet):
@@ -72,6 +77,10 @@ def no_dilation(model):
             part.dilation = (1, 1)
 
 
+def mask_b_first(model):
+    model.mask_a.copy_(pixelcnn.causal_mask(7, "B"))
+
+
 def narrow(s):
     """Half the channels, but the head is as wide as before."""
     return WaveNet(28, s.width, 4 * s.width, s.first_taps, s.dilations, s.classes)
@@ -95,6 +104,9 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "wavenet, one first tap, neither": (wavenet, ONE, frozen(wavenet, "position", "bias")),
     "wavenet, half the channels": (wavenet, f"--width 12 {SHORT}", narrow),
     "wavenet, no clipping": (wavenet, f"--clip 1e9 {SHORT}", None),
+    "wavenet, not shifted": (wavenet, SHORT, changed(wavenet, methods=NotShifted)),
+    "wavenet, 28 first taps": (wavenet, f"{SHORT} --first-taps 28", None),
+    "wavenet, 300 first taps": (wavenet, f"{SHORT} --first-taps 300", None),
     **rates(wavenet, "", "wavenet, ", lr=0.01),
     "gated": (pixelcnn, SHORT, None),
     "gated, seed 1": (pixelcnn, f"--seed 1 {SHORT}", None),
@@ -108,6 +120,7 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     **rates(pixelcnn, "", "gated, ", lr=0.01),
     "original": (pixelcnn, f"{SHORT} {ORIGINAL}", None),
     "original, no position": (pixelcnn, f"{SHORT} {ORIGINAL}", frozen(pixelcnn, "position")),
+    "original, mask B first": (pixelcnn, f"{SHORT} {ORIGINAL}", changed(pixelcnn, mask_b_first)),
     "row lstm": (pixelcnn, f"{SHORT} {RNN}", None),
     "row lstm, no position": (pixelcnn, f"{SHORT} {RNN}", frozen(pixelcnn, "position")),
     "row lstm, no state to state": (pixelcnn, f"{SHORT} {RNN}", frozen(pixelcnn, "state_to_state")),

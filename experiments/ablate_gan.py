@@ -162,6 +162,7 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "spectral norm for batch norm in D": (gan, "", game(change_D=spectral)),
     "R1, no noise, no batch norm in D": (gan, "--noise 0", game(R1, change_D=without_norms)),
     "wgan-gp": (gan, "--loss wgan-gp", None),
+    "wgan-gp, no penalty": (gan, "--loss wgan-gp --penalty 0", None),
 }
 
 
