@@ -68,7 +68,7 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from judge import frechet_distance, judged, measure, obeyed, scores
+from judge import data_labels, frechet_distance, judged, measure, obeyed, sample_many, scores
 from pictures import plt  # matplotlib, with a backend that needs no screen
 from runner import Run, load_trained
 from settings import Setting
@@ -675,19 +675,6 @@ def follow(average, model, decay):
 # --------------------------------------------------------------------------------------------------
 # Measuring
 # --------------------------------------------------------------------------------------------------
-
-
-def data_labels(data, n):
-    """n labels as frequent as in the training set, to draw a conditional model's digits by: all ten
-    alike would be another mixture. None if the model is told none."""
-    return None if data.y_train is None else data.y_train[torch.arange(n) % len(data.y_train)]
-
-
-def sample_many(model, n, y=None, **how):
-    """n draws from noise of a fixed seed, 500 at a time -> (n, 1, H, W), on the CPU."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.cat([model.sample(min(500, n - i), None if y is None else y[i:i + 500], generator,
-                                   **how).cpu() for i in range(0, n, 500)])
 
 
 @torch.no_grad()

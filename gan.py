@@ -50,7 +50,7 @@ import torch.nn.functional as F
 
 import pictures
 import utils
-from judge import frechet_distance, judged, measure, obeyed
+from judge import data_labels, frechet_distance, judged, measure, obeyed
 from pictures import plt  # matplotlib, with a backend that needs no screen
 from runner import Run, load_trained
 from settings import Setting
@@ -459,12 +459,6 @@ class Players(nn.Module):
 # --------------------------------------------------------------------------------------------------
 # Measuring
 # --------------------------------------------------------------------------------------------------
-
-
-def data_labels(data, n):
-    """n labels as frequent as in the training set, to draw a conditional model's digits by: all ten
-    alike would be another mixture. None if the model is told none."""
-    return None if data.y_train is None else data.y_train[torch.arange(n) % len(data.y_train)]
 
 
 def nearest(images, train):

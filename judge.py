@@ -161,6 +161,24 @@ def judged(judge, images):
 
 
 # --------------------------------------------------------------------------------------------------
+# A heap of draws
+# --------------------------------------------------------------------------------------------------
+
+
+def data_labels(data, n):
+    """n labels as frequent as in the training set, to draw a conditional model's digits by: all ten
+    alike would be another mixture. None if the model is told none."""
+    return None if data.y_train is None else data.y_train[torch.arange(n) % len(data.y_train)]
+
+
+def sample_many(model, n, y=None, **how):
+    """n draws from noise of a fixed seed, 500 at a time -> (n, 1, H, W), on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.cat([model.sample(min(500, n - i), None if y is None else y[i:i + 500], generator,
+                                   **how).cpu() for i in range(0, n, 500)])
+
+
+# --------------------------------------------------------------------------------------------------
 # What it says of a heap of images, beside another: (1), (2), (3)
 # --------------------------------------------------------------------------------------------------
 
@@ -233,10 +251,8 @@ def figures_of_levels(judge, model, data, nats):
              "binarization": f"none: trained on {data.levels} levels, and draws have as many"}
     if judge is None:
         return found
-    generator = torch.Generator().manual_seed(0)
-    y = None if data.y_train is None else data.y_train[torch.arange(n) % len(data.y_train)]
-    draws = torch.cat([model.sample(min(500, n - i), None if y is None else y[i:i + 500],
-                                    generator).cpu() for i in range(0, n, 500)])
+    y = data_labels(data, n)
+    draws = sample_many(model, n, y)
     return found | obeyed(judge, draws, y) | {
         f"test_{key}": value for key, value in scores(judge, draws, data.x_test).items()}
 

@@ -1,4 +1,5 @@
 """What all tests share: the chapters, found and not listed, and a machine without a network."""
+import os
 import signal
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go into files: no window is opened
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 

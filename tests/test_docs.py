@@ -404,7 +404,8 @@ def test_requirements_are_what_the_scripts_import():
     assert required("requirements.txt") == needed
     assert needed == {"torch", "torchvision", "numpy", "matplotlib", "tqdm"}
     assert required("requirements-dev.txt") == {"-r requirements.txt", "pytest",
-                                                 "pytest-xdist", "ruff", "nbclient", "ipykernel"}
+                                                 "pytest-xdist", "ruff", "nbclient", "ipykernel",
+                                                 "scikit-learn"}
     tests = set().union(*map(imported, (ROOT / "tests").glob("*.py"))) - ours
     mine = {path.stem for path in (ROOT / "tests").glob("*.py")}
     assert tests - mine <= needed | {"pytest", "nbclient", "nbformat"}  # nbclient brings nbformat

@@ -1,11 +1,12 @@
 """Images of one's own: read, split, trained on, and refused in words."""
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toy
-from conftest import CHAPTERS, StopsAt, checkpoint, result, same, small
+from conftest import CHAPTERS, ROOT, StopsAt, checkpoint, result, same, small
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
@@ -177,6 +178,28 @@ def test_every_chapter_takes_them(chapter):
         with Image.open("a/sampling.gif") as gif:  # ends with the whole image: no pixel is grey
             gif.seek(gif.n_frames - 1)
             assert set(np.unique(np.array(gif.convert("L"))[2:66, 2:50])) <= {0, 255}
+
+
+@pytest.fixture
+def digits8():
+    """What docs/own_data.md says of the digits that scikit-learn brings along, as written there."""
+    page = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
+    block, = (block for block in re.findall(r"^```python\n(.*?)^```", page, flags=re.S | re.M)
+              if "load_digits" in block)
+    exec(block, {})
+    return "digits8.npz"
+
+
+@pytest.mark.slow
+def test_every_chapter_takes_a_real_set_of_another_size(chapter, digits8):
+    """1,797 digits of 8×8 pixels."""
+    data = own_data.load(digits8)
+    assert data.image_size == (8, 8) and data.names == list("0123456789")
+    assert [len(data.train), len(data.val), len(data.test)] == [1439, 179, 179]
+    chapter.main(small(chapter, "--data", digits8, "--out", "a", "--num-samples", "3"))
+    metrics = json.loads(Path("a/metrics.json").read_text(encoding="utf-8"))
+    assert metrics["settings"]["image_size"] == [8, 8] and metrics["judge"] is None
+    assert np.load("a/samples.npy").shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize("name, size, words", [

@@ -661,3 +661,14 @@ def test_a_mixture_that_is_less_than_a_tenth_of_its_part_is_noticed():
     Run.more = 2.4  # more than log 10
     with pytest.raises(AssertionError, match="came out below"):
         toy.main(["--out", "b"], Run)
+
+
+def test_a_start_that_fails_leaves_ctrl_c_as_it_was():
+    class Run(runner.Run):
+        def save(self):
+            raise OSError(28, "No space left on device")
+
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(OSError):
+        toy.main(["--out", "a"], Run)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
