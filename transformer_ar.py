@@ -839,6 +839,12 @@ ABOUT = {
 # time and is worse, twice of either takes two to three times as long and is better. In a run this
 # short a learning rate that is too high costs less (0.5 nats) than one that is too low (1.8).
 #
+# Grey levels. With --levels 4 words of 2×2 pixels have 256 spellings, the last layer as many
+# logits, and the entrance sees each level as six learned numbers (flow.py, "What networks see").
+# After the default's 8,000 steps: 106.47 nats of levels, exact, 0.196 bits/dim; the distance of
+# 5,000 draws to test digits of four levels is 1.96; 9.9 minutes (2 cores, seed 0;
+# samples/transformer_ar_4levels/). Another scale than nats of bits, and than that of 256 levels.
+#
 # Given an afternoon. Which width and depth would serve a run of half an hour? One cannot read it
 # off the middle of one long run: as long as the rate is high, such a run looks worse than one that
 # ends there. So each row is two complete runs, the second of three times the steps

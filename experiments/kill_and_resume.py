@@ -132,13 +132,15 @@ def main():
     with tempfile.TemporaryDirectory() as nothing:
         data = utils.load_mnist(nothing)
     chance, counts = random.Random(0), {}
+    if args.json and Path(args.json).exists():  # what is not asked for stays
+        counts = json.loads(Path(args.json).read_text(encoding="utf-8"))
     for name in args.runs or RUNS:
         row = counts[name] = check(name, steps_of(name, data), args.kills, chance)
         print(f"{name:16} {row['kills']:3} kills, {row['while_writing']} of them while a "
               f"checkpoint was written; {row['broken']} broken checkpoints; the end is "
               f"{'the same, bit for bit' if row['same'] else 'ANOTHER'}", flush=True)
-    if args.json:
-        utils.write_atomically(args.json, (json.dumps(counts, indent=1) + "\n").encode())
+        if args.json:
+            utils.write_atomically(args.json, (json.dumps(counts, indent=1) + "\n").encode())
     sys.exit(any(row["broken"] or not row["same"] or row["kills"] < args.kills
                  or not row["while_writing"] for row in counts.values()))
 
