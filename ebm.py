@@ -623,6 +623,7 @@ class Smoothed(nn.Module):
     """p(x) ∝ exp(−E(x)) of grey digits to which noise of width σ was added: (17)."""
 
     likelihood = "none"
+    anew = 0.01  # part of the chains in use that begin anew at each visit
 
     def __init__(self, image_size=28, channels=32, classes=0, noise=0.25, chain_steps=5,
                  chains=2048):
@@ -676,7 +677,7 @@ class Smoothed(nn.Module):
         i = torch.randperm(len(self.chains), device=x.device)[:len(x)] if y is None else \
             chains_of(y, len(self.chains), self.classes)
         chains = self.chains[i]
-        fresh = torch.rand(len(i)).to(x) < 0.01
+        fresh = torch.rand(len(i)).to(x) < self.anew
         chains[fresh] = self.begin(len(i))[fresh]
         for _ in range(self.chain_steps):
             chains = self.walk(chains, y)

@@ -575,10 +575,11 @@ class Flow(nn.Module):
             raise ValueError(f"levels are whole numbers, 0 … {self.levels - 1}: multiply an image "
                              f"in [0, 1] by {self.levels - 1}, and round")
 
-    def dequantize(self, x, generator=None):
-        """(4): u = F(x) + (F(x+1) − F(x)) r. x (B, 1, H, W) -> u in (0, 1), and log V, (B,)."""
+    def dequantize(self, x, generator=None, r=None):
+        """(4): u = F(x) + (F(x+1) − F(x)) r. x (B, 1, H, W) -> u in (0, 1), and log V, (B,). r: of
+        the shape of x, if it is at hand."""
         self.check_levels(x)
-        r = torch.rand(x.shape, generator=generator).to(self.cdf)
+        r = (torch.rand(x.shape, generator=generator) if r is None else r).to(self.cdf)
         start, end = self.cdf[x.long()], self.cdf[x.long() + 1]
         u = start + (end - start) * r
         # Never 0, whose logit is −∞; and where r is nearly 1 the sum may round up to the next cell.

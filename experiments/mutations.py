@@ -33,12 +33,22 @@ FITTING = {  # tests that are asked first
     "diffusion": ("diffusion", "chapters"), "flow": ("flow", "chapters"),
     "ebm": ("ebm", "chapters"),
     "settings": ("settings", "runner"), "runner": ("runner", "settings", "chapters"),
-    "pictures": ("chapters",)}
+    "pictures": ("compare", "chapters")}
 
 
-def all_mutations():
+def first_tests(file):
+    """Files of tests/ that are asked first: of a chapter that is not in FITTING its own, if there
+    is one, and what is tested of all."""
+    named = [f"tests/test_{name}.py" for name in FITTING.get(file, (file, "chapters"))]
+    return [name for name in named if (ROOT / name).exists()]
+
+
+LIST = Path(__file__).with_suffix(".json")
+
+
+def all_mutations(path=LIST):
     """The list beside this script; SystemExit if one does not fit its file any more."""
-    rows = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    rows = json.loads(path.read_text(encoding="utf-8"))
     for row in rows:
         count = (ROOT / f"{row['file']}.py").read_text(encoding="utf-8").count(row["before"])
         if count != 1:
@@ -56,7 +66,7 @@ def tried(mutation):
         path = tree / f"{file}.py"
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace(mutation["before"], mutation["after"]), encoding="utf-8")
-        first = [f"tests/test_{name}.py" for name in FITTING[file]]
+        first = first_tests(file)
         rest = [f"tests/{p.name}" for p in sorted((tree / "tests").glob("test_*.py"))
                 if f"tests/{p.name}" not in first]
         caught = None

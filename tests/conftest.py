@@ -1,8 +1,10 @@
 """What all tests share: the chapters, found and not listed, and a machine without a network."""
 import os
+import re
 import signal
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -36,6 +38,43 @@ class StopsAt(runner.Run):
         if self.step + 1 == self.at:
             signal.raise_signal(signal.SIGINT)
         return super().tick(*loss)
+
+
+class Trained(Exception):
+    """Training is over, and what a test wanted to know is known."""
+
+
+class OnlyTrains(runner.Run):
+    """A run without evaluations, that ends where main() asks for the weights to be scored."""
+
+    def tick(self, *loss):
+        super().tick(*loss)
+        return False
+
+    def load_best(self, model):
+        self.save()
+        raise Trained
+
+
+def train_by_main(chapter, flags, run_class=OnlyTrains):
+    """What a chapter's main() does, up to the end of training."""
+    usual, chapter.Run = chapter.Run, run_class
+    try:
+        with pytest.raises(Trained):
+            chapter.main(flags)
+    finally:
+        chapter.Run = usual
+
+
+def rewritten(name, before, after):
+    """A chapter as it would be if its source said `after` where it says `before`, once."""
+    path = ROOT / f"{name}.py"
+    text = path.read_text(encoding="utf-8")
+    assert text.count(before) == 1, (name, before)
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    exec(compile(text.replace(before, after), path, "exec"), vars(module))
+    return module
 
 
 def trained(chapter, flags, run_class=runner.Run):
@@ -111,12 +150,12 @@ def fails(capsys):
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             f()
-        lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
-        lines = [line for line in lines if "error:" in line]
+        text = capsys.readouterr().err.replace("\r", "\n")
+        last = (text.splitlines() or [""])[-1]
         assert stop.value.code == 2
-        assert len(lines) == 1, lines
-        assert "Traceback" not in lines[0]
+        assert re.match(r"\S+: error: ", last), text
+        assert text.count("error: ") == 1 and "Traceback" not in text, text
         for word in words:
-            assert str(word) in lines[0], (word, lines[0])
+            assert str(word) in last, (word, last)
 
     return check

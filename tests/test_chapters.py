@@ -20,7 +20,20 @@ import fit
 import numpy as np
 import pytest
 import torch
-from conftest import CHAPTERS, ROOT, StopsAt, checkpoint, result, same, small, trained, values
+from conftest import (
+    CHAPTERS,
+    ROOT,
+    OnlyTrains,
+    StopsAt,
+    checkpoint,
+    result,
+    rewritten,
+    same,
+    small,
+    train_by_main,
+    trained,
+    values,
+)
 
 import judge
 import runner
@@ -45,7 +58,8 @@ pytestmark = pytest.mark.usefixtures("few_images")
 @pytest.fixture(autouse=True)
 def short_chains(monkeypatch):
     """The chains of ebm.py and diffusion.py, and what it takes to estimate log Z, are as long as
-    they have to be for good figures: minutes. Not here."""
+    they have to be for good figures: minutes. Not here. (Flags cannot say it: --sampling-steps is
+    refused where one trains, --z-steps with --variant conv, and `quick` is no setting.)"""
     short = {"sampling_steps": 10, "z_steps": 50}
     for chapter in (CHAPTERS["ebm"], CHAPTERS["diffusion"]):
         settings = chapter.SETTINGS
@@ -248,7 +262,7 @@ class Untouchable:
     def __getattr__(self, name):
         raise AssertionError(f"training looked at the test set ({name})")
 
-    __getitem__ = __len__ = __iter__ = lambda self, *args: self.__getattr__("…")
+    __getitem__ = __len__ = __iter__ = __truediv__ = lambda self, *args: self.__getattr__("…")
 
 
 class Spy:
@@ -300,13 +314,16 @@ def toy_data(conditional, n=40, seed=0):
     return data
 
 
-def loop(chapter, flags="", conditional=False, evaluate_at=(), data=None, seed=0):
-    """Train a small model under a Spy: (the spy, the model, the data)."""
+def loop(chapter, flags="", conditional=False, evaluate_at=(), data=None, seed=0, before=None):
+    """Train a small model under a Spy: (the spy, the model, the data). before(model): what is done
+    first."""
     s = values(chapter, f"{chapter.ABOUT['small']} --batch-size 4 --steps 4 {flags}")
     s.conditional, s.classes = conditional, 10 * conditional
     torch.manual_seed(seed)
     model, data = chapter.build(s), data or toy_data(conditional)
     spy = Spy(s, evaluate_at)
+    if before:
+        before(model)
     chapter.train(model, data, spy)
     return spy, model, data
 
@@ -371,6 +388,55 @@ def test_batches_are_training_images_with_their_labels(chapter, conditional):
         assert draws.mean() > plain.mean() + 0.01
 
 
+def batches_of(chapter, flags, conditional, data):
+    """What the loss is given in a few steps: images and labels, before it looks at them."""
+    seen = []
+
+    def watch(model):
+        learner = getattr(model, "model", model)  # of diffusion.py: beside it is its average
+        name, at = ("loss", 0) if hasattr(learner, "loss") else ("discriminator_step", 3)
+        usual = getattr(learner, name)
+
+        def noting(*given):
+            x, y = given[at:at + 2]
+            seen.append((x.clone(), None if y is None else y.clone()))
+            return usual(*given)
+
+        setattr(learner, name, noting)
+
+    loop(chapter, f"{flags} --steps 2 --batch-size 8", conditional, data=data, before=watch)
+    return seen
+
+
+def are_training_images(batches, data):
+    """Is each image one of data.train, with the label that it has there? Its pixels are 0 or 255
+    alone: coins and levels leave them as they are."""
+    for x, y in batches:
+        where = [(data.train / 255 == image).flatten(1).all(dim=1).nonzero() for image in x]
+        if [len(found) for found in where] != [1] * len(x):
+            return False
+        if y is not None and data.train_labels[torch.cat(where)[:, 0]].tolist() != y.tolist():
+            return False
+    return len(batches) > 1
+
+
+@pytest.mark.parametrize("name, flags", VARIANTS)
+def test_the_loss_is_given_each_training_image_with_its_own_label(name, flags, monkeypatch):
+    chapter, right = CHAPTERS[name], utils.random_batch
+    for conditional in (False, True):
+        data = toy_data(conditional)
+        batches = batches_of(chapter, flags, conditional, data)
+        assert are_training_images(batches, data)
+        assert all((y is not None) is conditional for _, y in batches)
+
+    def mistaken(mistake):
+        monkeypatch.setattr(utils, "random_batch", lambda *a, **k: mistake(*right(*a, **k)))
+        return not are_training_images(batches_of(chapter, flags, True, data), data)
+
+    assert mistaken(lambda x, y: (x, y.flip(0)))  # controls
+    assert mistaken(lambda x, y: (x.roll(1, 3), y))
+
+
 @pytest.mark.parametrize("conditional", [False, True])
 def test_an_evaluation_scores_what_it_says(chapter, conditional):
     """Training bits under "train", validation bits under "val", each with its labels, of the model
@@ -396,6 +462,57 @@ def test_an_evaluation_scores_what_it_says(chapter, conditional):
         other = chapter.evaluate(model, data.x_val[:n], flipped[:n])
         other = other[1] - other[0] if isinstance(other, tuple) else other
         assert other != pytest.approx(record.val, rel=1e-7)
+
+
+class HidesTheTestSet(OnlyTrains):
+    """A run whose test set is not there to be looked at until the best weights are asked for."""
+
+    def load_data(self):
+        data = super().load_data()
+        for name in ("test", "x_test", "test_labels", "y_test"):
+            if getattr(data, name) is not None:
+                setattr(data, name, Untouchable())
+        return data
+
+
+def leaves_the_test_set_alone(chapter, flags):
+    """Does its main(), as long as training has not ended?"""
+    words = small(chapter, *flags.split(), "--steps", 2, "--out", "run")
+    try:
+        train_by_main(chapter, words, HidesTheTestSet)
+    except AssertionError as error:
+        assert "looked at the test set" in str(error)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name, flags", [
+    *VARIANTS, *((name, "--conditional") for name in CHAPTERS)])
+def test_main_looks_at_the_test_set_after_training_alone(name, flags):
+    assert leaves_the_test_set_alone(CHAPTERS[name], flags)
+
+
+# Where something begins with the mean of the training images.
+BEGINNINGS = {"diffusion": "--variant masked", "ebm": "--variant rbm"}
+MEAN = "start_from_mean(data.train)"
+
+
+@pytest.mark.parametrize("name", [name for name in CHAPTERS if MEAN in source(name)])
+def test_a_main_that_begins_with_the_test_set_is_noticed(name):
+    """Control of the test above."""
+    flags = BEGINNINGS.get(name, "")
+    other = rewritten(name, MEAN, "start_from_mean(data.test)")
+    assert not leaves_the_test_set_alone(other, flags)
+    assert leaves_the_test_set_alone(rewritten(name, MEAN, MEAN), flags)
+
+
+@pytest.mark.parametrize("name", list(CHAPTERS))
+def test_a_main_that_scores_the_last_weights_is_noticed(name):
+    """Control of the same: a main() that forgets to ask for the best ones."""
+    line, = re.findall(r"^    (?:average, .* = )?run\.load_best.*\n", source(name), re.M)
+    forgetful = re.sub(r"run\.load_best\((\S+?)\)", r"\1", line)
+    assert forgetful != line
+    assert not leaves_the_test_set_alone(rewritten(name, line, forgetful), "")
 
 
 def test_coins_are_not_tossed_by_the_numbers_of_the_draws(monkeypatch):
@@ -483,6 +600,58 @@ def outcome(chapter, s):
     state = {k: v.double().sum().item() for k, v in model.state_dict().items()}
     seen = [(r.train, r.val, r.score, r.more.get("val_frechet")) for r in spy.records]
     return state, seen, len(spy.rates)
+
+
+DRAWN = [(name, flags, key) for name, flags in VARIANTS
+         for key, setting in CHAPTERS[name].SETTINGS.items() if setting.drawing and (
+             not setting.only or vars(values(CHAPTERS[name], flags))[setting.only[0]]
+             in setting.only[1:])]
+
+
+@pytest.fixture(scope="module")
+def young_runs(tmp_path_factory):
+    """(name, flags) -> the folder of a run of two steps, told the digit."""
+    made = {}
+
+    def run(name, flags):
+        if (name, flags) not in made:
+            made[name, flags] = tmp_path_factory.mktemp("young") / "run"
+            trained(CHAPTERS[name], small(CHAPTERS[name], *flags.split(), "--conditional",
+                                          "--steps", 2, "--lr", 0.01, "--out",
+                                          made[name, flags]))
+        return made[name, flags]
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, flags, key", DRAWN)
+def test_every_setting_of_drawing_is_heard(name, flags, key, young_runs):
+    """Of one run, from one seed: another value, other draws."""
+    chapter, folder = CHAPTERS[name], young_runs(name, flags)
+
+    def draws(*typed):
+        chapter.main(["--sample-only", "--num-samples", "20", *typed, "--out", str(folder)])
+        return np.load(folder / "samples.npy")
+
+    usual = vars(values(chapter, f"{flags} --conditional"))[key]
+    plain, flag = draws(), settings.flag(key)
+    assert np.array_equal(plain, draws(flag, str(usual)))  # control: what holds anyway
+    for other in chapter.SETTINGS[key].choices or [changed(chapter.SETTINGS[key], usual)]:
+        assert other == usual or not np.array_equal(plain, draws(flag, str(other)))
+
+
+def test_a_setting_of_drawing_that_nobody_reads_is_noticed(young_runs):
+    """Control of the test above."""
+    folder = young_runs("transformer_ar", "")
+    deaf, drawn = rewritten("transformer_ar", "model.temperature = run.settings.temperature",
+                            "pass"), []
+    for chapter in (CHAPTERS["transformer_ar"], deaf):
+        for temperature in ("1", "0.01"):
+            chapter.main(["--sample-only", "--num-samples", "20", "--temperature", temperature,
+                          "--out", str(folder)])
+            drawn.append(np.load(folder / "samples.npy"))
+    assert not np.array_equal(drawn[0], drawn[1]) and np.array_equal(drawn[2], drawn[3])
 
 
 # ---------------------------------------------------------------------------------------- one form

@@ -932,6 +932,35 @@ def test_passes_are_of_the_sampler_that_a_run_draws_with():
     assert [len(passes) for *_, passes in two] == [7, 0]  # one line a chapter
 
 
+def test_the_loss_is_shown_against_steps_and_minutes(monkeypatch):
+    curve = [{"step": 10, "seconds": 60, "train_nats": 99.0, "val_nats": 101.0},
+             {"step": 20, "seconds": 180, "train_nats": 90.0, "val_nats": 95.0}]
+    steps, minutes = painted(monkeypatch, pictures.plot_loss, curve)
+    assert steps == {"train": [(10, 99), (20, 90)], "val": [(10, 101), (20, 95)]}
+    assert minutes == {"train": [(1, 99), (3, 90)], "val": [(1, 101), (3, 95)]}
+    curve = [{**row, "train_nats": None, "val_frechet": row["val_nats"]} for row in curve]
+    assert painted(monkeypatch, pictures.plot_loss, curve)[1] == {"val": [(1, 101), (3, 95)]}
+
+
+def test_completions_show_what_is_given_and_draws_of_that_digit(monkeypatch):
+    """Of a model that paints what is not given in the brightness of the label it is told."""
+    class Painter:
+        def sample(self, n, y, generator, x, known):
+            return torch.where(known, x, (y / 10).view(n, 1, 1, 1))
+
+    rows, known = [], torch.zeros(4, 4, dtype=torch.bool)
+    known[:2] = True
+    monkeypatch.setattr(pictures, "labelled_rows", lambda path, found: rows.extend(found))
+    x, y = torch.rand(3, 1, 4, 4), torch.tensor([7, 2, 9])
+    pictures.plot_completions("a.png", Painter(), x, y, known)
+    assert len(rows) == 3
+    for (_, images), digit, k in zip(rows, x, y):
+        hidden = torch.cat([torch.tensor([0.5]), (k / 10).repeat(8)]).view(9, 1, 1, 1)
+        assert torch.equal(images[0], digit)
+        assert torch.equal(images[1:], torch.where(known, digit, hidden))
+        assert not torch.equal(images[1], digit)  # control: something is hidden
+
+
 def test_names_are_moved_apart_and_no_further():
     places = tables.apart([9, 3, 3, 3, 0], 1)
     assert places == pytest.approx([9, 4, 3, 2, 0], abs=0.01)

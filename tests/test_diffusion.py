@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from by_hand import conv, differ, doubled, enlivened, in_groups, linear, noise, normed, silu
 from conftest import values
 
 import diffusion
@@ -91,9 +92,9 @@ def test_a_step_back_keeps_the_marginal(straight):
     model = gaussian_model(straight)
     generator = torch.Generator().manual_seed(0)
     eps, fresh = torch.randn(2, 200000, generator=generator)
-    for noise in (None, fresh):
+    for kick in (None, fresh):
         z = model.noised(torch.full((len(eps),), 0.4), torch.full((len(eps),), 600), eps)
-        back = model.step_back(z, torch.full_like(z, 0.4), 600, 450, noise)
+        back = model.step_back(z, torch.full_like(z, 0.4), 600, 450, kick)
         alpha, sigma = model.path(torch.tensor(450))
         assert back.mean().item() == pytest.approx(0.4 * alpha.item(), abs=5 / 447 * sigma.item())
         assert back.std().item() == pytest.approx(sigma.item(), rel=0.01)
@@ -289,6 +290,66 @@ def test_the_network_hears_noise_level_label_and_place_and_mixes_no_images():
     x = h.clone().requires_grad_()
     slope = torch.autograd.grad(awake(hub)(x, e)[0, 0, 0, 0], x)[0]
     assert (slope != 0).all()
+
+
+# Once more, by hand. left_out: a part that a control does without.
+
+
+def block_by_hand(block, h, e, left_out):
+    scale, shift = linear(block.tell, e)[:, None, None].split(len(h))
+    u = conv(block.conv_1, silu(in_groups(block.norm_1, h)), padding=1)
+    u = in_groups(block.norm_2, u)
+    u = u if left_out == "told" else u * (1 + scale) + shift
+    u = conv(block.conv_2, silu(u), padding=1)
+    return u if left_out == "residual" else h + u
+
+
+def hub_by_hand(hub, h, e, left_out):
+    u = normed(linear(hub.first, in_groups(hub.norm, h).flatten()))
+    scale, shift = linear(hub.tell, e).split(len(u))
+    u = u if left_out == "hub is told" else u * (1 + scale) + shift
+    u = normed(linear(hub.second, silu(u)))
+    u = linear(hub.last, silu(u)).view(h.shape)
+    return u if left_out == "around the hub" else h + u
+
+
+def unet_by_hand(net, z, level, label, left_out=None):
+    """z: (I, H, W), what is told of one image, and how much noise is in it -> (1, H, W)."""
+    angles = [level * 10 ** (2 * k / 15) for k in range(16)]  # frequencies of 1 to 100
+    waves = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+    e = linear(net.level[2], silu(linear(net.level[0], torch.tensor(waves))))
+    if label is not None and left_out != "label":
+        e = e + net.label.weight[label]
+    e = silu(e)
+    words = torch.stack([channel[i::2, j::2] for channel in z for i in (0, 1) for j in (0, 1)])
+    h = conv(net.first, words, padding=1)
+    if left_out != "position":
+        h = h + net.position
+    skip = block_by_hand(net.down, h, e, left_out)
+    h = block_by_hand(net.before, conv(net.shrink, skip, stride=2), e, left_out)
+    h = h if left_out == "hub" else hub_by_hand(net.hub, h, e, left_out)
+    h = doubled(net.grow, block_by_hand(net.after, h, e, left_out))
+    h = block_by_hand(net.up, h if left_out == "skip" else skip + h, e, left_out)
+    out = torch.zeros(1, *z.shape[1:])
+    for k, word in enumerate(conv(net.last, silu(in_groups(net.norm, h)), padding=1)):
+        out[0, k // 2::2, k % 2::2] = word
+    return out
+
+
+@pytest.mark.parametrize("inputs, labels", [(1, None), (1, [7, 10]), (2, None)])
+@torch.no_grad()
+def test_the_network_is_what_is_written(inputs, labels):
+    net, z = enlivened(UNet((8, 12), inputs, 4, 10)), noise(2, inputs, 8, 12)
+    level = torch.tensor([0.05, 0.7])
+    out = net(z, level, None if labels is None else torch.tensor(labels))
+    assert out.shape == (2, 1, 8, 12)
+    for k, label in enumerate(labels or [None, None]):
+        by_hand = unet_by_hand(net, z[k], level[k].item(), label)
+        assert torch.allclose(out[k], by_hand, atol=1e-9)
+        for part in ["position", "skip", "hub", "around the hub", "residual", "told", "hub is told"
+                     ] + ["label"] * (label is not None):  # controls
+            assert differ(out[k], unet_by_hand(net, z[k], level[k].item(), label, part)), part
+    assert differ(out[1], unet_by_hand(net, z[1], 0.71, label))
 
 
 def test_guidance_is_a_line_through_two_guesses():

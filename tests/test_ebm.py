@@ -6,6 +6,7 @@ import fit
 import pytest
 import torch
 import torch.nn.functional as F
+from by_hand import conv, differ, enlivened, linear, noise, normed, silu
 
 import ebm
 import judge
@@ -152,15 +153,23 @@ def test_annealing_finds_log_z_from_both_sides(conditional):
     assert model.log_prob(x, y).exp().sum().item() == pytest.approx(1, abs=0.1)
 
 
-def test_what_is_kept_lies_in_the_middle_of_both_sides(monkeypatch):
+class Planted(RBM):
+    """Its chains say that log w is 0, and in reverse this."""
+
+    back = -2.0
+
+    def anneal(self, v, y, temperatures, generator, reverse=False):
+        return v.new_full((len(v),), self.back if reverse else 0.0)
+
+
+def test_what_is_kept_lies_in_the_middle_of_both_sides():
     model = lively_rbm()
-    model.sampling_steps = 2
+    model.__class__, model.sampling_steps = Planted, 2
     z_0 = F.softplus(model.a).sum().item() + 5 * math.log(2)
-    monkeypatch.setattr(model, "anneal", lambda v, y, temperatures, generator, reverse=False:
-                        v.new_full((len(v),), -2.0 if reverse else 0.0))
-    low, high = model.measure(10)
-    assert (low.item(), high.item()) == pytest.approx((z_0, z_0 + 2))
-    assert model.log_z.item() == pytest.approx(z_0 + 1)
+    for model.back, low, high in ((-2.0, 0, 2), (1.0, -1, 0)):  # which side is the lower one?
+        found = [end.item() for end in model.measure(10)]
+        assert found == pytest.approx([z_0 + low, z_0 + high])
+        assert model.log_z.item() == pytest.approx(z_0 + (low + high) / 2)
 
 
 def test_the_standard_error_of_a_log():
@@ -188,6 +197,77 @@ def test_a_ladder_that_is_too_short_flatters():
         assert (w.mean() - 1).abs() < 5 * w.std() / n**0.5
     wrong = (reverse - exact).exp()  # control: the wrong way up
     assert (wrong.mean() - 1).abs() > 5 * wrong.std() / n**0.5
+
+
+# --------------------------------------------------------------- the networks, once more, by hand
+#
+# left_out: a part that a control does without.
+
+
+def energy_by_hand(net, x, label, left_out=None):
+    """x: (1, H, W) -> a number."""
+    h = x if left_out == "-1 … 1" else 2 * x - 1
+    h = silu(conv(net.body[0], h, stride=2, padding=1))
+    h = silu(conv(net.body[2], h, stride=2, padding=1))
+    h = conv(net.body[4], h, padding=1)
+    h = linear(net.body[7], (h if left_out == "silu" else silu(h)).flatten())
+    if label is not None and left_out != "label":
+        h = h + net.label.weight[label]
+    return linear(net.last, silu(h))[0]
+
+
+def base_by_hand(base, x, label, reach, left_out=None):
+    """log q of one image, word by word. x: (1, H, W), 0 or 1 -> a number."""
+    bits, total = x[0].long().tolist(), 0
+    height, width = len(bits) // 2, len(bits[0]) // 2
+
+    def sign(k, i, j):
+        """Pixel k of the word in row i, column j: ±1; 0 outside."""
+        inside = 0 <= i < height and 0 <= j < width
+        return 2.0 * bits[2 * i + k // 2][2 * j + k % 2] - 1 if inside else 0.0
+
+    for i in range(height):
+        for j in range(width):
+            window = [sign(k, i + di, j + dj) for k in range(4) for di in range(-reach, 1)
+                      for dj in range(-reach, reach + 1) if di < 0 or dj < 0]
+            h = linear(base.see, torch.tensor(window).double())
+            if left_out != "position":
+                h = h + base.position[i, j]
+            if label is not None and left_out != "label":
+                h = h + base.label.weight[label]
+            for layer in base.inner:
+                u = normed(silu(linear(layer, silu(h))))
+                h = u if left_out == "residual" else h + u
+            logits = linear(base.last, silu(h)).tolist()
+            word = int("".join(str(bits[2 * i + a][2 * j + b]) for a in (0, 1) for b in (0, 1)), 2)
+            total += logits[word] - math.log(sum(math.exp(logit) for logit in logits))
+    return total
+
+
+@pytest.mark.parametrize("label", [None, 7])
+@torch.no_grad()
+def test_the_energy_is_what_is_written(label):
+    net, x = enlivened(ebm.Energy((8, 12), 3, 10)), noise(3, 1, 8, 12)
+    found = net(x, None if label is None else torch.full((3,), label))
+    assert found.shape == (3,)
+    for number, image in zip(found, x):
+        assert number.item() == pytest.approx(energy_by_hand(net, image, label).item())
+        for part in ["-1 … 1", "silu"] + ["label"] * (label is not None):  # controls
+            assert differ(number, energy_by_hand(net, image, label, part)), part
+
+
+@pytest.mark.parametrize("reach", [1, 6])
+@pytest.mark.parametrize("label", [None, 7])
+@torch.no_grad()
+def test_the_base_is_what_is_written(label, reach):
+    base, x = enlivened(ebm.Base((6, 8), 5, 10, reach)), (noise(3, 1, 6, 8) < 0).double()
+    found = base.log_prob(x, None if label is None else torch.full((3,), label))
+    for number, image in zip(found.tolist(), x):
+        assert number == pytest.approx(base_by_hand(base, image, label, reach))
+        for part in ["position", "residual"] + ["label"] * (label is not None):  # controls
+            other = base_by_hand(base, image, label, reach, part)
+            assert number != pytest.approx(other, abs=1e-3), part
+    assert found[0].item() != pytest.approx(base_by_hand(base, x[1], label, reach), abs=1e-3)
 
 
 # ---------------------------------------------------------------------------------------- residual
@@ -455,7 +535,11 @@ def test_chains_walk_on_from_where_they_were():
     assert model.chains.grad_fn is None
     # They forget slowly: K steps are few, but for the one in twenty that begins anew.
     near = (model.chains - before).flatten(1).norm(dim=1)[moved]
-    assert near.median() < (model.begin(64) - before).flatten(1).norm(dim=1).median()
+    far = (model.begin(64) - before).flatten(1).norm(dim=1).median()
+    assert near.median() < 0.8 * far
+    model.anew, before = 1.0, model.chains.clone()  # control: all of them begin anew
+    model.loss(torch.rand(64, 1, 4, 4, dtype=torch.float64))
+    assert (model.chains - before).flatten(1).norm(dim=1).median() > 0.8 * far
 
 
 # ------------------------------------------------------------------------------------------ all
@@ -481,36 +565,60 @@ def test_the_rate_rises_and_falls_twice_where_a_base_comes_first():
 
 
 @pytest.mark.parametrize("variant, momentum", [("rbm", 0.0), ("conv", 0.9), ("residual", 0.9)])
-def test_an_rbm_is_trained_without_momentum(variant, momentum, monkeypatch):
-    asked, adam = [], torch.optim.Adam
-    monkeypatch.setattr(torch.optim, "Adam", lambda *p, **how: asked.append(how) or adam(*p, **how))
+def test_an_rbm_is_trained_without_momentum(variant, momentum):
+    class Told(fit.Quiet):
+        def training(self, **parts):
+            self.parts = parts
+            return super().training(**parts)
+
     s = fit.values(ebm, f"--variant {variant} --width 4 --steps 1 --batch-size 10")
-    fit.fit(ebm, s, utils.load_mnist())
-    assert [how["betas"] for how in asked] == [(momentum, 0.999)]
+    data, run = fit.told(utils.load_mnist(), False), Told(s)
+    ebm.train(ebm.build(s), data, run)
+    assert run.step == 1
+    assert [group["betas"] for group in run.parts["optimizer"].param_groups] == [(momentum, 0.999)]
+
+
+class Counted(Smoothed):
+    steps = 0
+
+    def walk(self, *args):
+        self.steps += 1
+        return super().walk(*args)
 
 
 def test_chains_take_as_many_steps_as_they_are_told():
-    model, steps = gaussian(), []
-    model.walk = lambda x, y: steps.append(1) or x
+    model = gaussian()
+    model.__class__ = Counted
     for model.chain_steps in (1, 4):
-        steps.clear()
+        model.steps = 0
         model.loss(torch.rand(5, 1, 4, 4, dtype=torch.float64))
-        assert len(steps) == model.chain_steps
+        assert model.steps == model.chain_steps
+
+
+class StillRBM(RBM):
+    """Its chains stay where they are."""
+
+    def sweep(self, v, y, generator=None, beta=1.0, inputs=None):
+        return v
+
+
+class StillSmoothed(Smoothed):
+    """The same, and none of them begins anew."""
+
+    anew = 0.0
+
+    def walk(self, x, y=None, generator=None, temperature=1.0):
+        return x
 
 
 @pytest.mark.parametrize("kind", ["rbm", "conv"])
-def test_both_means_of_the_loss_have_the_same_labels(kind, monkeypatch):
+def test_both_means_of_the_loss_have_the_same_labels(kind):
     """Chains that stand still, those of label k with pixel k on: the loss takes those of y."""
     torch.manual_seed(0)
-    model = RBM(4, 5, 10, 40) if kind == "rbm" else Smoothed(4, 4, 10, chains=40)
+    model = StillRBM(4, 5, 10, 40) if kind == "rbm" else StillSmoothed(4, 4, 10, chains=40)
     model.to(torch.float64)
     for p in model.parameters():
         p.data += 0.3 * torch.randn_like(p)
-    stay = {"sweep": lambda v, y: v, "walk": lambda x, y: x}
-    for name in set(stay) & set(dir(model)):
-        monkeypatch.setattr(model, name, stay[name])
-    monkeypatch.setattr(model, "begin", lambda n: model.chains[:n], raising=False)
-    monkeypatch.setattr(torch, "rand", lambda *shape: torch.ones(*shape))  # no chain begins anew
     model.noise = 0.0
     model.chains.copy_(F.one_hot(torch.arange(40) % 10, 16).view_as(model.chains))
     y = torch.tensor([1, 1, 1, 7, 3])
@@ -522,6 +630,8 @@ def test_both_means_of_the_loss_have_the_same_labels(kind, monkeypatch):
     chains = F.one_hot(y, 16).view(5, 1, 4, 4).to(torch.float64)
     wanted = model.energy(x, y).mean() - model.energy(chains, y).mean()
     assert model.loss(x, y).item() == pytest.approx(wanted.item())
+    others = model.energy(x, y).mean() - model.energy(chains.roll(1, dims=0), y).mean()  # control
+    assert abs(others - wanted) > 1e-3
 
 
 def test_labels_have_a_z_of_their_own():

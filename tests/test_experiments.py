@@ -2,6 +2,7 @@
 chapters do, and a copied chapter is taken up.
 
 Evidence is asked only of chapters that are published: those with a run in samples/."""
+import ast
 import concurrent.futures
 import importlib
 import json
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 import ablate
 import afternoon
 import bench_sampling
+import first_evaluations
 import fit
 import kill_and_resume
 import mutations
@@ -27,7 +29,17 @@ import same_bits
 import score_weights
 import seeds
 import torch
-from conftest import CHAPTERS, ROOT, checkpoint, same, small, trained, values
+from conftest import (
+    CHAPTERS,
+    ROOT,
+    checkpoint,
+    rewritten,
+    same,
+    small,
+    train_by_main,
+    trained,
+    values,
+)
 
 import ebm
 import gan
@@ -147,13 +159,17 @@ def test_a_row_of_robustness_changes_what_it_says():
 # ----------------------------------------------------------------- kills, seeds, weights that ship
 
 
-def test_the_list_of_mutations_fits_the_code(monkeypatch, fails):
+def test_the_list_of_mutations_fits_the_code(tmp_path, fails):
     """Each has its line, once: or nobody would notice that it is no longer tried."""
     rows = mutations.all_mutations()
-    assert len(rows) > 150 and {row["file"] for row in rows} >= set(CHAPTERS)
-    assert all(row["before"] != row["after"] and row["file"] in mutations.FITTING for row in rows)
-    monkeypatch.setattr(mutations.json, "loads", lambda text: [{**rows[0], "before": "no such"}])
-    fails(mutations.all_mutations, "0 times 'no such'", "mend the list")  # control
+    assert len(rows) > 250 and {row["file"] for row in rows} >= set(PUBLISHED)
+    assert all(row["before"] != row["after"] for row in rows)
+    for file, names in mutations.FITTING.items():
+        assert mutations.first_tests(file) == [f"tests/test_{name}.py" for name in names]
+    assert mutations.first_tests("zz_copy") == ["tests/test_chapters.py"]  # no test of its own yet
+    odd = tmp_path / "odd.json"
+    odd.write_text(json.dumps([{**rows[0], "before": "no such"}]))
+    fails(lambda: mutations.all_mutations(odd), "0 times 'no such'", "mend the list")  # control
 
 
 def test_kills_are_as_the_docs_say():
@@ -419,14 +435,69 @@ def weights_of_run(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name, flags", [
+    (name, flags) for name, chapter in CHAPTERS.items()
+    for flags in (*chapter.ABOUT["variants"].values(), "--conditional")])
+def test_fit_gives_the_weights_of_main(name, flags):
+    """Two steps on the small set: bit for bit what the chapter's command trains, though no folder
+    is written."""
+    chapter, words = CHAPTERS[name], small(CHAPTERS[name], *flags.split(), "--steps", 2)
+    found = weights_of_fit(chapter, words)
+    train_by_main(chapter, [*words, "--out", "run"])
+    assert same(found, weights_of_run("run"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["made", "vae", "gan"])
-def test_fit_gives_the_weights_of_main(name):
-    """Two steps on the small set: bit for bit what the chapter's command leaves, though nothing is
-    evaluated and no folder is written. (Those whose loops are of their own; all: below.)"""
-    chapter = CHAPTERS[name]
-    words = small(chapter, "--steps", 2)
+def test_fit_gives_the_weights_of_main_to_its_end(name):
+    """The same of a main() that evaluates, and scores, and paints."""
+    chapter, words = CHAPTERS[name], small(CHAPTERS[name], "--steps", 2)
     found = weights_of_fit(chapter, words)
     chapter.main([*words, "--out", "run"])
+    assert same(found, weights_of_run("run"))
+
+
+MEAN = "start_from_mean(data.train)"
+
+
+@pytest.mark.parametrize("name", [name for name in CHAPTERS if MEAN in read(ROOT / f"{name}.py")])
+def test_a_main_that_begins_with_other_images_has_other_weights(name):
+    """Control: the mean of validation, not of training."""
+    flags = {"diffusion": "--variant masked", "ebm": "--variant rbm"}.get(name, "")
+    words, found = small(CHAPTERS[name], *flags.split(), "--steps", 1), []
+    for of in (MEAN, "start_from_mean(data.val)"):
+        train_by_main(rewritten(name, MEAN, of), [*words, "--out", of])
+        found.append(checkpoint(of)["parts"])
+    assert not same(*found)
+
+
+class Sealed:
+    """Stands for the test set: whoever looks at it is told."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"the test set was opened ({name})")
+
+    __getitem__ = __len__ = __iter__ = lambda self, *args: self.__getattr__("…")
+
+
+@pytest.mark.usefixtures("few_images")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(CHAPTERS))
+def test_main_opens_the_test_set_after_training(name, monkeypatch):
+    """If it is sealed a run stops there: its weights are as trained, and they are those of fit()
+    on data that have it. (A start_from_mean() of test digits would stop it before.)"""
+    chapter, load = CHAPTERS[name], utils.load_mnist
+    words = small(chapter, "--steps", 2)
+    found = weights_of_fit(chapter, words)
+
+    def sealed(*args, **how):
+        data = load(*args, **how)
+        data.test = data.x_test = data.test_labels = Sealed()
+        return data
+
+    monkeypatch.setattr(utils, "load_mnist", sealed)
+    with pytest.raises(AssertionError, match="test set was opened"):
+        chapter.main([*words, "--out", "run"])
     assert same(found, weights_of_run("run"))
 
 
@@ -656,3 +727,37 @@ def test_whoever_measures_says_how():
         if path.stem not in ("ablate", "fit"):
             assert f"python experiments/{path.name}" in text, path
             assert text.rstrip().splitlines()[-2] == 'if __name__ == "__main__":'
+
+
+def patched(text):
+    """Where a test's source puts something else into torch or math: those lines, as code."""
+    for node in ast.walk(ast.parse(text)):
+        into = []
+        if isinstance(node, ast.Assign):
+            into = [target for target in node.targets if isinstance(target, ast.Attribute)]
+        elif isinstance(node, ast.Call) and node.args and re.search(
+                r"\b(setattr|setitem|delattr|patch|object)$", ast.unparse(node.func)):
+            into = node.args[:1]
+        if any(re.match(r"\W*(torch|math|nn|F)\b", ast.unparse(target)) for target in into):
+            yield ast.unparse(node)
+
+
+def test_no_test_patches_torch_or_math():
+    """A test that does knows how a chapter calls them, and breaks when it is written otherwise."""
+    for path in sorted((ROOT / "tests").glob("*.py")):
+        assert not list(patched(read(path))), path
+    for text in ('monkeypatch.setattr(torch, "rand", none)', "torch.optim.Adam = none",  # controls
+                 'm.setattr("math.log", none)', 'setattr(torch.nn, "Linear", none)'):
+        assert list(patched(text)), text
+    assert not list(patched('m.setattr(utils, "load", none); torch.manual_seed(0); x = math.pi'))
+
+
+def test_first_evaluations_are_told_apart_by_their_largest_difference():
+    published = [{"step": 8, "train_nats": 200.0, "val_nats": 210.0},
+                 {"step": 30, "train_nats": None, "val_nats": 150.0, "val_frechet": 4.0}]
+    assert first_evaluations.differences(published, published)[0] == 0
+    found = [dict(published[0], val_nats=210.21), dict(published[1], val_frechet=4.1, other=9)]
+    largest, where = first_evaluations.differences(found, published)
+    assert largest == pytest.approx(0.025) and where == "val_frechet at step 30"
+    with pytest.raises(ValueError):  # a run that was not long enough
+        first_evaluations.differences(found[:1], published)

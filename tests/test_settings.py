@@ -77,6 +77,22 @@ def test_a_mistake_is_answered_by_one_sentence(fails, tmp_path, flags, word):
     toy.main(["--steps", "2", "--out", "fine"])  # control
 
 
+@pytest.mark.parametrize("text, code", [
+    ("toy.py: an error: bad luck", 2), ("error: bad luck", 2), ("Some error: bad luck", 2),
+    ("toy.py: error: bad luck\nand more", 2), ("toy.py: error: bad luck", 1), ("", 2),
+    ("toy.py: error: first\ntoy.py: error: bad luck", 2),
+    ("Traceback (most recent call last):\ntoy.py: error: bad luck", 2)])
+def test_what_is_not_one_sentence_is_noticed(fails, text, code):
+    """Controls of `fails`, in conftest.py, by which all tests of mistakes judge."""
+    def ends(text, code):
+        print(text, file=sys.stderr)
+        raise SystemExit(code)
+
+    with pytest.raises(AssertionError):
+        fails(lambda: ends(text, code), "bad luck")
+    fails(lambda: ends("training: 3 of 4\rtoy.py: error: bad luck", 2), "bad luck")
+
+
 def test_numbers_that_are_allowed():
     assert Setting(3, "").read("1") == 1 and Setting(0.5, "").read("1e-9") == 1e-9
     assert Setting(0.5, "", least=0).read("0") == 0 and Setting(3, "", least=0).read("0") == 0

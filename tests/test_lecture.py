@@ -1,0 +1,356 @@
+"""samples/comparison.md: each figure of its prose is that of the run that its sentence names.
+
+A figure is a number with a decimal point. LECTURE has all of them, each in its sentence's own words
+and computed from the files of that run; and numbers in words where they can be counted. QUOTED has
+those of others, which are what the chapters say is published."""
+import math
+import re
+
+from conftest import CHAPTERS, ROOT
+from test_notes import FLOOR, RUNS, error, figures, gap, minutes, passes, results, scores, source
+
+PAGE = (ROOT / "samples" / "comparison.md").read_text(encoding="utf-8")
+PROSE = " ".join(re.sub(
+    r"<!-- made by compare.py: .*?<!-- end -->", "", PAGE, flags=re.S).split())
+BITS = FLOOR["binarized"]
+
+# ------------------------------------------------------------------------------- what is looked up
+
+WORDS = dict(enumerate("no one two three four five six seven eight nine ten eleven twelve thirteen "
+                       "fourteen fifteen".split()))
+WORDS.update({20: "twenty", 23: "twenty-three", 30: "half an hour", 31: "thirty-one",
+              77: "seventy-seven"})
+
+
+def nats(run):
+    return RUNS[run]["test_nats"]
+
+
+def frechet(run, kind="binarized"):
+    return scores(run, kind)["frechet"]
+
+
+def precision(run):
+    return scores(run)["precision"]
+
+
+def recall(run):
+    return scores(run)["recall"]
+
+
+def seconds(run):
+    return RUNS[run]["sample_seconds_64"]
+
+
+def weights(run):
+    return RUNS[run]["parameters"]
+
+
+def each(value, *runs):
+    return [value(run) for run in runs]
+
+
+def ends(values):
+    return min(values), max(values)
+
+
+def given(claim, value):
+    """A value that is told with a claim: without that, one that no sentence has."""
+    return value if claim else "?" if isinstance(value, str) else math.nan
+
+
+def both(*values):
+    """The figure of several runs, if they have the same."""
+    return given(len({f"{value:.2f}" for value in values}) == 1, values[0])
+
+
+def seen(run, *until):
+    """The best validation nats up to a minute, or of all of the run."""
+    return min(row["val_nats"] for row in RUNS[run]["curve"]
+               if row["seconds"] <= 60 * min(until, default=math.inf))
+
+
+def agreed(run):
+    """How often the judge reads the digit that was asked for, in percent."""
+    return 100 * scores(run, "label_agreement")
+
+
+def marginal(run):
+    return RUNS[run]["marginal_nats"]
+
+
+def word(value):
+    return WORDS.get(round(value), "?")
+
+
+def spoken(run):
+    """A run's minutes in words, which may be 8 % off."""
+    n = min(WORDS, key=lambda n: abs(minutes(run) - n))
+    return given(abs(minutes(run) - n) <= 0.08 * n, WORDS[n])
+
+
+def in_order(runs, key):
+    return sorted(runs, key=key) == list(runs)
+
+
+def nearest(runs, n):
+    """Those with the smallest distances."""
+    return sorted(runs, key=frechet)[:n]
+
+
+PLAIN = [run for run in RUNS if not RUNS[run]["conditional"]]
+TOLD = {run: run[:-len("_conditional")] for run in RUNS if RUNS[run]["conditional"]}
+EXACT = [run for run in PLAIN if RUNS[run]["likelihood"] == "exact"]
+ONE_ORDER = [run for run in EXACT if RUNS[run]["model"] != "flow"
+             and RUNS[run]["settings"].get("order") != "agnostic"]
+RANKED = ["transformer_ar_long", "pixelcnn_long", "transformer_ar", "pixelcnn", "made_rnn",
+          "wavenet", "pixelcnn_rnn", "pixelcnn_original"]  # as the sentence has them
+WITH_NATS = [run for run in TOLD if "marginal_nats" in RUNS[run]]
+USUAL = [run for run in RUNS if not run.endswith("_long")]
+BEST = ["diffusion", "diffusion_long", "gan", "gan_long", "transformer_ar_long"]
+NEAR_GANS = ["diffusion", "diffusion_long", "transformer_ar_long", "ebm_long"]
+OBEYING = [f"{name}_conditional" for name in (
+    "gan", "diffusion", "ebm", "transformer_ar", "vae", "pixelcnn", "wavenet", "flow", "made")]
+SEEDS = results("results/seeds/ebm_conv.json")
+LOW, HIGH = ends([row["test_frechet_binary"] for row in SEEDS])
+# Of these no file is kept: flow.py has them.
+LARGER, SINGLE = (float(re.search(f"{words}.* ([0-9.]+)$", source("flow"), flags=re.M)[1])
+                  for words in ("49 of them in 8 parts", "one by one, a network"))
+
+LECTURE = [
+    ("({} grey pixels of 10,000 have another level then)",
+     word(10_000 * (1 - RUNS["flow"]["round_trip_levels"]))),
+    # Likelihood and quality
+    ("(times {:.2f}, in bits)", 1 / math.log(2)),
+    ("And of the {} exact models that draw pixel by pixel, or word by word, in one order, {} are",
+     word(len(ONE_ORDER)),
+     given(in_order(RANKED, nats) and in_order(RANKED, frechet), word(len(RANKED)))),
+    ("(but {} pairs of neighbours lie within a quarter of a nat of each other", word(sum(
+        nats(b) - nats(a) < 0.25 for a, b in zip(RANKED, RANKED[1:])))),
+    ("WaveNet and the Row LSTM predict real digits better ({:.2f} and {:.2f} nats against {:.2f};",
+     *each(nats, "wavenet", "pixelcnn_rnn", "made")),
+    ("their Fréchet distances are {:.2f} and {:.2f}, MADE's {:.2f}. Its long run stands behind "
+     "WaveNet by nats ({:.2f}), and draws hardly worse than the Gated PixelCNN ({:.2f} and {:.2f})",
+     *each(frechet, "wavenet", "pixelcnn_rnn", "made"), nats("made_long"),
+     *each(frechet, "made_long", "pixelcnn")),
+    ("{} seeds of the smoothed energy move its distance by {}: {:.2f} is beyond that, {:.2f} is "
+     "not", word(len(SEEDS)).capitalize(), given(1.45 < HIGH / LOW < 1.55, "half"),
+     *each(frechet, "pixelcnn_rnn", "wavenet")),
+    ("diffusion {:.2f} after {} minutes and {:.2f} after {}, the GAN {:.2f} after {} and {:.2f} "
+     "after {}, where the best exact model, after {}, has {:.2f}. Among these {} we", *(
+         value(run) for run in BEST[:-1] for value in (frechet, spoken)),
+     spoken(BEST[-1]), given(nearest(EXACT, 1) == BEST[-1:], frechet(BEST[-1])),
+     given(set(nearest(PLAIN, len(BEST))) == set(BEST), word(len(BEST)))),
+    ("come nearest: the energy on a base {:.2f}, the GAN {:.2f}, where 5,000 training digits, "
+     "which are real, have {:.2f} (the mean of {} random heaps", *(
+         given(run in nearest(RUNS, 2), frechet(run))
+         for run in ("ebm_conditional", "gan_conditional")),
+     BITS["frechet"], word(results("samples/comparison_floors.json")["heaps"])),
+    ("its recall is {:.2f}, where training digits have {:.2f}, and the judge reads the digit that "
+     "was asked for in {:.1f} %, of real digits in {:.1f} %", recall("gan_conditional"),
+     BITS["recall"], agreed("gan_conditional"), 100 * FLOOR["label_agreement"]),
+    ("at most log 100 = {:.1f} worse", math.log(100)),
+    ("{:.1f} nats is as far as MADE is from the long run of the Gated PixelCNN",
+     nats("made") - nats("pixelcnn_long")),
+    ("the RBM has the GAN's {:.2f} and {:.2f}, and a distance of {:.2f} where the GAN has {:.2f}; "
+     "the long transformer has a recall of {:.2f} at the GAN's precision, and about its distance "
+     "({:.2f})", both(*each(precision, "gan", "ebm_rbm")), both(*each(recall, "gan", "ebm_rbm")),
+     *each(frechet, "ebm_rbm", "gan"), recall("transformer_ar_long"),
+     frechet("transformer_ar_long")),
+    ("The {} exact models of one order have a recall of {:.2f} to {:.2f}", word(len(ONE_ORDER)),
+     *ends(each(recall, *ONE_ORDER))),
+    ("they pay in precision, {:.2f} to {:.2f},", *ends(each(precision, *ONE_ORDER))),
+    # Autoregressive models; passes
+    ("and pays: {:.2f} nats, where one order has {:.2f}",
+     *each(nats, "made_agnostic_8masks", "made")),
+    ("from one z | {:.3f} s, {:.3f} s |", *each(seconds, "vae", "gan")),
+    ("MADE {:.3f} s, transformer {:.3f} s, flow {:.3f} s",
+     *each(seconds, "made", "transformer_ar", "flow")),
+    ("fewer hidden pixels | {:.3f} s, {:.3f} s |",
+     *each(seconds, "diffusion", "diffusion_masked")),
+    ("how long that is | {:.3f} s, {:.3f} s |", *each(seconds, "ebm_rbm", "ebm_conv")),
+    ("{:.2f} is the mean of −log p over all orders", nats("diffusion_masked")),
+    ("with masks on its weights: {:.2f}.)", nats("made_agnostic_8masks")),
+    ("Only the VAEs draw sooner than the GANs, and much worse: {:.2f} and {:.2f} against {:.2f} "
+     "and {:.2f}", *each(frechet, "vae", "vae_long", "gan", "gan_long")),
+    ("(diffusion, the larger transformer, the larger energy on a base), takes {:.3f} to {:.3f} s, "
+     "and they {:.3f} and {:.3f} s", *ends(each(seconds, *NEAR_GANS)),
+     *each(seconds, "gan", "gan_long")),
+    # Four ways to one chain rule
+    ("After five minutes the larger transformer is at {:.2f}, and the usual one at {:.2f}",
+     seen("transformer_ar_long", 5), seen("transformer_ar", 5)),
+    ("The gated PixelCNN has {:,} weights and {:.2f} nats, MADE {:,} and {:.2f}",
+     weights("pixelcnn"), nats("pixelcnn"), weights("made"), nats("made")),
+    ("and is behind MADE ({:.2f})", nats("pixelcnn_original")),
+    ("it sees {} times as many images a second", word(
+        passes("made") / minutes("made") / passes("pixelcnn") * minutes("pixelcnn"))),
+    ("after {} minutes, it stands at {:.2f}; the gated PixelCNN has passed that within two "
+     "({:.2f})", spoken("made"), seen("made"), seen("pixelcnn", 2)),
+    ("after one minute ({:.2f}) it is where the original ends after {:.1f} ({:.2f})",
+     seen("pixelcnn", 1), minutes("pixelcnn_original"), seen("pixelcnn_original")),
+    ("**Attention ends ahead**, {:.2f}, by half a nat, which may be the seed, with {} times the",
+     nats("transformer_ar"), word(weights("transformer_ar") / weights("pixelcnn"))),
+    ("after one minute it is still behind ({:.2f} against {:.2f}), after two ahead ({:.2f} against "
+     "{:.2f};", *(seen(run, n) for n in (1, 2) for run in ("transformer_ar", "pixelcnn"))),
+    ("of unequal length: {:.2f} after {}, {:.2f} after {} minutes", *(
+        value(run) for run in ("transformer_ar_long", "pixelcnn_long")
+        for value in (nats, spoken))),
+    # A VAE
+    ("Grey means have a Fréchet distance of {:.2f} to grey digits, binarized draws one of {:.2f} "
+     "to", frechet("vae", "grey"), frechet("vae")),
+    ("neither is near real digits ({:.2f} and {:.2f})",
+     *(FLOOR[kind]["frechet"] for kind in ("grey", "binarized"))),
+    ("Its nats are a bound, ≤ {:.2f},", nats("vae")),
+    ("(recall {:.2f}), at the price of ≤ {:.2f} nats", recall("vae_z2"), nats("vae_z2")),
+    # A flow
+    ("exact likelihood: {:.2f} nats of bits after {:.1f} minutes, between WaveNet and the long "
+     "MADE", given(in_order(["wavenet", "flow_2levels", "made_long"], nats), nats("flow_2levels")),
+     minutes("flow_2levels")),
+    ("and {:.3f} bits/dim of grey levels", RUNS["flow"]["grey_bits_per_dim"]),
+    ("Its draws, {:.2f}, are about as near as the gated PixelCNN's ({:.2f}), and far from "
+     "diffusion's after as many minutes ({:.2f}); told the digit it has {:.2f}",
+     *each(frechet, "flow", "pixelcnn", "diffusion", "flow_conditional")),
+    ("the flow of bits has no shades, and {:.2f}", frechet("flow_2levels")),
+    ("In larger parts they cost {:.1f} nats more", LARGER - SINGLE),
+    ("where our GAN has {} and our VAE {}",
+     *(RUNS[run]["settings"]["z_size"] for run in ("gan", "vae"))),
+    # A GAN
+    ("has a distance of {:.2f} binarized and {:.2f} grey, the default {:.2f} and {:.2f}.",
+     *(frechet(run, kind) for run in ("gan_long", "gan") for kind in ("binarized", "grey"))),
+    ("One network, one pass, all pixels: {:.3f} s", seconds("gan")),
+    ("Recall is {:.2f} binarized, where exact models of one order have {:.2f} to {:.2f} and real "
+     "training digits {:.2f}; told the digit, precision rises to {:.2f} and recall falls to "
+     "{:.2f}", both(*each(recall, "gan", "gan_long")), *ends(each(recall, *ONE_ORDER)),
+     BITS["recall"], precision("gan_conditional"), recall("gan_conditional")),
+    ("in any of {} seeds, nor", word(len(results("results/seeds/gan.json")))),
+    ("The Wasserstein variant, after {:.1f} minutes, is at {:.2f}",
+     minutes("gan_wgan-gp"), frechet("gan_wgan-gp")),
+    # Diffusion
+    ("After {:.1f} minutes its draws have a distance of {:.2f} (binarized; precision {:.2f}, "
+     "recall {:.2f}), after {} of {:.2f}", minutes("diffusion"), frechet("diffusion"),
+     precision("diffusion"), recall("diffusion"), spoken("diffusion_long"),
+     frechet("diffusion_long")),
+    ("50 passes, {:.2f} s for 64 digits, where the GAN takes {:.3f} s",
+     *each(seconds, "diffusion", "gan")),
+    ("with guidance, it has {:.2f} (precision {:.2f}, recall {:.2f})",
+     *(value("diffusion_conditional") for value in (frechet, precision, recall))),
+    # Energies
+    ("from both sides: {:.2f} nats, between {:.2f} and {:.2f}", nats("ebm_rbm"),
+     *RUNS["ebm_rbm"]["nats_interval"]),
+    ("It gains about {} nat", given(
+        word(RUNS["ebm"]["base_nats"] - nats("ebm")) == "one", "a")),
+    ("noise: {:.2f} (binarized) and {:.2f} (grey), in {:.1f} minutes; in each of {} seeds every "
+     "digit is {:.0f} to {:.0f} %", frechet("ebm_conv"), frechet("ebm_conv", "grey"),
+     minutes("ebm_conv"), word(len(SEEDS)), *ends([
+         100 * share for row in SEEDS for share in row["test_shares"]])),
+    # A label
+    ("A label holds at most log 10 = {:.1f} nats", math.log(10)),
+    ("{} of {} in one direction hardly): {:.2f} against {:.2f} (MADE), {:.2f} against {:.2f} "
+     "(WaveNet), {:.2f} against {:.2f} (Gated PixelCNN), {:.2f} against {:.2f} (transformer), "
+     "{:.2f} against {:.2f} (VAE, bounds), {:.2f} against {:.2f} (energy on a base, estimates)",
+     word(sum(marginal(run) < nats(TOLD[run]) for run in WITH_NATS)), word(len(WITH_NATS)), *(
+         value for run in ("made", "wavenet", "pixelcnn", "transformer_ar", "vae", "ebm")
+         for value in (marginal(f"{run}_conditional"), nats(run)))),
+    ("It is right for {:.1f} to {:.1f} % of the test digits",
+     *ends([100 * RUNS[run]["bayes_accuracy"] for run in WITH_NATS])),
+    ("is right in {:.1f} % of binarized digits", 100 * FLOOR["label_agreement"]),
+    ("The judge reads the digit that was asked for in {:.1f} % (GAN), {:.1f} % (diffusion, "
+     "guided), {:.1f} % (energy on a base), {:.1f} % (transformer), {:.1f} % (VAE), {:.1f} % "
+     "(Gated PixelCNN), {:.1f} % (WaveNet), {:.1f} % (flow), {:.1f} % (MADE) of binarized",
+     *each(agreed, *OBEYING)),
+    ("for 95 %, and {} of {} stay below", word(sum(agreed(run) < 95 for run in TOLD)),
+     word(len(TOLD))),
+    # Beside published figures
+    ("all but the long runs take {} to {} minutes", *map(word, ends(each(minutes, *USUAL)))),
+    ("{} pass over the training set to {} (convolutions, recurrences, transformer), not quite {} "
+     "(flow), {} (GAN, smoothed energy), {} (energy on a base), {} (diffusion), {} (MADE; {} in "
+     "all orders), {} (VAE), {:.0f} (RBM)", *map(word, ends(each(passes, *(
+         run for run in USUAL if RUNS[run]["model"] in ("wavenet", "pixelcnn", "transformer_ar")
+         or run == "made_rnn")))), *(word(both(*each(passes, *runs.split()))) for runs in (
+             "flow flow_2levels", "gan ebm_conv", "ebm", "diffusion", "made",
+             "made_agnostic_8masks", "vae")), passes("ebm_rbm")),
+    ("The Gated PixelCNN, larger, goes from {:.2f} nats in {:.1f} minutes to {:.2f} in {:.1f}", *(
+        value(run) for run in ("pixelcnn", "pixelcnn_long") for value in (nats, minutes))),
+    ("the transformer, larger, from {:.2f} in {:.1f} to {:.2f} in {:.1f},", *(
+        value(run) for run in ("transformer_ar", "transformer_ar_long")
+        for value in (nats, minutes))),
+    ("(500 of each: ± {:.1f})", error(500)),
+    ("MADE goes from {:.2f} to {:.2f} in {:.1f} minutes,", *each(nats, "made", "made_long"),
+     minutes("made_long")),
+    ("its training images are {:.1f} nats ahead of validation images by then", gap("made_long")),
+    ("The VAE goes from ≤ {:.2f} in {:.1f} minutes to ≤ {:.2f} in {:.1f}, and its gap "
+     "{} as well", *(value(run) for run in ("vae", "vae_long") for value in (nats, minutes)),
+     given(gap("vae_long") > gap("vae"), "grows")),
+    ("The GAN's distance (grey) falls from {:.2f} to {:.2f}",
+     *(frechet(run, "grey") for run in ("gan", "gan_long"))),
+    ("diffusion's falls from {:.2f} to {:.2f}",
+     *(frechet(run, "grey") for run in ("diffusion", "diffusion_long"))),
+    ("twice as wide, goes from {:.2f} to {:.2f} in {:.1f} minutes", *each(nats, "ebm", "ebm_long"),
+     minutes("ebm_long")),
+    ("is told in {} chapters (*Given an afternoon*)", word(
+        len(list(ROOT.glob("results/afternoon/*.json"))))),
+]
+
+QUOTED = [  # words, and the chapters that have their figures
+    ("81.45 and 79.17 are published figures (PixelCNN and ImageGPT", "pixelcnn transformer_ar"),
+    ("others have published 81.50 and 81.45", "pixelcnn"),
+    ("Published, after up to hundreds of epochs: 79.17, and 78.61 with convolutions between the "
+     "attention, against 81.50", "transformer_ar pixelcnn"),
+    ("bounds of 1.06 (RealNVP), 1.05 (Glow) and 0.97 (Residual Flow)", "flow"),
+    ("Glow, at 1.05, draws no pixel alone", "flow"),
+    ("published figures of energies, 79.6 to 80.5,", "ebm"),
+    ("where 79.17 is published", "transformer_ar"),
+    ("below the 84.87 published for a larger one in a random order", "made"),
+]
+
+
+# --------------------------------------------------------------------------------------- compared
+
+
+def compared(claims, text=PROSE):
+    """(claims that the text does not have, each once and with no word of another's; figures of the
+    text that no claim has)."""
+    unsaid = []
+    for words in claims:
+        if text.count(words) != 1:
+            unsaid.append(words)
+        text = text.replace(words, "|")
+    return unsaid, figures(text)
+
+
+def changed(form, values):
+    """The same with one value off by two in its last place, or with another word; of each."""
+    kinds = re.findall(r"\{(.*?)\}", form)
+    for i, (kind, value) in enumerate(zip(kinds, values)):
+        places = int((re.findall(r"\.(\d)f", kind) or [0])[0])
+        other = f"not {value}" if isinstance(value, str) else value + 2 * 10 ** -places
+        yield form.format(*values[:i], other, *values[i + 1:])
+
+
+# ------------------------------------------------------------------------------------------- tests
+
+
+CLAIMS = [form.format(*values) for form, *values in LECTURE] + [words for words, _ in QUOTED]
+
+
+def test_a_sentence_has_the_figures_of_the_run_that_it_names():
+    assert compared(CLAIMS)[0] == []
+    for form, *values in LECTURE:
+        assert figures(form) == [], form  # all are computed
+        assert form.count("{") == len(values), form
+        for words in changed(form, values):
+            assert words not in PROSE, words  # control
+
+
+def test_no_figure_of_the_lecture_is_unclaimed():
+    assert len(figures(PROSE)) > 100 and compared(CLAIMS)[1] == []
+    assert compared(CLAIMS, f"{PROSE} It has 12.34 nats.")[1] == ["12.34"]  # controls
+    for words in CLAIMS:
+        assert compared([other for other in CLAIMS if other != words])[1] == figures(words)
+
+
+def test_quoted_figures_are_those_that_chapters_have():
+    for words, chapters in QUOTED:
+        published = " ".join(" ".join(part) for name in chapters.split()
+                             for part in CHAPTERS[name].ABOUT["published"].values())
+        assert figures(words) and set(figures(words)) <= set(figures(published)), words
