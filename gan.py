@@ -671,8 +671,8 @@ ABOUT = {
         "neighbours.png": "Twelve draws above the training digits that are nearest to them, in "
                           "pixels and in the judge's features: relatives, or copies?",
         "losses.png": "Both losses, and what D says of real images and of drawings: they hardly "
-                      "move, while loss.png shows that the digits get better. (If D tosses "
-                      "coins they are 1.386 and 0.693, and D says ½.)",
+                      "move, while loss.png shows that the digits get better. If D tosses "
+                      "coins they are 1.386 and 0.693, and D says ½.",
         "shares.png": "How often each digit is drawn, beside how often it is in the test set: if "
                       "modes had collapsed, some bars would be missing.",
     },

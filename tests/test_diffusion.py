@@ -98,7 +98,7 @@ def test_a_step_back_keeps_the_marginal(straight):
         alpha, sigma = model.path(torch.tensor(450))
         assert back.mean().item() == pytest.approx(0.4 * alpha.item(), abs=5 / 447 * sigma.item())
         assert back.std().item() == pytest.approx(sigma.item(), rel=0.01)
-        end = model.step_back(z, torch.full_like(z, 0.4), 600, 0, noise)
+        end = model.step_back(z, torch.full_like(z, 0.4), 600, 0, kick)
         assert torch.allclose(end, torch.tensor(0.4))  # no noise at the last step
 
 

@@ -300,7 +300,8 @@ def told_of_files():
     assert "by 0.01 at most" in TEXTS["docs/results.md"] and f"{max(spreads):.2f}" == "0.01"
     found |= {f"{max(spreads):.2f}"}
     floors = json.loads(read("samples/comparison_floors.json"))["floors"]["real training digits"]
-    found |= {f"{100 * floors['label_agreement_grey']:.1f}", f"{math.log(10):.1f}"}
+    found |= {f"{100 * floors['label_agreement_grey']:.1f}", f"{math.log(10):.1f}",
+              f"{floors['binarized']['frechet']:.2f}"}
     found |= {f"{max(RUNS[name]['parameters'] for name in RUNS) / 1e6:.1f}"}  # million weights
     return found
 
@@ -351,8 +352,8 @@ def test_flags_page_says_which_chapters_have_no_depth_and_no_weights():
     assert {RUNS[name]["model"] for name in shipped} == set(PUBLISHED)  # of each chapter some run
     models = {(RUNS[name]["model"], RUNS[name]["variant"]) for name in missing}
     assert models == {("made", "masks"), ("diffusion", "masked"), ("diffusion", "gaussian"),
-                      ("diffusion", "flow-matching"), ("flow", ""), ("ebm", "conv"),
-                      ("ebm", "residual"), ("vae", "")}
+                      ("diffusion", "flow-matching"), ("flow", ""), ("transformer_ar", ""),
+                      ("ebm", "conv"), ("ebm", "residual"), ("vae", "")}
     assert {"flow", "diffusion", "ebm", "ebm_rbm"} <= shipped
 
 

@@ -498,7 +498,7 @@ COMPUTED = {
             for sampler in ("ddpm", "ddim"))),
         ("in 100 steps the default has {:.2f}.", speed("diffusion", "ddpm", 100)),
         ("it is not so: {:.2f} and {:.2f}, and ten steps ({:.2f}, {:.2f}) are better than a "
-         "hundred ({:.2f}, {:.2f})", *(speed("diffusion_conditional", sampler, steps)
+         "hundred ({:.2f}, {:.2f}; one heap each)", *(speed("diffusion_conditional", sampler, steps)
                                for steps in (50, 10, 100) for sampler in ("ddpm", "ddim"))),
         ("in ten steps (11) has {:.2f} here and {:.2f} on the arc", *(
             speed(run, "ddim", 10) for run in ("diffusion_flow-matching", "diffusion"))),

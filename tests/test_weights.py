@@ -215,12 +215,13 @@ def test_pictures_take_a_fiftieth_of_the_time_at_most():
             self.plot_seconds += 10
 
         def tick(self, loss):
-            self.train_seconds += 100
+            self.train_seconds += 1
             return super().tick(loss)
 
-    toy.main([], Slow)
-    # 10 s a time, and 100 s a step: a fiftieth allows a second time after 5 steps.
-    assert drawn[0] == 1 and 5 <= drawn[1] - drawn[0] + 1 <= 8 and drawn[-1] == 30
+    toy.main(["--steps", "1600"], Slow)
+    # 10 s a time, and 1 s a step: a fiftieth allows a second time after 500 steps, a third after
+    # 1,000; evaluations are at 4, 16, 36, … 484, 576, …; and finish() draws once more.
+    assert drawn == [4, 576, 1024, 1600, 1600]
 
 
 def test_threads_are_as_many_as_was_asked_for(fails):
