@@ -18,7 +18,7 @@ BITS = FLOOR["binarized"]
 
 WORDS = dict(enumerate("no one two three four five six seven eight nine ten eleven twelve thirteen "
                        "fourteen fifteen".split()))
-WORDS.update({20: "twenty", 23: "twenty-three", 30: "half an hour", 31: "thirty-one",
+WORDS.update({17: "seventeen", 20: "twenty", 23: "twenty-three", 30: "half an hour", 31: "thirty-one",
               77: "seventy-seven"})
 
 
@@ -133,8 +133,8 @@ LECTURE = [
      "WaveNet by nats ({:.2f}), and draws hardly worse than the Gated PixelCNN ({:.2f} and {:.2f})",
      *each(frechet, "wavenet", "pixelcnn_rnn", "made"), nats("made_long"),
      *each(frechet, "made_long", "pixelcnn")),
-    ("{} seeds of the smoothed energy move its distance by {}: {:.2f} is beyond that, {:.2f} is "
-     "not", word(len(SEEDS)).capitalize(), given(1.45 < HIGH / LOW < 1.55, "half"),
+    ("{} seeds of the smoothed energy move its distance (binarized) by {}: {:.2f} is beyond that, "
+     "{:.2f} is not", word(len(SEEDS)).capitalize(), given(1.45 < HIGH / LOW < 1.55, "half"),
      *each(frechet, "pixelcnn_rnn", "wavenet")),
     ("diffusion {:.2f} after {} minutes and {:.2f} after {}, the GAN {:.2f} after {} and {:.2f} "
      "after {}, where the best exact model, after {}, has {:.2f}. Among these {} we", *(
@@ -211,7 +211,7 @@ LECTURE = [
      "diffusion's after as many minutes ({:.2f}); told the digit it has {:.2f}",
      *each(frechet, "flow", "pixelcnn", "diffusion", "flow_conditional")),
     ("the flow of bits has no shades, and {:.2f}", frechet("flow_2levels")),
-    ("In larger parts they cost {:.1f} nats more", LARGER - SINGLE),
+    ("In larger parts the coarse pixels of grey digits cost {:.1f} nats more", LARGER - SINGLE),
     ("where our GAN has {} and our VAE {}",
      *(RUNS[run]["settings"]["z_size"] for run in ("gan", "vae"))),
     # A GAN
