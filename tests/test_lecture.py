@@ -18,8 +18,8 @@ BITS = FLOOR["binarized"]
 
 WORDS = dict(enumerate("no one two three four five six seven eight nine ten eleven twelve thirteen "
                        "fourteen fifteen".split()))
-WORDS.update({17: "seventeen", 20: "twenty", 23: "twenty-three", 30: "half an hour", 31: "thirty-one",
-              77: "seventy-seven"})
+WORDS.update({17: "seventeen", 20: "twenty", 23: "twenty-three", 30: "half an hour",
+              31: "thirty-one", 77: "seventy-seven"})
 
 
 def nats(run):
