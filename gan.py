@@ -801,9 +801,11 @@ ABOUT = {
 # 6. --beta-1 0.9, the default of most libraries. (19.70.) Why should a player whose opponent moves
 #    forget?
 # 7. --loss wgan-gp --penalty 0. What becomes of the critic's loss? And with norm=True in its
-#    Discriminator?
+#    Discriminator? (Of the draws: a distance of 30.15 where the penalty has 4.57.)
 # 8. Save 5,000 validation digits as .npy, rotated by 10°, then blurred, then the sevens alone, and
 #    score each with judge.py. Which of Fréchet distance, precision, recall and shares notices what?
+#    (Plain: 0.19, precision 0.86, recall 0.85. Rotated: 1.72, 0.81, 0.67. Blurred by means of 3×3:
+#    8.47, 0.63, 0.16. The 1,090 sevens: 89.4, 0.90, 0.10.) (No file is kept.)
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -890,7 +890,7 @@ ABOUT = {
 # Exercises (Figures: validation nats after --steps 200 --lr 0.01, seed 0;
 # results/ablations/convolutions.json. The gated default: 91.6.)
 # 1. Mask B in the first layer of PixelCNN; draw with sample_obvious(). What do loss and samples
-#    say? (Not measured here; made.py has such losses. Probabilities no longer sum to 1.)
+#    say? (The loss: 2 · 10⁻⁶ nats. Probabilities no longer sum to 1.)
 # 2. Look at receptive_field.png of PixelCNN with 2, 4, 8 blocks. Does the blind spot go away? (No.
 #    Of the 574 pixels before (20, 14) 8 blocks miss 346, 15 blocks 111, any number 55.)
 # 3. Let v listen to h: add h to v at the end of a layer of GatedPixelCNN. Which test fails? Find
