@@ -750,3 +750,13 @@ def test_first_evaluations_are_told_apart_by_their_largest_difference():
     assert largest == pytest.approx(0.025) and where == "val_frechet at step 30"
     with pytest.raises(ValueError):  # a run that was not long enough
         first_evaluations.differences(found[:1], published)
+
+
+def test_published_runs_begin_as_the_docs_say():
+    rows = rows_of("first_evaluations.json")
+    assert set(rows) <= {path.parent.name for path in SAMPLES.glob("*/metrics.json")}
+    near = [name for name, row in rows.items() if row["largest"] < 1e-4]
+    assert {name for name in rows if name not in near} == {"pixelcnn_original", "gan"}
+    assert rows["pixelcnn_original"]["largest"] < 2e-3 and rows["gan"]["largest"] < 0.05
+    text = one_line(read(ROOT / "docs" / "results.md"))
+    assert f"of {len(rows)} runs that were tried" in text and len(near) == 11
