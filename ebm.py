@@ -1160,12 +1160,12 @@ ABOUT = {
 # further. Squares in the loss, by which others keep energies small, forbid what is asked for here,
 # we think: energies in nats, on top of independent pixels, are large. (The picture has these, too.)
 #
-# How long a chain? K = 10, 900 steps: 12.4 (five whole runs differ by a factor of 2, so 12 and 18
-# may be one). K = 5, 1,600 steps, as long in minutes: 17.8, and a quarter of the draws noughts, if
-# one chain in 20 begins anew at each visit, with one in a hundred 12.3. Denoising score matching,
-# 1,500 steps of it and then 500 of (3): 16.0, alone 116. (1,000 draws by 500 steps; single runs of
-# a sketch, of which no file is kept.) Slopes near digits are not enough, we think, if chains come
-# from afar (exercise 5).
+# How long a chain? K = 10, 900 steps: 12.4. K = 5, 1,600 steps, as long in minutes: 17.8, and a
+# quarter of the draws noughts, if one chain in 20 begins anew at each visit, with one in a hundred
+# 12.3. (Five whole runs differ by a factor of 2: a seed may make 18 of 12.) Denoising score
+# matching, 1,500 steps of it and then 500 of (3): 16.0, alone 116. (1,000 draws by 500 steps;
+# single runs of a sketch, of which no file is kept.) Slopes near digits are not enough, we think,
+# if chains come from afar (exercise 5).
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: results/ablations/ebm.json, the tables above.)
 # 1. The classic mistake: in Smoothed.walk() let temperature be 1e-4, a hundredth of the noise. What

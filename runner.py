@@ -422,7 +422,7 @@ class Run:
         needed to draw. own: the chapter's further figures, all of which have to be finite."""
         y, s = utils.row_labels(model, 64, 8), self.settings
         self.check_finite(test_nats=test_nats, **own)
-        if own.get("bayes_accuracy") and own["marginal_nats"] > test_nats + math.log(s.classes):
+        if "bayes_accuracy" in own and own["marginal_nats"] > test_nats + math.log(s.classes):
             raise AssertionError("p(x) = ⅒ Σ_y p(x|y) came out below p(x|y) / 10")
         sample_seconds = draws.median_seconds(lambda: model.sample(64, y))
         self.eval_seconds += time.perf_counter() - self.mark

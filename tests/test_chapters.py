@@ -736,6 +736,8 @@ def test_a_chapter_declares_itself(chapter):
     about = chapter.ABOUT
     assert {"order", "title", "published", "abilities", "variants", "small"} <= set(about)
     assert set(about["abilities"]) - {"besides"} == set(CHAPTERS["wavenet"].ABOUT["abilities"])
+    literal = re.findall(r"utils\.first\((\d+), ", inspect.getsource(chapter.train))
+    assert {str(about["scored"])} == set(literal) if "scored" in about else not literal
     for flags in (*about["variants"].values(), *about.get("cases", [])):
         assert about["title"](values(chapter, flags))
     values(chapter, about["small"])
