@@ -237,8 +237,8 @@ def read_draws(folder, run):
     arrays = {name: read_array(folder / f"{name}.npy") for name in ("samples", "means", "labels")
               if (folder / f"{name}.npy").exists()}
     with contextlib.suppress(OSError, ValueError, TypeError):
-        how = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
-        if set(how) != {"step"} or how["step"] != run.metrics["best_step"]:
+        options = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+        if set(options) != {"step"} or options["step"] != run.metrics["best_step"]:
             return None
     wanted = ["samples"] + ["means"] * run.has_means + ["labels"] * run.conditional
     if not set(wanted) <= set(arrays):
@@ -323,20 +323,20 @@ def score_run(run, judge_and_data):
         raise LeftOut(f"{run.place}: its digits could not be drawn ({error})") from None
     judge, data = judge_and_data()
     grey, bits = (images, coins(images)) if is_grey(images) else (means, images)
-    found = {"binarized": None, "grey": None, "label_agreement": None, "label_agreement_grey": None}
+    result = dict.fromkeys(("binarized", "grey", "label_agreement", "label_agreement_grey"))
     if labels is not None:
         shares = torch.bincount(data.train_labels, minlength=10).double() / len(data.train_labels)
         chosen = as_often(labels, shares, DRAWS)
         bits, labels, grey = bits[chosen], labels[chosen], None if grey is None else grey[chosen]
         for key, x in (("label_agreement", bits), ("label_agreement_grey", grey)):
             if x is not None:
-                found[key] = (judged(judge, x)[1] == labels).double().mean().item()
-    found["binarized"] = judge_scores(judge, bits[:DRAWS], data.x_test)
+                result[key] = (judged(judge, x)[1] == labels).double().mean().item()
+    result["binarized"] = judge_scores(judge, bits[:DRAWS], data.x_test)
     if grey is not None:
-        found["grey"] = judge_scores(judge, grey[:DRAWS], data.test)
+        result["grey"] = judge_scores(judge, grey[:DRAWS], data.test)
     keep(run.folder / "scores.json",
-         {"metrics": run.digest, "judge": judge_digest(), "draws": DRAWS, **found})
-    return found
+         {"metrics": run.digest, "judge": judge_digest(), "draws": DRAWS, **result})
+    return result
 
 
 def score_floors(judge, data):

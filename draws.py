@@ -40,9 +40,9 @@ def write(run, model):
         return utils.row_labels(model, n, each) if label is None else torch.full((n,), label)
 
     generator = torch.Generator().manual_seed(seed)
-    how = {} if label is None else {"label": label}
-    how |= {key: run.chosen[key] for key in run.drawing if key in run.chosen}
-    chosen = {"seed": seed, **how} if run.sample_only and "seed" in run.chosen else how
+    drawing = {} if label is None else {"label": label}
+    drawing |= {key: run.chosen[key] for key in run.drawing if key in run.chosen}
+    chosen = {"seed": seed, **drawing} if run.sample_only and "seed" in run.chosen else drawing
     name = "_".join(["samples"] + [f"{key}{value}" for key, value in chosen.items()]) + ".png"
     n = 8 * model.classes if model.classes and label is None else 64
     run.check_still_ours()
@@ -52,11 +52,11 @@ def write(run, model):
         return
     n, x, means, y = run.args.num_samples, [], [], labels(run.args.num_samples, 1)
     for i in range(0, n, 500):
-        some = min(500, n - i), None if y is None else y[i:i + 500]
+        part = min(500, n - i), None if y is None else y[i:i + 500]
         twin = torch.Generator().set_state(generator.get_state())  # the same noise once more
-        x.append(model.sample(*some, generator).cpu())
+        x.append(model.sample(*part, generator).cpu())
         if hasattr(model, "sample_means"):  # the probabilities of the coins that x tossed
-            means.append(model.sample_means(*some, twin).cpu())
+            means.append(model.sample_means(*part, twin).cpu())
     arrays = {"samples": torch.cat(x)[:, 0].float(), "labels": y}
     arrays |= {"means": torch.cat(means)[:, 0].float()} if means else {}
     for name, array in arrays.items():
@@ -74,4 +74,4 @@ def write(run, model):
             pictures.save_image(run.folder / "png" / f"{i:05}{word}.png", image)
         print(f"wrote {n:,} files into {run.folder / 'png'}")
     # How they were drawn: compare.py wants plain draws of the run that it scores.
-    run.write("samples.json", {"step": run.best["step"], **how})
+    run.write("samples.json", {"step": run.best["step"], **drawing})

@@ -507,12 +507,12 @@ def plot_neighbours(path, model, train, judge):
     """Does it draw from memory? Twelve draws, and for each the nearest training digits: in pixels,
     and in the judge's features. train: (N, 1, H, W) uint8."""
     draws = model.sample(12, utils.row_labels(model, 12), torch.Generator().manual_seed(0))
-    found = {"pixels": nearest(draws, train)[1]}
+    indices = {"pixels": nearest(draws, train)[1]}
     if judge:
         distances = torch.cdist(judged(judge, draws)[0], judged(judge, train)[0])
-        found["features"] = distances.argmin(dim=1)
+        indices["features"] = distances.argmin(dim=1)
     pictures.labelled_rows(path, [("a draw", draws)] + [
-        (f"nearest in {name}", train[i.to(train.device)] / 255) for name, i in found.items()])
+        (f"nearest in {name}", train[i.to(train.device)] / 255) for name, i in indices.items()])
 
 
 def plot_losses(path, history, steps, objective):

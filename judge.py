@@ -246,14 +246,14 @@ def figures_of_levels(judge, model, data, nats):
     """What metrics say of a model of levels with an exact likelihood: nats of levels, which are of
     another scale than those of bits, bits/dim, and scores of 5,000 draws beside the test set."""
     n = 5000
-    found = {"grey_levels": data.levels, "grey_nats": nats, "test_draws": n,
-             "grey_bits_per_dim": utils.bits_per_dim(nats, data.x_test[0].numel()),
-             "binarization": f"none: trained on {data.levels} levels, and draws have as many"}
+    figures = {"grey_levels": data.levels, "grey_nats": nats, "test_draws": n,
+               "grey_bits_per_dim": utils.bits_per_dim(nats, data.x_test[0].numel()),
+               "binarization": f"none: trained on {data.levels} levels, and draws have as many"}
     if judge is None:
-        return found
+        return figures
     y = data_labels(data, n)
     draws = sample_many(model, n, y)
-    return found | obeyed(judge, draws, y) | {
+    return figures | obeyed(judge, draws, y) | {
         f"test_{key}": value for key, value in scores(judge, draws, data.x_test).items()}
 
 
@@ -268,9 +268,9 @@ def obeyed(judge, draws, labels):
 def mean_scores(judge, heaps, real):
     """scores() of several heaps, each beside the same real digits: the means. Of 5,000 real digits
     one heap and another differ in (1) by some hundredths, of 0.16 (docs/results.md)."""
-    found = [scores(judge, heap, real) for heap in heaps]
-    return {key: torch.tensor([row[key] for row in found]).double().mean(dim=0).tolist()
-            for key in found[0]}
+    rows = [scores(judge, heap, real) for heap in heaps]
+    return {key: torch.tensor([row[key] for row in rows]).double().mean(dim=0).tolist()
+            for key in rows[0]}
 
 
 # --------------------------------------------------------------------------------------------------

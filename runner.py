@@ -289,10 +289,10 @@ class Run:
             self.plot_progress()
         distance = more.get("val_frechet")
         bits = utils.bits_per_dim(val_nats, math.prod(self.settings.image_size))
-        found = f"train {train_nats:7.2f} | val {val_nats:7.2f} nats | {bits:.4f} bits/dim" \
+        shown = f"train {train_nats:7.2f} | val {val_nats:7.2f} nats | {bits:.4f} bits/dim" \
             if bits is not None else f"Fréchet distance {distance:7.2f}" if distance is not None \
             else "no likelihood, no judge" if score is None else f"{score:7.2f} nats of levels"
-        tqdm.write(f"step {self.step:>6} | {images:>9,} images | {found} | {seconds:6.1f} s")
+        tqdm.write(f"step {self.step:>6} | {images:>9,} images | {shown} | {seconds:6.1f} s")
         self.leave_if_stopped()
 
     def plot_progress(self):
@@ -348,9 +348,9 @@ class Run:
 
     def save(self):
         """Write checkpoint.pt, atomically."""
-        rng, kind = {"cpu": torch.get_rng_state()}, self.device.type
-        if kind != "cpu":  # of this card, not of the first one
-            rng[kind] = getattr(torch, kind).get_rng_state(*[self.device] * (kind == "cuda"))
+        rng, device = {"cpu": torch.get_rng_state()}, self.device.type
+        if device != "cpu":  # of this card, not of the first one
+            rng[device] = getattr(torch, device).get_rng_state(*[self.device] * (device == "cuda"))
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         self.write("checkpoint.pt", {**self.kept(weights.KEPT), "rng": rng, "parts": parts})
         now = time.perf_counter()
@@ -361,10 +361,10 @@ class Run:
         for name, part in self.parts.items():
             self.load_state(part, self.checkpoint["parts"].get(name, {}))
         vars(self).update({k: self.checkpoint[k] for k in weights.KEPT if k != "settings"})
-        rng, kind = self.checkpoint["rng"], self.device.type
+        rng, device = self.checkpoint["rng"], self.device.type
         torch.set_rng_state(rng["cpu"])
-        if kind != "cpu" and kind in rng:
-            getattr(torch, kind).set_rng_state(rng[kind], *[self.device] * (kind == "cuda"))
+        if device != "cpu" and device in rng:
+            getattr(torch, device).set_rng_state(rng[device], *[self.device] * (device == "cuda"))
         print(f"resuming {self.folder} at step {self.step} of {self.settings.steps}")
 
     def load_state(self, part, state):

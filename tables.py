@@ -77,8 +77,8 @@ def chapters_table(runs):
     for run in runs:
         m, nats = run.metrics, nats_of(run.metrics)
         if m["likelihood"] == "none":
-            found = two(m, "test_frechet", "test_precision", "test_recall")
-            nats += "; Fréchet {}, precision {}, recall {}".format(*found)
+            quality = two(m, "test_frechet", "test_precision", "test_recall")
+            nats += "; Fréchet {}, precision {}, recall {}".format(*quality)
         rows.append([f"[`{run.model}.py`]({run.model}.py)",
                      f"[{run.name}](samples/{run.folder.name}){told(run)}", nats,
                      bits_of(m["test_nats"]), f"{m['parameters']:,}", minutes(m),
@@ -92,10 +92,10 @@ def all_table(runs, scores, floors, sampling):
     others have published."""
     rows, names = [], ("frechet", "precision", "recall")
     for run in runs:
-        m, found = run.metrics, scores.get(run.folder)
+        m, quality = run.metrics, scores.get(run.folder)
         rows.append([run.name + told(run), nats_of(m), bits_of(m["test_nats"]),
                      f"{m['parameters']:,}", minutes(m), f"{m['sample_seconds_64']:.3f} s",
-                     ratio_of(run, sampling), *two(found and found["binarized"], *names),
+                     ratio_of(run, sampling), *two(quality and quality["binarized"], *names),
                      published(run)[0]])
     for name, floor in floors.items():
         nats = "—" if floor["nats"] is None else f"{floor['nats']:.2f} (exact)"
@@ -177,7 +177,7 @@ def conditional_table(runs, scores, floors):
     for run in runs:
         if not run.conditional:
             continue
-        m, found = run.metrics, scores.get(run.folder, dict.fromkeys(names))
+        m, agreed = run.metrics, scores.get(run.folder, dict.fromkeys(names))
         least, never = "≤ " * (m["likelihood"] == "bound"), {
             **m["settings"], "conditional": False, "classes": 0}
         other = [r.metrics["test_nats"] for r in runs
@@ -185,7 +185,7 @@ def conditional_table(runs, scores, floors):
         nats = (m["test_nats"], m.get("marginal_nats"), *(other[:1] or [None]))
         rows.append([run.name.replace("class-conditional ", ""),
                      *("—" if value is None else f"{least}{value:.2f}" for value in nats),
-                     percent(*(found[name] for name in names)), percent(m.get("bayes_accuracy"))])
+                     percent(*(agreed[name] for name in names)), percent(m.get("bayes_accuracy"))])
     if rows and "real training digits" in floors:
         real = [floors["real training digits"][name] for name in names]
         rows.append(["*real test digits*", "—", "—", "—", percent(*real), "—"])
@@ -372,13 +372,13 @@ def plot_curves(path, runs):
 def plot_plane(path, runs, scores, floors):
     """Likelihood against quality of draws: a dot a run that has both and is within 8 nats of the
     best; the others are lines or words."""
-    found = [(run, run.metrics["test_nats"], scores[run.folder]["binarized"]["frechet"])
-             for run in runs if run.folder in scores and not run.conditional]
-    best = min((x for _, x, _ in found if x is not None), default=0)
-    dots = [(run, x, y) for run, x, y in found if x is not None and x <= best + 8]
-    far = [f"{run.name}: {x:.1f} nats, {y:.1f}" for run, x, y in found
+    points = [(run, run.metrics["test_nats"], scores[run.folder]["binarized"]["frechet"])
+              for run in runs if run.folder in scores and not run.conditional]
+    best = min((x for _, x, _ in points if x is not None), default=0)
+    dots = [(run, x, y) for run, x, y in points if x is not None and x <= best + 8]
+    far = [f"{run.name}: {x:.1f} nats, {y:.1f}" for run, x, y in points
            if x is not None and x > best + 8]
-    lines = [(run.name, y) for run, x, y in found if x is None]
+    lines = [(run.name, y) for run, x, y in points if x is None]
     lines += [(name, floor["binarized"]["frechet"]) for name, floor in floors.items()
               if floor["nats"] is None]
     figure, ax = plt.subplots(figsize=(9, 5.5))
@@ -435,25 +435,25 @@ def times_of(runs, scores, sampling):
     """What plot_times() shows: a list of (run, seconds for 64 digits, Fréchet distance of draws,
     binarized; seconds by the obvious loop, or None; passes). passes: of a chapter's first run, if
     it draws in as many as one likes, rows of (passes, seconds for 64 digits, another distance)."""
-    runs, found = chosen(runs), []
+    runs, times = chosen(runs), []
     first = {run.model: run for run in reversed(runs)}
     for run in runs:
         m, timed, speed = run.metrics, timed_of(run, sampling), run.metrics.get("speed", {})
         passes = speed.get(m["settings"].get("sampler"), next(iter(speed.values()), []))
         if run.folder in scores and m["sample_seconds_64"] > 0:  # a log axis
-            found.append((run, m["sample_seconds_64"], scores[run.folder]["binarized"]["frechet"],
+            times.append((run, m["sample_seconds_64"], scores[run.folder]["binarized"]["frechet"],
                           timed and timed["obvious"], passes if run is first[run.model] else []))
-    return found
+    return times
 
 
 def plot_times(path, runs, scores, floors, sampling):
     """How good draws are against how long 64 of them take: a dot a run, a circle where the obvious
     loop would be, and squares for numbers of passes."""
-    found = times_of(runs, scores, sampling)
-    if not found:
+    times = times_of(runs, scores, sampling)
+    if not times:
         return
     real = [floor["binarized"]["frechet"] for floor in floors.values() if floor["nats"] is None]
-    distances = [distance for _, _, distance, _, _ in found] + real
+    distances = [distance for _, _, distance, _, _ in times] + real
     high = 2.5 * max(distances)
     figure, ax = plt.subplots(figsize=(9, 7.5))
     ax.set(xscale="log", yscale="log", xlabel="seconds to draw 64 digits (log): lower is better",
@@ -472,7 +472,7 @@ def plot_times(path, runs, scores, floors, sampling):
         ax.annotate("real training digits", (0.01, y), xycoords=("axes fraction", "data"),
                     fontsize=8, va="bottom")
     places, words, above = [], [], []
-    for run, seconds, distance, obvious, passes in found:
+    for run, seconds, distance, obvious, passes in times:
         color, shown = f"C{run.order}", [(x, distance) for x in (seconds, obvious) if x]
         ax.plot(*zip(*shown), color=color, **circles)
         ax.plot(seconds, distance, "o", color=color, zorder=3)
@@ -490,7 +490,7 @@ def plot_times(path, runs, scores, floors, sampling):
     ax.grid(alpha=0.3)
     figure.draw_without_rendering()  # now the axes stay as they are
     boxes = boxes_of(ax, places) + [word.get_window_extent() for word in words]
-    name_dots(ax, [dot for *dot, _, _ in found], boxes, coloured=True)
+    name_dots(ax, [dot for *dot, _, _ in times], boxes, coloured=True)
     pictures.save_figure(path, figure)
 
 

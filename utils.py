@@ -134,9 +134,9 @@ def read_mnist_file(raw, name):
         fail(f"{path} cannot be read ({error}). {remedy}")
     if len(content) != size:
         fail(f"{path} is truncated or swapped: {len(content)} bytes, not {size}. {remedy}")
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        fail(f"{path} is corrupt: SHA-256 {found[:12]}…, expected {sha256[:12]}…. {remedy}")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        fail(f"{path} is corrupt: SHA-256 {digest[:12]}…, expected {sha256[:12]}…. {remedy}")
     return np.frombuffer(content, np.uint8, offset=16 if "images" in name else 8)  # skip the header
 
 
@@ -236,9 +236,9 @@ def load_mnist(data_dir="data", device="cpu"):
         setattr(data, f"{split}_labels", torch.from_numpy(y.astype(np.int64)).to(device))
     for split, seed, expected in zip(("val", "test"), (0, 1), FIXED_BITS[name]):
         bits = fixed_bits(getattr(data, split), seed)
-        found = hashlib.sha256(np.packbits(bits)).hexdigest()
-        if found != expected:
-            raise AssertionError(f"the fixed bits of {name}/{split} have SHA-256 {found}")
+        digest = hashlib.sha256(np.packbits(bits)).hexdigest()
+        if digest != expected:
+            raise AssertionError(f"the fixed bits of {name}/{split} have SHA-256 {digest}")
         setattr(data, f"x_{split}", torch.from_numpy(bits).to(device))
     data.x_train = torch.from_numpy(fixed_bits(data.train[:len(data.val)], 2)).to(device)
     return data

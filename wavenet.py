@@ -433,16 +433,16 @@ def plot_pictures(model, folder, x, y):
     """All of the chapter's own pictures. x: bits (N, 1, H, W) of the test set; y: labels, or
     None."""
     height, width = model.image_size
-    pixels, (some, y_some) = pictures.six_pixels(height, width), utils.first(16, x, y)
+    pixels, (images, labels) = pictures.six_pixels(height, width), utils.first(16, x, y)
     pictures.plot_sight(folder / "sight.png", [
-        ("this model", sight(model, some, y_some, pixels))], pixels)
+        ("this model", sight(model, images, labels, pixels))], pixels)
     # Untrained ones beside it, with a single first tap: the sums of the dilations can be seen.
-    nets = [("this model", model, y_some)]
+    nets = [("this model", model, labels)]
     nets += [(f"new, {kind}", WaveNet(model.image_size, first_taps=1, dilations=kind).to(x.device),
               None) for kind in ("image", "line")]
     pictures.plot_fields(folder / "receptive_field.png", [
         (name, ["first"] + [f"δ = {delta}" for delta in net.dilations],
-         fields(net, some, label, pixels[4])) for name, net, label in nets], pixels[4])
+         fields(net, images, label, pixels[4])) for name, net, label in nets], pixels[4])
     pictures.plot_autoregressive(folder, model, x, y, surprise(model, x, y),
                                  torch.arange(height * width) + 1)
 

@@ -26,17 +26,17 @@ def read(path, script):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign files: we say it ourselves, below
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        found.setdefault("began_from", None)  # older runs do not say
-        if zipfile.ZipFile(path).testzip() or not parts <= set(found):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        state.setdefault("began_from", None)  # older runs do not say
+        if zipfile.ZipFile(path).testzip() or not parts <= set(state):
             raise ValueError("damaged")
     except Exception as error:  # torch.load raises a dozen kinds for a bad file
         raise ValueError(f"{path} is truncated or is not a checkpoint ({type(error).__name__}); "
                          "train anew, or choose another --out.") from None
-    if found["script"] != script:
-        raise ValueError(f"{path} is of {found['script']}.py, not of {script}.py; choose another "
+    if state["script"] != script:
+        raise ValueError(f"{path} is of {state['script']}.py, not of {script}.py; choose another "
                          "--out.")
-    return found
+    return state
 
 
 def find(folder):
@@ -94,15 +94,15 @@ def load(file, settings, variants, build, folder=None):
     """
     file = Path(file)
     path = find(folder or file.parent / "samples" / file.stem)
-    found = read(path, file.stem)
-    if not found["best"]:
+    state = read(path, file.stem)
+    if not state["best"]:
         raise ValueError(f"{path} was not evaluated yet: it has no best weights.")
-    s = SimpleNamespace(**resolve(settings, variants, {}, found["settings"]))
+    s = SimpleNamespace(**resolve(settings, variants, {}, state["settings"]))
     model = build(s, s.image_size)
     model = getattr(model, "average", model)  # of gan.py and diffusion.py this is what draws
-    left_out = tuple(found.get("left_out", ()))
+    left_out = tuple(state.get("left_out", ()))
     try:
-        missing, foreign = model.load_state_dict(found["best"]["weights"], strict=False)
+        missing, foreign = model.load_state_dict(state["best"]["weights"], strict=False)
     except RuntimeError as error:  # another size
         missing, foreign = [], [error]
     if foreign or not all(name.startswith(left_out) for name in missing):
