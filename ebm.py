@@ -2,11 +2,11 @@
 Energy-based models: a number for each picture, and nothing else
 =================================================================
 Take any network that gives a picture one number, its energy, and say that pictures of low energy
-are probable. Nothing is asked of the network: no order of pixels, no bijection, no decoder. What
+are probable. Little is asked of the network: no order of pixels, no bijection, no decoder. What
 one pays comes later. To call exp(−E) a probability it has to be divided by its sum over all
 pictures, Z, and 2⁷⁸⁴ of them cannot be added up; and nobody says how to draw. The chapter shows
-three ways around Z: chains that walk over pictures, comparing with a model whose Z is known, and
-never asking for it.
+two ways around Z: chains that walk over pictures, and comparing with a model whose Z is known. A
+third, to learn slopes of E alone, is for diffusion.py (and exercise 5).
 
     p(x) = exp(−E(x)) / Z,      Z = Σ_x exp(−E(x))                                             (1)
 
@@ -30,8 +30,8 @@ Papers    Smolensky 1986; Hinton, Training products of experts, 2002: RBM, contr
           Montavon & Müller, 2012 (1203.3783); Melchior et al., 2013 (1311.1354): centring
           Tieleman, PCD, 2008; Salakhutdinov & Murray, 2008: annealed importance sampling for RBMs
           Neal, Annealed importance sampling, 1998 (physics/9803008)
-          Burda, Grosse & Salakhutdinov, 2014 (1412.8566): annealing in reverse; Grosse, Ghahramani
-          & Adams, 2015 (1511.02543): from both sides
+          Burda, Grosse & Salakhutdinov, 2014 (1412.8566): in reverse, from test images; Grosse,
+          Ghahramani & Adams, 2015 (1511.02543): from both sides, (11)
           Bennett, 1976 (J. Comput. Phys. 22, 245): Z from draws of both sides
           Gutmann & Hyvärinen, Noise-contrastive estimation, 2010; Deng et al., Residual EBMs, 2020
           (2004.11714): an energy on top of an exact model
@@ -48,13 +48,13 @@ Run       python ebm.py                         train, draw, measure; writes run
           python ebm.py --conditional           the default with the class given: p(x|y)
           python ebm.py --width 64 --steps 16000 --out runs/ebm_long
           python ebm.py --sample-only --sampling-steps 200
-Reached   82.29 nats, 0.1514 bits/dim, an estimate, from both sides 82.25 to 82.41 (two standard
-          errors of log Z beyond 50,000 draws of the base, of which 13.8 % count, (15), and beyond
-          1,000 chains that begin at digits, (16)). Its base has 83.29, exact.
+Reached   82.29 nats, 0.1514 bits/dim, an estimate by 50,000 draws of the base, of which 13.8 %
+          count, (15); 1,000 chains that begin at digits, (16), say 82.25 to 82.41 (two standard
+          errors of log Z to both sides, no bound). Its base has 83.29, exact.
           6.4 minutes of training on 2 cores of a shared server (Intel Xeon), seed 0:
           samples/ebm/metrics.json. Fréchet distance of 5,000 draws 1.04.
           --conditional: 78.99 nats told the digit (78.76 to 79.20), 81.21 without; distance 0.24.
-          --variant rbm: 85.11 nats, an estimate from both sides (84.81 to 85.38), in 9.2 minutes;
+          --variant rbm: 85.11 nats, the middle of both sides (84.81 to 85.38), in 9.2 minutes;
           distance 1.58 (samples/ebm_rbm/metrics.json). --variant conv: grey, no likelihood;
           distance 3.66, after a coin a pixel 6.03, in 7.4 minutes (samples/ebm_conv/metrics.json).
           Five seeds of it: 2.15 to 4.39, each digit 5 to 17 % of the draws, on one thread
@@ -84,7 +84,7 @@ SETTINGS = {
                        choices=("residual", "rbm", "conv"), word="{}"),
     "steps": Setting(9000, "length of training"),
     "batch_size": Setting(64, "images a step, and chains"),
-    # Three times as much gains nats in short runs, and leaves fewer draws that count: rate().
+    # Three times as much is better in short runs ("Turning the knobs"); why not here: rate().
     "lr": Setting(3e-3, "highest learning rate"),
     "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
     "clip": Setting(100.0, "longer gradients are scaled down to this length"),
@@ -110,10 +110,11 @@ VARIANTS = {
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
 #
-# Energy. (1) is Boltzmann's formula at temperature 1: twice as probable is log 2 nats lower. Only
-# differences count, since a constant that is added to E is taken away again by log Z. Energies that
-# are added are probabilities that are multiplied, up to Z: exp(−E)·exp(−E′), a product where a
-# mixture is a sum, high where *both* agree. (E_p[·], with brackets, is a mean over draws of p.)
+# Energy. (1) is Boltzmann's formula, exp(−E/temperature)/Z, at temperature 1: twice as probable is
+# log 2 nats lower. Only differences count, since a constant that is added to E is taken away again
+# by log Z. Energies that are added are probabilities that are multiplied, up to Z:
+# exp(−E)·exp(−E′), a product where a mixture is a sum, high where *both* agree. (E_p[·], with
+# brackets, is a mean over draws of p.)
 #
 # The gradient. log Z is out of reach, its gradient is not:
 #
@@ -137,8 +138,9 @@ VARIANTS = {
 # fall, unseen, where no chain ever comes.
 #
 # Chains. How can one draw from p without Z? By a walk whose steps know ratios p(x′)/p(x) only, in
-# which Z is gone. If a step T leaves p as it is, can reach everything and does not go in circles,
-# then many steps end at a draw of p, wherever they began. T leaves p as it is if
+# which Z is gone. Let T(x → x′) be the chance that a step from x ends at x′. If it leaves p as it
+# is, can reach everything and does not go in circles, then many steps end at a draw of p, wherever
+# they began. It leaves p as it is if
 #
 #     p(x) T(x → x′) = p(x′) T(x′ → x)                        detailed balance                  (4)
 #
@@ -156,8 +158,8 @@ VARIANTS = {
 #
 # What energies are good for: they add up (composition.png: E of a picture and E of the same picture
 # turned round; nothing is trained for it), they judge (outliers.png; AUROC is how often the
-# stranger has the higher energy: independent pixels 1.00; digits upside down, where 0, 1, 3 and 8
-# are digits still, 0.69 to 0.78), they mend what is given in part (completion_top.png).
+# stranger has the higher energy: independent pixels 1.00; digits mirrored top to bottom, where 0,
+# 1, 3 and 8 are digits still, 0.69 to 0.78), they mend what is given in part (completion_top.png).
 #
 # Labels. With --conditional E is told the digit, each label has a Z of its own, and all equations
 # get "| y"; evaluate_without_label() takes it away again (made.py).
@@ -189,8 +191,8 @@ def randu(shape, like, generator=None):
 # longer shifts all pixels and all hidden units at once, which b and c would have to repair
 # (centring; what it is worth: "What was measured"). (8) are Gibbs steps that move half of
 # everything at once. CD-1 (contrastive divergence, Hinton) begins each chain at data and takes one
-# step: low variance, but it sees no valley far from data. PCD keeps chains from one batch to the
-# next ("persistent"): weights move slowly, chains follow. Parts 1 and 3 do so.
+# step: low variance, but it sees no valley far from data. PCD, persistent CD, keeps chains from
+# one batch to the next: weights move slowly, chains follow. Parts 1 and 3 do so.
 #
 # Nats after all: annealed importance sampling (AIS). From independent pixels (β = 0), whose Z is
 # known, Z_0 = 2^hidden Π_d (1 + e^(a_d)), to p (β = 1) over a ladder of inverse temperatures β,
@@ -199,8 +201,8 @@ def randu(shape, like, generator=None):
 #
 #     w = Π_k p*_{β_k}(v_k) / p*_{β_{k−1}}(v_k),   v_{k+1} by (8) at β_k;   Z = Z_0 E[w]        (10)
 #
-# where p* is p without its Z, v_1 a draw of p_0, and (8) at β has sigmoid(β i_j), and for pixels
-# sigmoid of (1 − β) a_d + β b_d + β W_d·(h − ½). E[w] is exact whatever the number of temperatures;
+# where p* is p without its Z, v_1 a draw at β = 0, and (8) at β has sigmoid(β i_j), and for pixels
+# sigmoid of (1 − β) a_d + β b_d + β W_d·(h − ½). E[w] is Z/Z_0 for any number of temperatures;
 # but w is skewed, and the mean of a few is mostly too low: log Z comes out low, and −log p
 # *flatters*. Begin with draws of p and walk down instead, and
 #
@@ -216,7 +218,7 @@ class RBM(nn.Module):
     """p(v, h) ∝ exp(b·v + c·h + (v − μ)ᵀW(h − ½)), v: bits of an image, h: hidden bits. With labels
     each digit has biases b and c of its own."""
 
-    likelihood, quick = "estimate", 500  # temperatures, while it is trained
+    likelihood, quick = "estimate", 500  # temperatures of measure() while it is trained
 
     def __init__(self, image_size=28, hidden=500, classes=0, chains=128):
         super().__init__()
@@ -326,8 +328,9 @@ class RBM(nn.Module):
         v = (randu((n * k, len(self.a)), self.a, generator) < self.a.sigmoid()).to(self.a)
         forward, error = log_mean(self.anneal(v, y, temperatures, generator).view(k, n))
         v = self.sample(n * k, y if self.classes else None, generator).flatten(1)
-        back, other = log_mean(self.anneal(v, y, temperatures, generator, reverse=True).view(k, n))
-        log_z, errors = log_z_0 + torch.stack([forward, -back]), torch.stack([error, other])
+        log_w = self.anneal(v, y, temperatures, generator, reverse=True)
+        back, error_back = log_mean(log_w.view(k, n))
+        log_z, errors = log_z_0 + torch.stack([forward, -back]), torch.stack([error, error_back])
         self.log_z.copy_(log_z.mean(dim=0))
         return (log_z - 2 * errors).amin(dim=0), (log_z + 2 * errors).amax(dim=0)
 
@@ -413,9 +416,9 @@ class Energy(nn.Module):
 # flatters. So once more from the other side, with chains of p that begin at digits and stay near:
 # each step keeps some upper rows, and q draws the lower ones anew (given the upper rows, so again
 # q drops out of (5)). After 100 steps we take them for draws of p: an estimate again, no bound. Of
-# draws of both q and p (Bennett's acceptance ratio), with any C,
+# draws of both q and p (Bennett's acceptance ratio), with any C (we take log Z by (14)),
 #
-#     log Z = C + log E_q[sigmoid(−E − C)] − log E_p[sigmoid(E + C)],    C: log Z by (14)      (16)
+#     log Z = C + log E_q[sigmoid(−E − C)] − log E_p[sigmoid(E + C)]                           (16)
 #
 # since p · sigmoid(E + C) = q · sigmoid(−E − C) · e^C / Z, image by image: take the sum over all.
 # No weight is above 1, so no draw rules. (With as many draws of p as of q, the best C is log Z.
@@ -485,7 +488,7 @@ class Base(nn.Module):
 class Residual(nn.Module):
     """p(x) = q(x) exp(−E(x)) / Z: (12)."""
 
-    likelihood, quick = "estimate", 5000  # draws from which log Z is counted while it is trained
+    likelihood, quick = "estimate", 5000  # draws in measure() while it is trained
     every = 16  # steps between two lots of new draws of q
 
     def __init__(self, image_size=28, channels=32, classes=0, base_steps=0, pool=2048):
@@ -524,8 +527,10 @@ class Residual(nn.Module):
 
     def refill(self, step):
         """New draws of q take the place of the oldest quarter of the pool (at first of all)."""
+        if step % self.every:
+            return
         lot, labels = len(self.pool) // 4, self.labels(len(self.pool))
-        for part in range(4) if step == 0 else [step // self.every % 4] * (step % self.every == 0):
+        for part in range(4) if step == 0 else [step // self.every % 4]:
             y = None if labels is None else labels[part * lot:(part + 1) * lot]
             self.pool[part * lot:(part + 1) * lot] = self.base.sample(lot, y).to(torch.uint8)
 
@@ -542,10 +547,10 @@ class Residual(nn.Module):
         drawn = self.base.sample(n * chains, y, generator, x, known)
         energies = torch.cat([self.network(xb, yb) for xb, yb in utils.batches(drawn, y, 500)])
         drawn, energies = drawn.view(chains, n, *drawn.shape[1:]), energies.view(chains, n)
-        accept = randu((chains, n), energies, generator).log()
+        log_u = randu((chains, n), energies, generator).log()
         now, energy = drawn[0].clone(), energies[0].clone()
         for step in range(1, chains):
-            move = accept[step] < energy - energies[step]
+            move = log_u[step] < energy - energies[step]
             now[move], energy[move] = drawn[step, move], energies[step, move]
             if watch:
                 watch(step, now.clone())
@@ -585,13 +590,13 @@ class Residual(nn.Module):
             x = torch.where(move[:, None, None, None], other, x)
         ends = []
         for label, c in enumerate(self.log_z):
-            own = slice(None) if y is None else y == label
-            if y is not None and own.sum() < 2:  # of others' images: too few to say anything
+            of_label = slice(None) if y is None else y == label
+            if y is not None and of_label.sum() < 2:  # of others' images: too few to say anything
                 ends.append(c.repeat(2))
                 continue
-            of_q, error = log_mean(F.logsigmoid(-self.network(drawn, y) - c)[None, own])
-            of_p, other = log_mean(F.logsigmoid(self.network(x, y) + c)[None, own])
-            log_z, error = c + of_q - of_p, torch.hypot(error, other)
+            of_q, error_q = log_mean(F.logsigmoid(-self.network(drawn, y) - c)[None, of_label])
+            of_p, error_p = log_mean(F.logsigmoid(self.network(x, y) + c)[None, of_label])
+            log_z, error = c + of_q - of_p, torch.hypot(error_q, error_p)
             ends.append(torch.cat([log_z - 2 * error, log_z + 2 * error]))
         return torch.stack(ends, dim=1)
 
@@ -602,7 +607,8 @@ class Residual(nn.Module):
 # Grey digits lie on thin sheets in 784 dimensions. There E has to have walls as steep as the sheets
 # are thin, and (6) needs tiny steps. Thicken them: learn the energy of digits with noise of width
 # σ. It nowhere bends up more than a bowl of that width (E″ ≤ 1/σ²), so that steps of σ/2 are safe
-# (in such a bowl they end with a variance that is 1/15 too large). We take
+# (in such a bowl they end with a variance that is 1/15 too large; an E that is trained by them
+# makes up for it: it is as much too steep, and (18) goes as much too far). We take
 #
 #     E(x) = Σ (x_d − mean_d)²/(2 var_d) + network(x),   of x = digit + σ·noise                (17)
 #
@@ -613,9 +619,9 @@ class Residual(nn.Module):
 #
 # "Walk and jump." Why: p(x) is the mean of N(x; digit, σ²) over digits, so ∇ log p(x) = E[digit − x
 # | x]/σ². (What is drawn is such a mean, a little soft.) So ∇E can also be learned without any
-# chain, by making (18) a good guess of the digit: denoising score matching. That knows slopes
-# alone, not which of two far valleys is deeper; with a σ that goes from large to small it is
-# diffusion.py, and that is how energies lost to it.
+# chain, by making (18) a good guess of the digit: denoising score matching. But slopes do not
+# tell which of two far valleys is deeper. Diffusion (diffusion.py) need not know, as its σ goes
+# from large to small: to it energies lost.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -662,8 +668,8 @@ class Smoothed(nn.Module):
     def walk(self, x, y=None, generator=None, temperature=1.0):
         """(6): x − ε²/2 ∇E(x) + ε·noise, one step of Langevin dynamics, of size ε = σ/2."""
         step = self.noise / 2
-        noise = torch.randn(x.shape, generator=generator).to(x)
-        return x + step**2 / 2 * self.score(x, y) + step * temperature**0.5 * noise
+        eps = torch.randn(x.shape, generator=generator).to(x)
+        return x + step**2 / 2 * self.score(x, y) + step * temperature**0.5 * eps
 
     def jump(self, x, y=None):
         """(18): x − σ² ∇E(x), the mean of the digits that x may have been before its noise."""
@@ -688,8 +694,9 @@ class Smoothed(nn.Module):
     @torch.no_grad()
     def sample(self, n, y=None, generator=None, x=None, known=None, watch=None):
         """n draws, (n, 1, H, W) in [0, 1]: sampling_steps of (6) from independent pixels, then
-        (18). x, known: pixels that are given; they are put in, with noise, after each step.
-        watch(step, images): is told where the chains are, noise and all."""
+        (18). x, known: pixels that are given; they are put in, with noise, after each step
+        (near p of the rest, not it). watch(step, images): is told where the chains are, noise and
+        all."""
         utils.check_label(self, y)
         utils.check_given(x, known)
         y, now = None if y is None else y.to(self.mean.device), self.begin(n, generator)
@@ -749,13 +756,13 @@ def auroc(low, high):
 @torch.no_grad()
 def energies(model, x, y):
     """(N,): of images x (N, 1, H, W) as the model knows them (with noise, if it was trained so)."""
-    generator, found = torch.Generator().manual_seed(0), []
+    generator, parts = torch.Generator().manual_seed(0), []
     for xb, yb in utils.batches(x, y, 250):
         if model.likelihood == "none":
             noise = torch.randn(xb.shape, generator=generator).to(xb)
             xb = xb + model.noise * noise
-        found.append(model.energy(xb, yb).cpu())
-    return torch.cat(found)
+        parts.append(model.energy(xb, yb).cpu())
+    return torch.cat(parts)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -765,7 +772,8 @@ def energies(model, x, y):
 
 def watched(model, n, steps, at, seed=3):
     """Where n chains of `steps` steps are after those steps that are in `at`: a dict."""
-    usual, model.sampling_steps, seen = model.sampling_steps, steps, {}
+    usual, seen = model.sampling_steps, {}
+    model.sampling_steps = steps
 
     def watch(step, images):
         if step in at:
@@ -799,12 +807,12 @@ def plot_outliers(path, model, x, y):
     mean = x.float().mean(dim=0, keepdim=True).expand_as(x)
     noise = coins(mean.cpu().contiguous(), 1).to(x.device)
     kinds = {"test digits": x, "upside down": x.flip(2), "independent pixels": noise}
-    found = {name: energies(model, images, y) for name, images in kinds.items()}
+    values = {name: energies(model, images, y) for name, images in kinds.items()}
     figure, ax = plt.subplots(figsize=(7, 3))
-    low = min(e.min().item() for e in found.values())
-    high = max(e.quantile(0.99).item() for e in found.values())
-    areas = {name: auroc(found["test digits"], e) for name, e in list(found.items())[1:]}
-    for name, e in found.items():
+    low = min(e.min().item() for e in values.values())
+    high = max(e.quantile(0.99).item() for e in values.values())
+    areas = {name: auroc(values["test digits"], e) for name, e in list(values.items())[1:]}
+    for name, e in values.items():
         area = f", AUROC {areas[name]:.3f}" if name in areas else ""
         ax.hist(e.clamp(max=high).numpy(), bins=80, range=(low, high), alpha=0.6, label=name + area)
     ax.set(xlabel="energy (nats, up to log Z)", ylabel="images")
@@ -840,27 +848,27 @@ def plot_filters(path, model):
 def plot_annealing(path, model, energy, lengths):
     """−log p of bits whose mean energy (nats) is given, from AIS of several lengths, from both
     sides -> a dict of its (low, high) by length."""
-    kept, found = model.log_z.clone(), {}
+    log_z, intervals = model.log_z.clone(), {}
     for temperatures in lengths:
         low, high = model.measure(temperatures)
-        found[temperatures] = [energy + end.mean().item() for end in (low, high)]
-    model.log_z.copy_(kept)
+        intervals[temperatures] = [energy + end.mean().item() for end in (low, high)]
+    model.log_z.copy_(log_z)
     figure, ax = plt.subplots(figsize=(5, 3.2))
     for i, name in enumerate(("lower", "upper")):
-        ax.plot(list(found), [ends[i] for ends in found.values()], "o-",
+        ax.plot(list(intervals), [ends[i] for ends in intervals.values()], "o-",
                 label=f"{name} end, two standard errors out")
     ax.set(xscale="log", xlabel="temperatures", ylabel="nats per image")
-    ax.set_xticks(list(found), [str(length) for length in found])
+    ax.set_xticks(list(intervals), [str(length) for length in intervals])
     ax.minorticks_off()
     ax.legend(fontsize=8, loc="lower right")
     ax.grid(alpha=0.3)
     pictures.save_figure(path, figure)
-    return found
+    return intervals
 
 
 def plot_pictures(model, folder, x, y, s):
     """All of the chapter's own pictures, of test images x (N, 1, H, W) -> figures in them."""
-    found = {"auroc": plot_outliers(folder / "outliers.png", model, *utils.first(2000, x, y))}
+    figures = {"auroc": plot_outliers(folder / "outliers.png", model, *utils.first(2000, x, y))}
     plot_walk(folder / "sampling.gif", model)
     plot_chains(folder / "chains.png", model)
     if isinstance(model, Smoothed):
@@ -868,13 +876,13 @@ def plot_pictures(model, folder, x, y, s):
     if isinstance(model, RBM):
         plot_filters(folder / "filters.png", model)
         energy = energies(model, *utils.first(2000, x, y)).mean().item()
-        found["nats_by_temperatures"] = plot_annealing(folder / "annealing.png", model, energy,
-                                                       [s.z_steps // k for k in (50, 15, 5, 2)
-                                                        if s.z_steps >= 2 * k])
+        lengths = [s.z_steps // k for k in (50, 15, 5, 2) if s.z_steps >= 2 * k]
+        figures["nats_by_temperatures"] = plot_annealing(folder / "annealing.png", model, energy,
+                                                         lengths)
     top = torch.zeros(model.image_size, dtype=torch.bool)
     top[:model.image_size[0] // 2] = True
     pictures.plot_completions(folder / "completion_top.png", model, x[:8].float(), y, top)
-    return found
+    return figures
 
 
 # --------------------------------------------------------------------------------------------------
@@ -897,7 +905,7 @@ def build(s, image_size=28):
 def rate(step, s):
     """As in all chapters the rate rises over the first part of the run, and falls to 0, here as a
     square: in a long and quiet end chains can catch up with weights. With an energy on top of a
-    base no chains are trained; the rate falls as a line, twice, the second time from a fifth: a
+    base no chains serve training; the rate falls as a line, twice, the second time from a fifth: a
     higher one gains more nats, and leaves fewer draws that count ("What was measured")."""
     middle = int(s.base_part * s.steps) if s.variant == "residual" else 0
     begin, end = (0, middle) if step < middle else (middle, s.steps)
@@ -921,7 +929,7 @@ def train(model, data, run):
                                  betas=(0.0 if s.variant == "rbm" else 0.9, 0.999))
     judge = run.load_judge() if grey else None
     real = judged(judge, data.val)[0] if grey else None
-    if s.variant == "residual":  # anew: of few images a run is shorter than build() knew
+    if s.variant == "residual":  # once more: load_data() shortens a run of few images
         model.base_steps = int(s.base_part * s.steps)
     with run.training(model=model, optimizer=optimizer):
         while run.step < s.steps:
@@ -951,30 +959,30 @@ def figures_in_the_end(model, data, judge, s):
     """What is measured at the end, on the test set -> (nats or None, a dict)."""
     labels, grey = data_labels(data, s.test_draws), model.likelihood == "none"
     draws = sample_many(model, s.test_draws, labels)
-    found = {f"test_{name}": value for name, value in (
+    figures = {f"test_{name}": value for name, value in (
         measure(judge, draws, (data.test, data.x_test)) if grey else
         scores(judge, draws, data.x_test)).items()}
     if grey:
         nats = None
-        found["binarization"] = ("none: trained on grey levels; draws are scored grey, and "
-                                 "(…_binary) after one coin a pixel")
+        figures["binarization"] = ("none: trained on grey levels; draws are scored grey, and "
+                                   "(…_binary) after one coin a pixel")
     else:
         ends, more = estimate_z(model, s)
-        nats, found = evaluate(model, data.x_test, data.y_test), {**found, **more}
-        at = torch.zeros_like(data.test_labels) if data.y_test is None else data.y_test
+        nats, figures = evaluate(model, data.x_test, data.y_test), {**figures, **more}
+        label = torch.zeros_like(data.test_labels) if data.y_test is None else data.y_test
         if s.variant == "residual":
             low, high = model.measure_from_digits(
                 *utils.first(1000, data.x_val, data.y_val), s.z_steps // 500)
             ends = torch.minimum(low, ends[0]), torch.maximum(high, ends[1])
             log_z = (low + high) / 2
-            found["nats_from_digits"] = nats + (log_z - model.log_z)[at].mean().item()
-            found["base_nats"] = -torch.cat([model.base.log_prob(*b) for b in utils.batches(
+            figures["nats_from_digits"] = nats + (log_z - model.log_z)[label].mean().item()
+            figures["base_nats"] = -torch.cat([model.base.log_prob(*b) for b in utils.batches(
                 data.x_test, data.y_test, 250)]).mean().item()
-        found["nats_interval"] = [nats + (end - model.log_z)[at].mean().item() for end in ends]
+        figures["nats_interval"] = [nats + (end - model.log_z)[label].mean().item() for end in ends]
         if model.classes:
-            found["marginal_nats"], found["bayes_accuracy"] = evaluate_without_label(
+            figures["marginal_nats"], figures["bayes_accuracy"] = evaluate_without_label(
                 model, data.x_test, data.y_test)
-    return nats, found | obeyed(judge, draws, labels)
+    return nats, figures | obeyed(judge, draws, labels)
 
 
 def main(argv=None):
@@ -1077,15 +1085,15 @@ ABOUT = {
 #
 #     python ebm.py --width 64 --steps 16000 --out runs/ebm_long
 #
-# reaches 80.60 nats on the test set (an estimate, from both sides 80.55 to 80.74) in 25.0 minutes;
-# its base has 81.90, exact; 8.0 % of 50,000 draws count; distance 0.50. Published of energies
-# without a base: 79.63 (ACS), 80.12 (DMALA), 80.51 (Gibbs with gradients), ResNets on dynamic bits,
-# a GPU, by AIS from one side, the one that flatters (Pynadath et al., 2024, 2402.17699, table 1).
-# Validation images cost 1.7 nats more than training images, after the default run 1.2 (2,000 of
+# reaches 80.60 nats on the test set (an estimate; 80.55 to 80.74 by (16)) in 25.0 minutes; its base
+# has 81.90, exact; 8.0 % of 50,000 draws count; distance 0.50. Published of energies on top of
+# independent pixels: 79.63 (ACS), 80.12 (DMALA), 80.51 (Gibbs with gradients), ResNets on dynamic
+# bits, a GPU, by AIS from one side, the one that flatters (Pynadath et al., 2024, 2402.17699, table
+# 1). Validation images cost 1.7 nats more than training images, after the default run 1.2 (2,000 of
 # each); about 1.0 is the two sets, not memory: both runs had that within 360 steps, half a pass
-# over the data. A better base might do more: a transformer has 79.39 in half an hour
-# (transformer_ar.py; samples/transformer_ar_long/), and an energy on top of that has not been
-# tried.
+# over the data. A better base might do more: a transformer alone has 80.93 nats in six minutes,
+# less than base and energy here, and 79.39 in half an hour (transformer_ar.py;
+# samples/transformer_ar_long/); an energy on top of it has not been tried.
 #
 # Chains that are left behind. --variant rbm as it was first written (no centring, rate 1e-3, Adam's
 # usual momentum, 60,000 steps; one run, of which no file is kept): by forward AIS with 1,000
@@ -1102,26 +1110,27 @@ ABOUT = {
 #     the same, centred               93.0      93.3       5.0     both sides agree: chains follow
 #     Adam 3e-4, centred             103.3     103.6       9.8     too slow
 #     Adam 2e-3, centred              89.9      90.2       6.8
-#     SGD 0.05, not centred           94.5      95.3       8.2
-#     SGD 0.05, centred               93.7      94.1      10.8
 #     SGD 0.1, centred, square        92.3      92.1       4.8
 #     Adam 3e-3, centred, square      87.4      87.8       3.3     20,000 steps
 #     Adam 2e-3, centred              87.0      87.4      12.0     30,000 steps
 #
-# Centring closes the gap between the sides with Adam; with SGD there hardly was one. The last row
-# has the best nats, but a third of its draws are fours: chains were not where the model was when
-# training ended. Hence the square, though the rows differ in rate and steps, too. The network
-# alone, 1,600 steps (single runs, no file is kept; five seeds of a whole run differ by a factor of
-# 2), distance to grey validation digits of 1,000 draws by 500 and by 1,000 steps:
+# Centring closes the gap between the sides. The last row has no worse nats, but a third of its
+# draws are fours: chains were not where the model was when training ended, we think. Hence the
+# square, though the rows differ in rate and steps, too. The network alone, 1,600 steps (single
+# runs, no file is kept; five seeds of a whole run differ by a factor of 2, so that only the first
+# row and the last can be told apart), distance to grey validation digits of 1,000 draws by 500 and
+# by 1,000 steps (longer chains draw worse, not better):
 #
 #     rate 3e-3, falls as a line     11.9   14.5
 #     rate 2e-3, as a square          6.7    7.9
 #     rate 5e-3, as a square          5.1
 #
 # While the rate is high, valleys come and go: in samples/ebm_rbm/progress.png many rows up to step
-# 32,000 have draws that are negatives, white with a black blot, and none after it. (loss.png has a
-# hump at step 21,125, 113.8 nats. Whether that is a valley, or a bad estimate by 500 temperatures,
-# we have not looked.)
+# 32,000 have draws that are negatives, white with a black blot, and none after it. (loss.png has
+# humps: 119.2 nats at step 6,125 and, at step 21,125, 113.8 nats. Whether those are valleys, or bad
+# estimates by 500 temperatures, we have not looked.) In samples/ebm_conv/progress.png row 1,750 is
+# fat, row 2,958 thin ones and sevens; its loss.png shows none of it, since it scores the chains of
+# training, not draws, and so are the best weights chosen.
 #
 # What an RBM needs. 5,000 steps, a tenth of the default's: nats of 1,000 validation images by AIS
 # with 2,000 temperatures from both sides, and distance of 1,000 draws to validation bits
@@ -1136,7 +1145,8 @@ ABOUT = {
 #
 # Chains that begin at digits see only the valleys that digits lie in: CD-1 is far behind, and
 # chains that come from elsewhere end elsewhere (specks, and white: results/ablations/ebm.png).
-# Between seeds nats differ by half a nat, distances by 2.
+# Between the two seeds nats differ by half a nat, distances by 2: μ in place of ½ is worth a nat or
+# two, and neither a distance that can be told nor a narrower interval.
 #
 # What a network alone needs. --variant conv, 1,000 steps: distance of 500 draws by 200 steps to
 # grey validation digits, and the largest gradient, before it is clipped:
@@ -1148,24 +1158,23 @@ ABOUT = {
 #       σ = 0.15                                          14.3        8,285
 #       one chain in five begins anew at each visit       17.0        1,998
 #       ReLU in place of SiLU                             22.4          915
-#       no chains: denoising score matching               58.6          174
+#       no chains: score matching, half as long           58.6          174
 #       a hundredth of the noise                         194.9        2,039
 #       squares of the network's energies in the loss    389.8          924
 #       no independent pixels below the network          764.7     2 · 10¹⁸
 #
-# Two seeds differ by 2.7: what is less than twice that from 9.6, their mean, says nothing (average,
-# clipping, σ). Without independent pixels below it the network's energies run off where no digit
-# is, and gradients explode. The classic mistake trains without a complaint, and draws ghosts. If
-# one chain in five begins anew at each visit, chains walk 25 steps in the mean, and none goes
-# further. Squares in the loss, by which others keep energies small, forbid what is asked for here,
-# we think: energies in nats, on top of independent pixels, are large. (The picture has these, too.)
+# Two seeds differ by 2.7: what is less than twice that from 9.6, their mean, cannot be told apart
+# (average, clipping, σ). Without independent pixels below it the network's energies run off where
+# no digit is, and gradients explode. The classic mistake trains without a complaint, and draws
+# ghosts. If one chain in five begins anew each time it is used, chains walk 25 steps in the mean,
+# and few walk 100. Squares in the loss, by which others keep energies small, forbid what is asked
+# for here, we think: energies in nats, on top of independent pixels, are large.
+# (results/ablations/ebm.png has these, too.)
 #
-# How long a chain? K = 10, 900 steps: 12.4. K = 5, 1,600 steps, as long in minutes: 17.8, and a
-# quarter of the draws noughts, if one chain in 20 begins anew at each visit, with one in a hundred
-# 12.3. (Five whole runs differ by a factor of 2: a seed may make 18 of 12.) Denoising score
-# matching, 1,500 steps of it and then 500 of (3): 16.0, alone 116. (1,000 draws by 500 steps;
-# single runs of a sketch, of which no file is kept.) Slopes near digits are not enough, we think,
-# if chains come from afar (exercise 5).
+# How long a chain? K = 10, 900 steps, and K = 5, 1,600 steps, as long in minutes, cannot be told
+# apart: 12.4, 12.3. Denoising score matching, 1,500 steps of it and then 500 of (3): 16.0, alone
+# 116 (1,000 draws by 500 steps; single runs of a sketch, of which no file is kept). Slopes near
+# digits are not enough, we think, if chains come from afar (exercise 5).
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: results/ablations/ebm.json, the tables above.)
 # 1. The classic mistake: in Smoothed.walk() let temperature be 1e-4, a hundredth of the noise. What
@@ -1174,18 +1183,22 @@ ABOUT = {
 # 2. CD-1: in RBM.loss() begin the chain at x instead of self.chains. Compare filters.png, samples,
 #    and nats_by_temperatures in metrics.json. (120.6 nats where 92.9 is usual,
 #    and specks for digits.)
-# 3. How many nats does a short ladder flatter by? (Lower ends on 2,000 test digits: 82.5 with 200
-#    temperatures, 84.9 with 5,000: nats_by_temperatures in samples/ebm_rbm/metrics.json.)
+# 3. How many nats does a short ladder flatter by? (By two or so. Lower ends, two standard errors
+#    out, on 2,000 test digits: 82.5 with 200 temperatures, 84.9 with 5,000: nats_by_temperatures in
+#    samples/ebm_rbm/metrics.json.)
 # 4. --base-part 0.5, 0.9: which nats, and which effective_sample_size? Which of the two would you
-#    publish? (--steps 1800: 85.67 and 7 %, 85.95 and 98 %, on validation; the table above.)
+#    publish? (--steps 1800: 85.67 and 7 %, 85.95 and 98 %, on validation; the table above. The
+#    former: by (15) 7 % of 20,000 draws still leave log Z known to a twentieth of a nat.)
 # 5. Put denoising score matching in place of Smoothed.loss(): the squared distance of jump(noisy)
 #    and x. (Without clamp, with create_graph=True in score().) Begin the chains of sample() at
 #    independent pixels, then at digits with noise: which draws are bad, and why? (The former:
 #    pieces of strokes, 58.6.)
 # 6. Composition: with --variant conv --conditional let a chain walk by E(x|3) + E(x|8), as in
-#    plot_composition(), and jump by either: (18) is not of a sum. What is both?
+#    plot_composition(), and jump by either: (18) is not of a sum. What is both? (−σ²∇ of the sum is
+#    digit₃ + digit₈ − 2x: a jump to digit₃ + digit₈ − x, with the noise turned round.)
 # 7. A conv energy on bits: draw the pixel to flip from softmax(½ · what each flip lowers E by), as
 #    one gradient guesses it (Gibbs with gradients), and accept by (5): r does not cancel.
+#    (If guesses are exact, S(x)/S(x′) is left of (5), S = Σ exp(½ · what a flip lowers E by).)
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":
