@@ -1,20 +1,25 @@
 """What all tests share: the chapters, found and not listed, and a machine without a network."""
+import dataclasses
 import os
 import re
 import signal
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go into files: no window is opened
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
-from fit import values  # noqa: E402, F401  (the settings that a string of flags asks for)
+import fit  # noqa: E402
+from fit import values  # noqa: E402  (the settings that a string of flags asks for)
 
+import draws  # noqa: E402
+import pictures  # noqa: E402
 import runner  # noqa: E402
 import settings  # noqa: E402
 import utils  # noqa: E402
@@ -109,6 +114,23 @@ def result(folder):
     return [c["step"], c["parts"], c["best"], c["pictures"], c["rng"], curve]
 
 
+def weights_of_fit(chapter, flags):
+    """What fit() trains, with which all experiments train, a dict; and nothing is written."""
+    before = sorted(Path().iterdir())
+    model, seconds, norms = fit.fit(chapter, values(chapter, flags), utils.load_mnist())
+    assert seconds > 0 and len(norms) in (0, 2) and sorted(Path().iterdir()) == before
+    return dict(model.state_dict())
+
+
+def weights_of_run(folder):
+    """Those that training of two steps ended with, of the one that draws."""
+    kept = checkpoint(folder)
+    assert kept["step"] == 2
+    weights = dict(kept["parts"].get("average") or kept["parts"]["model"])
+    # An estimate of it is made when a run is evaluated, and fit() evaluates nothing.
+    return {k: torch.zeros_like(v) if k == "log_z" else v for k, v in weights.items()}
+
+
 @pytest.fixture(autouse=True)
 def offline(request, monkeypatch, tmp_path):
     """No test downloads anything, and each has a folder of its own to run in."""
@@ -119,21 +141,76 @@ def offline(request, monkeypatch, tmp_path):
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # beside as many tests as there are cores
+
+
+SMALL = {}  # the small set as few_images hands it out; read once by a process
 
 
 @pytest.fixture
 def few_images(monkeypatch):
     """A hundred images to score in place of the small set's 500: on them a run of two steps spends
-    nearly all of its time."""
+    nearly all of its time. The set is read once, and each who asks gets a copy."""
     load = utils.load_mnist
 
     def few(*args, **how):
-        data = load(*args, **how)
-        for name in ("val", "test", "val_labels", "test_labels", "x_train", "x_val", "x_test"):
-            setattr(data, name, getattr(data, name)[:100])
-        return data
+        if not SMALL:
+            SMALL.update(vars(load(*args, **how)))
+            for name in ("val", "test", "val_labels", "test_labels", "x_train", "x_val", "x_test"):
+                SMALL[name] = SMALL[name][:100]
+        return SimpleNamespace(**{name: value.clone() if isinstance(value, torch.Tensor) else value
+                                  for name, value in SMALL.items()})
 
     monkeypatch.setattr(utils, "load_mnist", few)
+
+
+@pytest.fixture
+def short_chains(monkeypatch):
+    """The chains of ebm.py and diffusion.py, and what it takes to estimate log Z, are as long as
+    they have to be for good figures, and as many: minutes. Not here. (Flags cannot say it:
+    --sampling-steps is refused where one trains, --z-steps with --variant conv; `quick`, and how
+    many chains and draws of the base are kept, are no settings.)"""
+    short, ebm = {"sampling_steps": 10, "z_steps": 50}, CHAPTERS["ebm"]
+    for chapter in (ebm, CHAPTERS["diffusion"]):
+        found = chapter.SETTINGS
+        for name in set(short) & set(found):
+            monkeypatch.setitem(found, name,
+                                dataclasses.replace(found[name], default=short[name]))
+        for variant in chapter.VARIANTS.values():
+            for name in set(short) & set(variant):
+                monkeypatch.setitem(variant, name, short[name])
+    for model in (ebm.RBM, ebm.Residual):
+        monkeypatch.setattr(model, "quick", 50)
+    for model in (ebm.Residual, ebm.Smoothed):  # pool, chains: the last argument of both
+        usual = model.__init__.__defaults__
+        monkeypatch.setattr(model.__init__, "__defaults__", (*usual[:-1], 256))
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    """One digit is completed in place of eight, one draw timed in place of five, and the guesses of
+    diffusion.py are compared with a hundred images in place of 1,000: whoever draws pixel by pixel
+    spends most of a run of two steps on it."""
+    diffusion, complete = CHAPTERS["diffusion"], pictures.plot_completions
+    errors = diffusion.errors_by_noise
+    monkeypatch.setattr(pictures, "plot_completions", lambda path, model, x, y, known:
+                        complete(path, model, x[:1], y, known))
+    monkeypatch.setattr(draws.median_seconds, "__defaults__", (1,))
+    monkeypatch.setattr(diffusion, "errors_by_noise", lambda model, x, y, times:
+                        errors(model, *utils.first(100, x, y), times))
+
+
+@pytest.fixture
+def sketches(request, monkeypatch):
+    """Figures are made and not painted: a pixel stands for each. Painting takes most of the time of
+    a run of the toy. A test whose pictures are looked at has the mark `painted`, or no sketches."""
+    def sketch(path, figure):
+        pictures.plt.close(figure)
+        pictures.write_png(path, Image.new("L", (1, 1)))
+
+    if "painted" not in request.keywords:
+        monkeypatch.setattr(pictures, "save_figure", sketch)
+
 
 
 @pytest.fixture(params=list(CHAPTERS))

@@ -1,5 +1,6 @@
 """The data: splits, the fixed bits, dynamic binarization, batches, broken files, networks that are
 not there."""
+import functools
 import gzip
 import hashlib
 import math
@@ -160,11 +161,10 @@ def test_a_timing_is_the_median_of_calls_that_are_warm():
 # --------------------------------------------------------------------- a full set made for the test
 
 
-@pytest.fixture
-def full_set(tmp_path, monkeypatch):
-    """MNIST's four files, of images that carry their own number in their first pixels."""
-    raw = tmp_path / "data" / "MNIST" / "raw"
-    raw.mkdir(parents=True)
+@functools.cache
+def full_files():
+    """MNIST's four files, of images that carry their own number in their first pixels: {name:
+    (content, (bytes, SHA-256))}."""
     files = {}
     for name in utils.MNIST_FILES:
         n = 60000 if "train" in name else 10000
@@ -174,8 +174,18 @@ def full_set(tmp_path, monkeypatch):
             content = bytes(16) + array.tobytes()
         else:
             content = bytes(8) + (np.arange(n) % 10).astype(np.uint8).tobytes()
+        files[name] = content, (len(content), hashlib.sha256(content).hexdigest())
+    return files
+
+
+@pytest.fixture
+def full_set(tmp_path, monkeypatch):
+    """A folder of them."""
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, (content, _) in full_files().items():
         (raw / name).write_bytes(content)
-        files[name] = (len(content), hashlib.sha256(content).hexdigest())
+    files = {name: about for name, (_, about) in full_files().items()}
     assert {k: v[0] for k, v in files.items()} == {k: v[0] for k, v in utils.MNIST_FILES.items()}
     monkeypatch.setattr(utils, "MNIST_FILES", files)
     return raw

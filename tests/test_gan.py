@@ -346,6 +346,7 @@ def test_measure_compares_grey_with_grey_and_coins_with_bits():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("sketches")
 @pytest.mark.parametrize("conditional", [False, True])
 def test_figures_of_a_run_are_of_its_best_weights_and_the_test_digits(conditional):
     """All of them, recomputed from the checkpoint."""

@@ -12,6 +12,7 @@ from conftest import CHAPTERS, small, values
 from test_autoregressive import shaken
 
 import flow
+import judge
 import pixelcnn
 import utils
 from transformer_ar import Transformer
@@ -117,9 +118,11 @@ def test_a_fresh_model_knows_how_frequent_levels_are(name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_images", "few_draws")
 @pytest.mark.parametrize("name", ["pixelcnn", "transformer_ar"])
-def test_a_run_of_levels_is_of_another_scale(name):
-    chapter = CHAPTERS[name]
+def test_a_run_of_levels_is_of_another_scale(name, monkeypatch):
+    chapter, many = CHAPTERS[name], judge.sample_many
+    monkeypatch.setattr(judge, "sample_many", lambda model, n, y: many(model, 200, y))  # of 5,000
     chapter.main(small(chapter, "--levels", "4", "--num-samples", "3", "--out", "a"))
     m = json.loads(Path("a/metrics.json").read_text(encoding="utf-8"))
     assert m["test_nats"] is None and m["likelihood"] == "none"

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 import compare
 import own_data
 
+pytestmark = pytest.mark.usefixtures("sketches")
+
 
 def letters(n=130, size=(32, 24), words="ABC"):
     """Letters of a font that matplotlib ships, at random places: images uint8, and which."""
@@ -164,11 +166,14 @@ def test_they_are_not_compared_with_mnist(file):
 
 
 @pytest.mark.slow
+@pytest.mark.painted
+@pytest.mark.usefixtures("short_chains", "few_draws")
 def test_every_chapter_takes_them(chapter):
     """32×24 letters, twelve of them, dark on light; the judge of digits is not asked."""
     images, labels = letters(150, words="ABCDEFGHIJKL")
     np.savez("letters.npz", images=255 - images, labels=labels)  # black on white: none is black
     more = ["--conditional", "--batch-size", "13", "--steps", "2"]
+    more += ["--z-steps", "500"] * ("z_steps" in chapter.SETTINGS)  # one step of chains from images
     chapter.main(small(chapter, "--data", "letters.npz", "--out", "a") + more)
     metrics = json.loads(Path("a/metrics.json").read_text(encoding="utf-8"))
     assert not [key for key in metrics if "frechet" in key or key == "label_agreement"]
@@ -191,6 +196,7 @@ def digits8():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_chains", "few_draws")
 def test_every_chapter_takes_a_real_set_of_another_size(chapter, digits8):
     """1,797 digits of 8×8 pixels."""
     data = own_data.load(digits8)

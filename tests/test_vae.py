@@ -581,6 +581,7 @@ def test_the_loop_minimises_the_weighed_loss_and_chooses_by_it(conditional):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("sketches")
 @pytest.mark.parametrize("conditional", [False, True])
 def test_figures_of_a_run_are_of_its_best_weights_and_the_test_bits(conditional):
     """All of them, recomputed from the checkpoint, with the labels that belong to the images."""

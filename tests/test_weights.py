@@ -14,6 +14,7 @@ from PIL import Image
 import runner
 import weights
 
+pytestmark = pytest.mark.usefixtures("sketches")
 SHIPPED = [name for name in CHAPTERS if (ROOT / "samples" / name / "weights.pt").exists()]
 
 
@@ -192,6 +193,7 @@ def test_a_loss_that_is_not_finite_says_how_to_go_on(fails, capsys):
 # ------------------------------------------------------------------------------- pictures meanwhile
 
 
+@pytest.mark.painted
 def test_pictures_are_there_from_the_first_evaluation_on_and_are_renewed():
     shown = []
 
