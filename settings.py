@@ -209,4 +209,7 @@ def chapters():
     scripts = sorted(Path(__file__).resolve().parent.glob("*.py"))
     modules = [importlib.import_module(path.stem) for path in scripts
                if "\nABOUT = " in path.read_text(encoding="utf-8")]
+    for module in modules:
+        if "order" not in module.ABOUT:
+            fail(f'{module.__name__}.py: ABOUT has no "order" (CONTRIBUTING.md, step 5).')
     return {module.__name__: module for module in sorted(modules, key=lambda m: m.ABOUT["order"])}
