@@ -296,6 +296,13 @@ class MADE(nn.Module):
             degree = degree[torch.randperm(width).to(degree.device)]
         return degree
 
+    def degree_as_trained(self):
+        """Degrees for an order that somebody asks for: spread evenly, as those of the random orders
+        of training are, nearly. By (7) of this very order they would crowd where its pixels vary,
+        and units would meet masks that they never had. -> (U,) int64, 1..D−1."""
+        width, degrees = self.first.out_features, max(1, self.last.out_features - 1)
+        return torch.arange(width, device=self.mean.device) * degrees // width + 1
+
     @torch.no_grad()
     def start_from_mean(self, images):
         """What can be had without training, from the mean image: the last bias, the centre of the
@@ -395,12 +402,12 @@ class MADE(nn.Module):
     # scored. Compare completion_left.png in samples/made/ and in samples/made_agnostic_8masks/. The
     # price: 98.4 nats an order (after 12,000 steps), where the default has 85.3 (after 9,000),
     # since one set of weights has to do for all orders. And random orders are much alike: none like
-    # reading order is drawn in training, and in it the same network has 341 nats; left half first,
-    # shuffled inside both parts, 119. Part of that may well be our doing: by (7) degrees crowd at
-    # the steps whose pixels vary most: in reading order the middle rows; in the random orders of
-    # training they crowd nowhere. So units meet masks that they never had; degrees spread evenly
-    # should cost less (not measured here). The price can be seen: of eight upper halves in its
-    # completion_top.png one is continued with noise, others with specks.
+    # reading order is drawn in training, and in it the same network has 142 nats; left half first,
+    # shuffled inside both parts, 110. And that only if degrees are spread evenly, as those of the
+    # random orders nearly are (degree_as_trained()). By (7) they would crowd at the steps whose
+    # pixels vary most, in reading order the middle rows; units would meet masks that they never
+    # had, and reading order cost more than twice as much. The price can be seen: of eight upper
+    # halves in completion_top.png one is continued with noise, others with specks.
 
     def choose_sets(self, n, generator, known):
         """Which mask set draws which image: a list of (place, degree, indices of images). The toss
@@ -410,7 +417,7 @@ class MADE(nn.Module):
         which = torch.randint(self.num_masks, (n,), generator=generator)
         if self.order == "agnostic" and known is not None:
             place = known_first(known, generator)  # any order will do: what is known first
-            return [(place.to(self.place), self.new_degree(place), torch.arange(n))]
+            return [(place.to(self.place), self.degree_as_trained(), torch.arange(n))]
         return [(self.place[m], self.degree[m], (which == m).nonzero()[:, 0])
                 for m in which.unique()]
 
@@ -779,7 +786,7 @@ def nats_in_order(model, x, y, place):
     """−log p of bits x (N, 1, H, W) if MADE draws them in the order place (D,): nats per image,
     exact."""
     place = place.to(model.place)
-    degree = model.new_degree(place)
+    degree = model.degree_as_trained()
     return sum(-bernoulli_log_prob(model.logits(xb, yb, place, degree), xb).sum().item()
                for xb, yb in utils.batches(x, y)) / len(x)
 

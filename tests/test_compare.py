@@ -1,5 +1,6 @@
 """compare.py and tables.py: what is published is what the committed files say; odd runs, draws and
 scores are named, and the rest is compared all the same; planted heaps get the scores they must."""
+import functools
 import itertools
 import json
 import math
@@ -184,6 +185,7 @@ def test_a_gallery_has_figures_command_and_how_to_draw(runs_folder):
     assert "| — | — | — |" in tables.gallery(run, None)  # without scores
 
 
+@pytest.mark.usefixtures("sketches")
 def test_only_the_published_runs_go_to_the_published_page(runs_folder):
     page, mine = compare.PUBLISHED_PAGE, Path("runs/comparison.md")
     assert compare.page_of([SAMPLES]).resolve() == page and compare.is_published([SAMPLES])
@@ -253,17 +255,20 @@ def test_runs_are_compared(runs_folder, capsys):
     assert read(ROOT / "README.md") == README  # only the published page goes there
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("sketches")
 def test_an_estimate_is_called_one_and_shows_its_interval(runs_folder):
     path = runs_folder / "vae" / "metrics.json"
     nats = json.loads(read(path))["test_nats"]
     edit(path, likelihood="estimate", nats_interval=[nats - 0.25, nats + 0.5])
+    digest = compare.digest_of(json.loads(read(path)))  # so its scores stay, and nothing is drawn
+    edit(path.with_name("scores.json"), metrics=digest)
     compare.main([])
     text = read(runs_folder / "comparison.md")
     assert f"{nats:.2f} (estimate, {nats - 0.25:.2f} … {nats + 0.5:.2f})" in text
     assert "| VAE | estimate |" in text and f"≤ {nats:.2f}" not in text
 
 
+@pytest.mark.usefixtures("sketches")
 def test_what_stands_around_the_marks_stays(runs_folder):
     compare.main([])
     path = runs_folder / "comparison.md"
@@ -328,6 +333,7 @@ def test_an_odd_run_is_left_out_with_a_sentence_and_the_others_are_not(runs_fold
     assert left_out[0].isprintable()
 
 
+@pytest.mark.usefixtures("sketches")
 def test_all_odd_runs_at_once_do_not_keep_the_others_from_the_page(runs_folder, capsys):
     for k, (do, _) in enumerate(ODD.values()):
         shutil.copytree(runs_folder / "vae", runs_folder / f"odd{k}")
@@ -400,7 +406,8 @@ def test_whatever_value_is_changed_a_run_is_compared_or_left_out(runs_folder, na
         for line in itertools.chain(*page.values()):
             line.encode("utf-8", "replace")
         assert len({len(row(line)) for line in page["all models"]}) == 1, (place, value)
-        if place[0] == "curve":
+        # Of a row of the curve it shows these two.
+        if place[0] == "curve" and (len(place) < 3 or place[2] in ("seconds", run.key)):
             tables.plot_curves(folder / "curves.png", [run, other])
     assert compared > 10 and left_out > 50
 
@@ -544,6 +551,7 @@ def test_odd_files_are_no_arrays():
         compare.read_array(Path("samples.npy"))
 
 
+@pytest.mark.usefixtures("sketches")
 def test_a_run_with_odd_draws_is_not_scored_and_the_rest_is(runs_folder, capsys):
     array = np.full((50, 28, 28), 7.0)
     np.save(runs_folder / "gan/samples.npy", array)
@@ -559,6 +567,7 @@ def test_a_run_with_odd_draws_is_not_scored_and_the_rest_is(runs_folder, capsys)
     assert np.array_equal(np.load(runs_folder / "gan/samples.npy"), array)
 
 
+@pytest.mark.usefixtures("sketches")
 def test_draws_of_another_data_set_are_not_scored(runs_folder, capsys):
     """Runs on the full set, and only the small one is here: scores would be of other digits."""
     (runs_folder / "gan/scores.json").unlink()
@@ -804,17 +813,19 @@ def test_scores_that_cannot_be_kept_are_shown_all_the_same(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("sketches")
 def test_missing_draws_are_drawn_by_the_chapters_own_command(capsys, monkeypatch):
     """From training to the page, on the small set: a process of its own draws from a copy, the
     judge that ships along scores, and what is scored is kept."""
     monkeypatch.setattr(compare, "HEAPS", 1)  # of real digits, whose scores take longest
+    monkeypatch.setattr(compare, "DRAWS", 1000)
     vae = CHAPTERS["vae"]
     vae.main([*vae.ABOUT["small"].split(), "--steps", "2", "--batch-size", "16", "--conditional",
               "--out", "runs/told"])
     before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
     compare.main([])
     out = capsys.readouterr().out
-    command = "python vae.py --sample-only --num-samples 6000 --out (a copy of runs/told)"
+    command = "python vae.py --sample-only --num-samples 1200 --out (a copy of runs/told)"
     assert command in out
     assert all(path.read_bytes() == content for path, content in before.items())
     found = json.loads(read("runs/told/scores.json"))
@@ -888,7 +899,7 @@ def test_pictures_of_many_runs_name_few():
     runs = published()[0]
     shown = {run.folder.name for run in tables.chosen(runs)}
     assert {"made", "made_long", "wavenet", "flow", "flow_2levels", "diffusion_masked", "gan_long",
-            "diffusion_long"} <= shown and len(shown) <= 21 < len(runs)
+            "diffusion_long"} <= shown and len(shown) <= 22 < len(runs)
     assert not any(run.conditional for run in tables.chosen(runs))
     assert "pixelcnn_long" in shown and not {"pixelcnn_original", "pixelcnn_rnn"} & shown
     for name in ("pixelcnn_original", "pixelcnn_conditional"):
@@ -978,7 +989,7 @@ def test_every_run_whose_weights_are_small_enough_ships_them():
     for folder in runs - {path.parent for path in WEIGHTS}:
         parameters = json.loads(read(folder / "metrics.json"))["parameters"]
         # Half precision; and samples/ stays small: of several that are as large, one ships.
-        assert parameters * 2 > 6e6 or folder.name in (
+        assert parameters * 2 > 6.5e6 or folder.name in (
             "flow_2levels", "flow_conditional", "flow_long", "diffusion_conditional",
             "diffusion_masked", "diffusion_flow-matching", "diffusion_long", "ebm_conditional",
             "ebm_conv", "ebm_long", "pixelcnn_4levels", "transformer_ar_4levels", "vae_long",
@@ -986,8 +997,15 @@ def test_every_run_whose_weights_are_small_enough_ships_them():
     for path in WEIGHTS:
         kept, metrics = torch.load(path, weights_only=True), json.loads(
             read(path.parent / "metrics.json"))
-        assert path.stat().st_size <= 6e6 and kept["settings"] == metrics["settings"]
+        assert path.stat().st_size <= 6.5e6 and kept["settings"] == metrics["settings"]
         assert kept["best"]["step"] == metrics["best_step"] and kept["script"] == metrics["model"]
+
+
+@functools.cache
+def real_features(grey):
+    """What the judge sees of the small set's test digits."""
+    data = utils.load_mnist()
+    return judge.judged(judge.load_judge(), data.test if grey else data.x_test)[0]
 
 
 @pytest.mark.slow
@@ -1000,8 +1018,7 @@ def test_shipped_weights_draw_straight_after_cloning(path):
     CHAPTERS[metrics["model"]].main([*metrics["command"].split()[2:], "--sample-only",
                                      "--num-samples", "100"])
     x = compare.read_array(Path("runs") / path.parent.name / "samples.npy")
-    data, network = utils.load_mnist(), judge.load_judge()
-    real = judge.judged(network, data.test if judge.is_grey(x) else data.x_test)[0]
+    network, real = judge.load_judge(), real_features(judge.is_grey(x))
     distance = judge.frechet_distance(judge.judged(network, x)[0], real)
     assert distance < (40 if "z2" in path.parent.name else 20)
     assert before == {p: p.stat().st_mtime_ns for p in path.parent.iterdir()}  # nothing written

@@ -207,7 +207,7 @@ LECTURE = [
      "MADE", given(in_order(["wavenet", "flow_2levels", "made_long"], nats), nats("flow_2levels")),
      minutes("flow_2levels")),
     ("and {:.3f} bits/dim of grey levels", RUNS["flow"]["grey_bits_per_dim"]),
-    ("Its draws, {:.2f}, are about as near as the gated PixelCNN's ({:.2f}), and far from "
+    ("Its draws, {:.2f}, are not quite as near as the gated PixelCNN's ({:.2f}), and far from "
      "diffusion's after as many minutes ({:.2f}); told the digit it has {:.2f}",
      *each(frechet, "flow", "pixelcnn", "diffusion", "flow_conditional")),
     ("the flow of bits has no shades, and {:.2f}", frechet("flow_2levels")),
@@ -262,9 +262,9 @@ LECTURE = [
      word(len(TOLD))),
     # Beside published figures
     ("all but the long runs take {} to {} minutes", *map(word, ends(each(minutes, *USUAL)))),
-    ("{} pass over the training set to {} (convolutions, recurrences, transformer), not quite {} "
-     "(flow), {} (GAN, smoothed energy), {} (energy on a base), {} (diffusion), {} (MADE; {} in "
-     "all orders), {} (VAE), {:.0f} (RBM)", *map(word, ends(each(passes, *(
+    ("{} pass over the training set to {} (convolutions, recurrences, transformer), {} and a "
+     "half (flow), {} (GAN, smoothed energy), {} (energy on a base), {} (diffusion), {} (MADE; {} "
+     "in all orders), {} (VAE), {:.0f} (RBM)", *map(word, ends(each(passes, *(
          run for run in USUAL if RUNS[run]["model"] in ("wavenet", "pixelcnn", "transformer_ar")
          or run == "made_rnn")))), *(word(both(*each(passes, *runs.split()))) for runs in (
              "flow flow_2levels", "gan ebm_conv", "ebm", "diffusion", "made",

@@ -468,7 +468,9 @@ COMPUTED = {
         ("this is {:.3f} nats, 2 JSD is {:.3f},", MISSING, TWICE_JSD)],
     "flow": [
         ("is {:.2f} nats away from it", math.log(2 * math.pi * math.e / 12) / 2),
-        ("at most log 1.5 = {:.1f} nats", math.log(1.5))],
+        ("at most log 1.5 = {:.1f} nats", math.log(1.5)),
+        ("fall to the end, by {:.1f} in the last tenth", at("flow_long", 5_415, "val_grey_nats")
+         - at("flow_long", 6_000, "val_grey_nats"))],
     "diffusion": [
         ("An eighth of the steps costs {:.1f} nats",
          MASKED["bounds_by_steps"]["98"] - MASKED["test_nats"]),
@@ -514,7 +516,8 @@ COMPUTED = {
         ("x̂ errs by {:.1f} (errors.png", X_HAT[1]),
         ("784 σ_t²/α_t² = {:.1f},", 784 * math.tan(math.pi / 2 * 0.026) ** 2),
         ("about {:.1f} are the last term of (6)", LAST_TERM),
-        ("flow.py has {:.2f} bits/dim", RUNS["flow"]["grey_bits_per_dim"])],
+        ("flow.py has {:.2f} bits/dim", RUNS["flow"]["grey_bits_per_dim"]),
+        ("α_T is {:.2f}, so", math.cos(0.4 * math.pi))],
     "ebm": [
         ("hardly better (by {:.1f}; three seeds of the next table span {:.2f})",
          ablated("ebm", "residual", "residual, half of the steps for the base"),
@@ -523,7 +526,9 @@ COMPUTED = {
         ("cost {:.1f} nats more than training images, after the default run {:.1f} (2,000 of each)",
          gap("ebm_long"), gap("ebm")),
         ("about {:.1f} is the two sets", (gap("ebm_long", 360) + gap("ebm", 360)) / 2),
-        ("at step 21,125, {:.1f} nats", at("ebm_rbm", 21_125, "val_nats")),
+        ("{:.1f} nats at step 6,125 and, at step 21,125, {:.1f} nats", *(
+            at("ebm_rbm", step, "val_nats") for step in (6_125, 21_125))),
+        ("a transformer alone has {:.2f} nats in six minutes", RUNS["transformer_ar"]["test_nats"]),
         ("Two seeds differ by {:.1f}: what is less than twice that from {:.1f}, their mean",
          span(CONV), statistics.mean(CONV))],
 }
@@ -538,7 +543,7 @@ QUOTED = {
     "vae": "86.76 86.35 84.78 86.06 84.32 81.08 86.77 80.72 85.54 0.01 0.95 45.5",
     "gan": "0.02 0.5 0.999 0.50 1.38 0.75 1.35 0.73 0.31 0.17",
     "flow": "1.89 1.06 1.05 0.99 0.97 1.078 1.043 1.020 0.62 78.61 0.81 1.5 0.5",
-    "diffusion": "77.87 95.21 77.56 0.00004 0.125 0.25 0.8",
+    "diffusion": "77.87 79.46 95.21 77.56 0.00004 0.125 0.25 0.8",
     "ebm": "79.63 80.12 80.51 0.005",
 }
 
