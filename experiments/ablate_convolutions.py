@@ -81,6 +81,20 @@ def mask_b_first(model):
     model.mask_a.copy_(pixelcnn.causal_mask(7, "B"))
 
 
+def without_tap(column):
+    """A build(): v's kernels lose one of their six taps, in the row itself; 2: on its right. Then
+    to go right v has to go up, a step for each step, and what is left is the blind spot of the
+    original. 0: on its left, where h goes as well: as few weights, and v and h see all."""
+    def cut(model):
+        for conv in model.up:
+            kept = torch.ones_like(conv.weight)
+            kept[:, :, 1, column] = 0
+            conv.weight.data *= kept
+            conv.weight.register_hook(lambda grad, kept=kept: grad * kept)
+
+    return changed(pixelcnn, cut)
+
+
 def narrow(s):
     """Half the channels, but the head is as wide as before."""
     return WaveNet(28, s.width, 4 * s.width, s.first_taps, s.dilations, s.classes)
@@ -118,6 +132,9 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "gated, half the channels": (pixelcnn, f"--width 8 {SHORT}", None),
     "gated, half the layers": (pixelcnn, f"--depth 4 {SHORT}", None),
     **rates(pixelcnn, "", "gated, ", lr=0.01),
+    **{f"gated, 1,800 steps, {what}, seed {seed}": (
+        pixelcnn, f"--steps 1800 --seed {seed}", without_tap(column))
+       for what, column in (("blind", 2), ("not blind", 0)) for seed in range(3)},
     "original": (pixelcnn, f"{SHORT} {ORIGINAL}", None),
     "original, no position": (pixelcnn, f"{SHORT} {ORIGINAL}", frozen(pixelcnn, "position")),
     "original, mask B first": (pixelcnn, f"{SHORT} {ORIGINAL}", changed(pixelcnn, mask_b_first)),

@@ -46,16 +46,19 @@ class NormMLP(vae.MLP):
 
 
 class ConvVAE(vae.VAE):
-    """Two strided convolutions and a linear layer; the decoder is the mirror image."""
+    """Two strided convolutions and a linear layer; the decoder is the mirror image, and has a bias
+    for each pixel on top, which starts where the default's does."""
 
     def encode(self, x, y=None):
         return self.encoder(x).chunk(2, dim=1)
 
     def decode(self, z, y=None):
-        return self.decoder(z)
+        return self.decoder(z) + self.bias
 
+    @torch.no_grad()
     def start_from_mean(self, images):
-        pass
+        p = images.float().mean(dim=(0, 1)) / 255
+        self.bias.copy_(torch.logit(p.clamp(0.001, 0.999)))
 
 
 class CutVAE(vae.VAE):
@@ -105,6 +108,7 @@ def convolutions(model, c=16):
         nn.Linear(model.z_size, 256), nn.SiLU(), nn.Linear(256, 2 * c * 49), nn.SiLU(),
         nn.Unflatten(1, (2 * c, 7, 7)), nn.ConvTranspose2d(2 * c, c, 4, 2, 1), nn.SiLU(),
         nn.ConvTranspose2d(c, 1, 4, 2, 1))
+    model.bias = nn.Parameter(torch.zeros(28, 28))
 
 
 def train_on_grey(model, data, run):
@@ -132,7 +136,9 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "ReLU": (vae, "", networks(ReluMLP)),
     "no residual": (vae, "", networks(PlainMLP)),
     "LayerNorm": (vae, "", networks(NormMLP)),
-    "convolutions": (vae, "", changed(vae, convolutions, ConvVAE)),
+    **{f"convolutions{name}": (vae, flags, changed(vae, convolutions, ConvVAE)) for name, flags in (
+        ("", ""), (", 3,000 steps", "--steps 3000"))},
+    "9,000 steps": (vae, "--steps 9000", None),
     "decoder starts at 0": (vae, "", changed(vae, methods=FromZero)),
     "no warm-up": (vae, "--warm-up 0", None),
     "one hidden layer": (vae, "--depth 1", None),

@@ -37,8 +37,9 @@ from conftest import (
     same,
     small,
     train_by_main,
-    trained,
     values,
+    weights_of_fit,
+    weights_of_run,
 )
 
 import ebm
@@ -370,6 +371,7 @@ def test_committed_rows_are_of_variants_that_are_still_there(script):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_images", "short_chains")
 @pytest.mark.parametrize("script", list(ABLATIONS))
 def test_every_variant_can_be_built_and_trained(script):
     """One step each, on two images; and it is not the default in disguise: other weights, another
@@ -404,54 +406,36 @@ def test_every_variant_can_be_built_and_trained(script):
                     assert found != theirs, (name, other)
 
 
+def test_one_tap_makes_the_blind_spot_and_another_does_not():
+    """Of the 574 pixels before (20, 14): the 55 that the original misses, however deep."""
+    pixelcnn, past = CHAPTERS["pixelcnn"], torch.arange(784) < 20 * 28 + 14
+    convolutions = ABLATIONS["ablate_convolutions"]
+    for build, unseen in ((pixelcnn.build, 0), (convolutions.without_tap(2), 55),
+                          (convolutions.without_tap(0), 0)):
+        torch.manual_seed(0)
+        model = build(values(pixelcnn))
+        model.last.weight.data.normal_()
+        x = torch.rand(4, 1, 28, 28).round().requires_grad_()
+        model.logits(x)[:, 0, 20, 14].sum().backward()
+        seen = x.grad.abs().sum(dim=0).flatten() > 0
+        assert (past & ~seen).sum() == unseen and not (seen & ~past).any()
+        still = [conv.weight.grad.abs().amax(dim=(0, 1))[1] == 0 for conv in model.up]
+        assert all(row.sum() == (build is not pixelcnn.build) for row in still)  # no step from 0
+
+
 # ------------------------------------------------------------------------------- how they train
-
-
-def weights_of_fit(chapter, words):
-    """Weights after fit(), a dict, and that nothing was written."""
-    model, seconds, norms = fit.fit(chapter, values(chapter, words), utils.load_mnist())
-    assert seconds > 0 and len(norms) in (0, 2) and not Path("run").exists()
-    return dict(model.state_dict())
-
-
-def weights_of_run(folder):
-    """Those that its training ended with, of the one that draws."""
-    kept = checkpoint(folder)
-    assert kept["step"] == 2
-    weights = dict(kept["parts"].get("average") or kept["parts"]["model"])
-    # An estimate of it is made when a run is evaluated, and fit() evaluates nothing.
-    return {k: torch.zeros_like(v) if k == "log_z" else v for k, v in weights.items()}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name, flags", [
-    (name, flags) for name, chapter in CHAPTERS.items()
-    for flags in (*chapter.ABOUT["variants"].values(), "--conditional")])
-def test_fit_gives_the_weights_of_main(name, flags):
-    """Two steps on the small set: bit for bit what the chapter's command trains, though no folder
-    is written."""
-    chapter, words = CHAPTERS[name], small(CHAPTERS[name], *flags.split(), "--steps", 2)
-    found = weights_of_fit(chapter, words)
-    train_by_main(chapter, [*words, "--out", "run"])
-    assert same(found, weights_of_run("run"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["made", "vae", "gan"])
-def test_fit_gives_the_weights_of_main_to_its_end(name):
-    """The same of a main() that evaluates, and scores, and paints."""
-    chapter, words = CHAPTERS[name], small(CHAPTERS[name], "--steps", 2)
-    found = weights_of_fit(chapter, words)
-    chapter.main([*words, "--out", "run"])
-    assert same(found, weights_of_run("run"))
+#
+# That fit() gives the weights of each chapter and variant, plain and told the label, bit for bit,
+# is said by test_a_run_writes_what_it_promises in test_chapters.py.
 
 
 MEAN = "start_from_mean(data.train)"
 
 
+@pytest.mark.usefixtures("few_images", "short_chains")
 @pytest.mark.parametrize("name", [name for name in CHAPTERS if MEAN in read(ROOT / f"{name}.py")])
 def test_a_main_that_begins_with_other_images_has_other_weights(name):
-    """Control: the mean of validation, not of training."""
+    """Control of that: the mean of validation, not of training."""
     flags = {"diffusion": "--variant masked", "ebm": "--variant rbm"}.get(name, "")
     words, found = small(CHAPTERS[name], *flags.split(), "--steps", 1), []
     for of in (MEAN, "start_from_mean(data.val)"):
@@ -469,7 +453,7 @@ class Sealed:
     __getitem__ = __len__ = __iter__ = lambda self, *args: self.__getattr__("…")
 
 
-@pytest.mark.usefixtures("few_images")
+@pytest.mark.usefixtures("few_images", "short_chains", "sketches")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(CHAPTERS))
 def test_main_opens_the_test_set_after_training(name, monkeypatch):
@@ -488,21 +472,6 @@ def test_main_opens_the_test_set_after_training(name, monkeypatch):
     with pytest.raises(AssertionError, match="test set was opened"):
         chapter.main([*words, "--out", "run"])
     assert same(found, weights_of_run("run"))
-
-
-@pytest.mark.usefixtures("few_images")
-@pytest.mark.slow
-@pytest.mark.parametrize("name, flags", [
-    (name, flags) for name, chapter in CHAPTERS.items()
-    for flags in (*chapter.ABOUT["variants"].values(), "--conditional")])
-def test_fit_gives_the_weights_of_a_run(name, flags):
-    """The same of each chapter and variant, against its training alone."""
-    chapter, words = CHAPTERS[name], small(CHAPTERS[name], *flags.split(), "--steps", 2)
-    found = weights_of_fit(chapter, words)
-    trained(chapter, [*words, "--out", "run"])
-    assert same(found, weights_of_run("run"))
-    shutil.rmtree("run")
-    assert not same(found, weights_of_fit(chapter, [*words, "--seed", "1"]))  # control
 
 
 def test_a_run_that_diverges_is_told():
