@@ -1091,7 +1091,11 @@ ABOUT = {
 # Those of exercises 3 and 8 are of the weights of whole runs, on validation; no file is kept.)
 # 1. Write >= in hidden_to_logit of build_masks(), train, and draw with sample_obvious(). Then let
 #    all masks be true. (Losses of 6.1 and 0.8 nats, and black images.) Which tests fail? And why
-#    does the fast sample() draw otherwise?
+#    does the fast sample() draw otherwise? To see without training who looks at whom (4×4 pixels; a
+#    row for each logit, a column for each pixel; 1: it looks there):
+#        import made, torch
+#        x = torch.rand(9, 1, 4, 4).round()
+#        print(torch.stack(made.sight(made.MADE(4, 99), x, None, range(16))).flatten(1).gt(0).int())
 # 2. Write > in pixel_to_hidden. Do any samples look wrong? Which test fails now? Take `direct` away
 #    as well. (91.5 nats, then 100.1.)
 # 3. --order random. Is it the first pixels that are expensive, or the last? Plot surprise() against

@@ -4,6 +4,7 @@ orders. What it shares with all autoregressive models is in test_autoregressive.
 import copy
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -447,6 +448,15 @@ def test_an_order_agnostic_model_completes_any_part_exactly():
         logits = agnostic.logits(x, None, place, agnostic.degree_as_trained())
         assert off(agnostic, known, made.bernoulli_log_prob(logits, x)) < 5
         assert off(agnostic, known, agnostic.log_prob(x)) > 10  # control: the mixture's p
+
+
+def test_the_lines_of_exercise_1_show_who_looks_at_whom(monkeypatch):
+    text = Path(made.__file__).read_text(encoding="utf-8")
+    lines = re.search(r"1: it looks there\):\n((?:#        .+\n)+)", text)[1]
+    shown = []
+    monkeypatch.setattr("builtins.print", shown.append)
+    exec(lines.replace("#        ", ""), {})
+    assert torch.equal(shown[0], torch.ones(16, 16, dtype=torch.int).tril(-1))
 
 
 @torch.no_grad()
