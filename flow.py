@@ -1063,8 +1063,8 @@ ABOUT = {
 #    why? Which pixels of a draw are wrong? (P(x) is the same product: no order is asked of a
 #    scorer, who has all levels. 1s and 2s: they look at 3s that are not drawn yet.)
 # 5. --sample-only --temperature 0.5 --num-samples 5000, and judge.py: which of Fréchet distance,
-#    precision and recall gets better, which worse? (18.2, 0.87 and 0.55, and a third are nines;
-#    at 0.8 3.56, 0.76 and 0.80, at 1 2.23, 0.69 and 0.85; grey, no file is kept.)
+#    precision and recall gets better, which worse? (17.3, 0.85 and 0.56, and a third are nines;
+#    at 0.8 3.82, 0.76 and 0.79, at 1 2.49, 0.67 and 0.85; grey, no file is kept.)
 # 6. Let networks look at noise: in encode(), and in decode() for what is drawn, 2u − 1 for each of
 #    the E numbers. Is (5) still a bound? log_probs(), which chooses the weights, still asks with
 #    levels: is it the same model's, and why may evaluate_noise() stop the run at its end?
