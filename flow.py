@@ -83,7 +83,7 @@ SETTINGS = {
     # A third is worse by half, three times are no better.
     "lr": Setting(1e-2, "highest learning rate"),
     "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
-    # About a third of the longest gradient of 400 steps (results/ablations/flow.json).
+    # The longest of 400 steps has 257 (results/ablations/flow.json).
     "clip": Setting(100.0, "longer gradients are scaled down to this length"),
     "width": Setting(32, "C, channels at 14×14, and units of a coarse pixel's network", 4, 10000,
                      word="width{}"),
@@ -950,36 +950,37 @@ ABOUT = {
 #
 # What each detail is worth. Runs of 400 steps, one a row: exact nats of 1,000 validation images,
 # the bound from one draw of noise, the distance of 1,000 draws to validation digits (grey; of bits
-# binarized), seconds on one thread of a busy machine (experiments/ablate_flow.py; the file is
-# results/ablations/flow.json; flow.png beside it shows draws):
+# binarized), seconds on one thread of a busy machine, of bits with ten minutes in which it stood
+# still (experiments/ablate_flow.py; the file is results/ablations/flow.json; flow.png beside it
+# shows draws):
 #
 #                                                 nats     bound distance  training
-#     as it is                                   556.8     556.8      6.2     172 s
-#       seed 1                                   556.2     556.2      6.4     141 s
-#       seed 2                                   555.6     555.6      6.5     113 s
-#       levels as ranks                          582.3     582.3      6.2     112 s
-#       levels as brightness                     608.3     608.3      5.7      89 s
-#       coarse pixels are told no means          561.7     561.7      6.0     124 s
-#       bins of equal widths                     602.8     609.1      6.9      98 s
-#       a transformer for the coarse pixels      555.7     555.7     10.2     226 s
-#       three couplings a word                   549.4     549.4      6.7     147 s
-#       Adam, rate 1e-2                          570.9     570.9     10.0      80 s
-#       Adam, rate 4e-3                          576.8     576.8     12.8      94 s
-#       Adam, rate 1.6e-2                        574.7     574.7      9.8      77 s
-#     affine couplings                           673.8     714.9     38.2     116 s
-#       no noise                                 676.8  −1,019.9     23.4      94 s
-#     additive couplings                         831.8     853.8     93.4     158 s
-#     bits                                        87.4      87.4      4.0      98 s
-#       affine couplings                         131.4     163.3     51.4      82 s
+#     as it is                                   549.3     549.3      6.2     347 s
+#       seed 1                                   548.9     548.9      5.9     192 s
+#       seed 2                                   549.8     549.8      6.3     276 s
+#       levels as ranks                          577.1     577.1      5.8     133 s
+#       levels as brightness                     608.5     608.5      5.5     135 s
+#       coarse pixels are told no means          554.3     554.3      5.8     150 s
+#       bins of equal widths                     598.6     604.7      7.0     136 s
+#       two couplings a word                     556.0     556.0      6.4     126 s
+#       a transformer for the coarse pixels      548.5     548.5     10.6     239 s
+#       Adam, rate 1e-2                          564.0     564.0     10.3     136 s
+#       Adam, rate 4e-3                          568.0     568.0     12.5     145 s
+#       Adam, rate 1.6e-2                        569.5     569.5      9.9     137 s
+#     affine couplings                           664.4     706.5     37.9     150 s
+#       no noise                                 659.4  −1,046.6     21.0     129 s
+#     additive couplings                         830.5     852.9     95.1     118 s
+#     bits                                        86.7      86.7      4.1     739 s
+#       affine couplings                         130.6     163.0     49.0     114 s
 #
-# Three seeds span 1.2 nats; what is below twice that says nothing (the transformer). What networks
-# see is worth 26 nats twice, from brightness to ranks and from these to six learned numbers; means
-# 5. Bins of equal widths lose 46: 26 of 32 begin in black, and six are left for 255 levels; they
-# also end within cells, which is the gap of the bound, 6. Muon is worth 14. The
-# transformer takes longer, and draws worse after as few steps. A third coupling a word (1, then 2
-# beside it, then 3) is worth 7 since networks tell levels apart, before that it was half a nat; the
-# default is still without. "No noise" is the classic mistake: the loss falls to a thousand nats
-# below 0, and no digit is more probable for it: the exact figure asks for the whole cell.
+# Three seeds span 0.9 nats; what is below twice that says nothing (the transformer, which takes
+# longer and draws worse). What networks see is worth 31 nats from brightness to ranks, and 28 from
+# these to six learned numbers, but nothing in distance (5.5, 5.8, 6.2); means 5. Bins of equal
+# widths lose 49: 26 of 32 begin in black, and six are left for 255 levels; they also end within
+# cells, which is the gap of the bound, 6. A checkerboard in one coupling, not in two, costs 7. Muon
+# is worth 15. "No noise" is the classic mistake: the loss falls to a thousand nats below 0, and
+# digits are hardly more probable for it (659.4 nats for 664.4): the exact figure asks for the whole
+# cell. (Its draws are nearer than those with noise, if not near: one run.)
 #
 # Before there were bins, couplings of this kind had 1.171 bits/dim after 400 steps and 52 s, and a
 # transformer that moved word after word, of 2×2 pixels, 1.250 after 180 s. Tables of labels that
@@ -1051,13 +1052,13 @@ ABOUT = {
 # Exercises
 # 1. --coupling affine, then additive: how much worse is the exact figure, and how much worse the
 #    bound? (bounds_by_draws in metrics.json.) Why is there no gap between them for a spline? (After
-#    400 steps 673.8 and 831.8 for 556.8, 714.9 and 853.8: results/ablations/flow.json.)
+#    400 steps 664.4 and 830.5 for 549.3, 706.5 and 852.9: results/ablations/flow.json.)
 # 2. In the property `edges` return torch.linspace(0, 1, len(self.begins)).to(self.cdf): bins that
-#    end within cells. What becomes of the gap between bound and exact figure? (609.1 and 602.8:
+#    end within cells. What becomes of the gap between bound and exact figure? (604.7 and 598.6:
 #    results/ablations/flow.json.)
 # 3. In dequantize() put 0.5 for r: no noise. With --coupling affine the loss falls; does the exact
 #    figure, and what does evaluate_noise() say of it? A spline cannot cheat: why? (The loss falls
-#    to −1,020 in 400 steps, the exact figure to 676.8: results/ablations/flow.json.)
+#    to −1,047 in 400 steps, the exact figure to 659.4: results/ablations/flow.json.)
 # 4. In plan() let the last of the couplings come first: f moves the 3s first, and they are drawn
 #    last. test_reconstruction_is_exact fails, and yet the probabilities of all images sum to 1:
 #    why? Which pixels of a draw are wrong? (P(x) is the same product: no order is asked of a

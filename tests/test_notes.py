@@ -469,6 +469,7 @@ COMPUTED = {
     "flow": [
         ("is {:.2f} nats away from it", math.log(2 * math.pi * math.e / 12) / 2),
         ("at most log 1.5 = {:.1f} nats", math.log(1.5)),
+        ("Three seeds span {:.1f} nats;", ablated("flow", "seed 2", "seed 1")),
         ("fall to the end, by {:.1f} in the last tenth", at("flow_long", 5_415, "val_grey_nats")
          - at("flow_long", 6_000, "val_grey_nats"))],
     "diffusion": [
