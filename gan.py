@@ -216,9 +216,9 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # critic. Its loss creeps up to 0 as digits get better (losses.png there): −0.31 around step 500,
 # −0.17 at the end, while the Fréchet distance falls from 10.7 to 1.7. That is no estimate of −W.
 # Any s of slope ≤ 1 bounds (6) from below. One such s is minus the distance to the nearest training
-# digit. That distance has a median of 4.82 for draws and 4.40 for test digits (metrics.json), so W
-# is about 0.4 or more, if means differ as medians do. A small critic with a slope that is asked
-# for, not forced, says 0.17. (Stanczuk et al. 2021, arXiv 2103.01678, argue so of WGANs.)
+# digit. That distance has a mean of 4.71 for draws and 4.27 for test digits (± 0.02 each;
+# results/gaps.json), so W is about 0.4 or more. A small critic with a slope that is asked for, not
+# forced, says 0.17. (Stanczuk et al. 2021, arXiv 2103.01678, argue so of WGANs.)
 #
 # Interpolation. z ~ N(0, I) in Z dimensions has a length near √Z, and two of them are nearly
 # perpendicular. So half way on the straight line between them the length is smaller by a factor of
@@ -233,11 +233,11 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 #
 # Memory. Does G draw training digits? neighbours.png shows, for twelve draws, the nearest of 50,000
 # training digits, in pixels and in features: relatives, and some are close. Too close? Then draws
-# would be nearer to training digits than new real digits are. Nothing says so: the median distance
-# to the nearest training digit, in pixels, is 4.48 for 1,000 draws, 4.31 with --conditional, and
-# 4.40 for 1,000 test digits. (The medians have no error bar: a tenth more or less says nothing.) G
-# never sees a training image. But D does, and may have them by heart: shown one image over and
-# over, as in a test, G ends by drawing it.
+# would be nearer to training digits than new real digits are. They are further away: the distance
+# to the nearest training digit, in pixels, has a mean of 4.46 for 5,000 draws and 4.27 for as many
+# test digits (± 0.02 each; results/gaps.json); with --conditional 4.22, which is nearer by less
+# than twice the error. G never sees a training image. But D does, and may have them by heart: shown
+# one image over and over, as in a test, G ends by drawing it.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -783,9 +783,9 @@ ABOUT = {
 # both 0.50 (losses.png): D hardly tells real from drawn any more, and has little to teach. The
 # distance to validation digits (2,000 draws) still falls from 0.81 at step 11,520 to 0.56 at
 # 25,920, whose weights are kept, and is 0.65 at the end. Nothing says that it has learned by heart:
-# the nearest training digit is 4.44 away from its draws and 4.40 from test digits (medians of
-# 1,000). A larger D for the same G, or less noise on what it sees as time goes by, we have not
-# tried.
+# the nearest training digit is 4.38 away from its draws and 4.27 from test digits (means of 5,000;
+# results/gaps.json). A larger D for the same G, or less noise on what it sees as time goes by, we
+# have not tried.
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: Fréchet distance to validation digits after --steps 1500, seed 0;
 # results/ablations/gan.json. The default: 4.71, with seed 1 4.17; what is within 1 says nothing.)

@@ -297,6 +297,14 @@ LAST_TERM = RUNS["diffusion"]["validation_grey_bits_per_dim_by_steps"]["10"] - F
 BETAS = [1e-4 + (0.02 - 1e-4) * t / 49 for t in range(50)]  # of DDPM, in 50 steps
 LABEL = ("at most log 10 = {:.1f} nats", math.log(10))
 
+GAPS = results("results/gaps.json")
+
+
+def away(run, heap):
+    """How far the nearest training digit is: of a GAN's draws, or of test digits."""
+    return GAPS[run][heap][0]
+
+
 COMPUTED = {
     "made": [
         ("three of the RNN span {:.1f} nats", span(seeds("made, rnn"))),
@@ -455,8 +463,15 @@ COMPUTED = {
          at("gan", 2835, "val_frechet"), at("gan", 14_000, "val_frechet")),
         ("falls from {:.1f} to {:.1f}. That is no",
          at("gan_wgan-gp", 450, "val_frechet"), at("gan_wgan-gp", 5000, "val_frechet")),
-        ("so W is about {:.1f} or more", RUNS["gan_wgan-gp"]["nearest_of_draws"]
-         - RUNS["gan_wgan-gp"]["nearest_of_test_digits"]),
+        ("a mean of {:.2f} for draws and {:.2f} for test digits (± {:.2f} each; "
+         "results/gaps.json), so W is about {:.1f} or more", away("gan_wgan-gp", "draws"),
+         away("gan_wgan-gp", "test"), GAPS["gan_wgan-gp"]["draws"][1],
+         away("gan_wgan-gp", "draws") - away("gan_wgan-gp", "test")),
+        ("a mean of {:.2f} for 5,000 draws and {:.2f} for as many test digits (± {:.2f} each;",
+         away("gan", "draws"), away("gan", "test"), GAPS["gan"]["draws"][1]),
+        ("with --conditional {:.2f}, which", away("gan_conditional", "draws")),
+        ("digit is {:.2f} away from its draws and {:.2f} from test digits",
+         away("gan_long", "draws"), away("gan_long", "test")),
         ("have the same {:.2f} and {:.2f} as draws",
          scores("ebm_rbm")["precision"], scores("ebm_rbm")["recall"]),
         ("the same {:.2f} and {:.2f} as draws of this chapter",
