@@ -1087,13 +1087,13 @@ ABOUT = {
 #
 # reaches 80.60 nats on the test set (an estimate; 80.55 to 80.74 by (16)) in 25.0 minutes; its base
 # has 81.90, exact; 8.0 % of 50,000 draws count; distance 0.50. Published of energies on top of
-# independent pixels: 79.63 (ACS), 80.12 (DMALA), 80.51 (Gibbs with gradients), ResNets on dynamic
-# bits, a GPU, by AIS from one side, the one that flatters (Pynadath et al., 2024, 2402.17699, table
-# 1). Validation images cost 1.7 nats more than training images, after the default run 1.2 (2,000 of
-# each); about 1.0 is the two sets, not memory: both runs had that within 360 steps, half a pass
-# over the data. A better base might do more: a transformer alone has 80.93 nats in six minutes,
-# less than base and energy here, and 79.39 in half an hour (transformer_ar.py;
-# samples/transformer_ar_long/); an energy on top of it has not been tried.
+# independent pixels (so their code has it): 79.63 (ACS), 80.12 (DMALA), 80.51 (Gibbs with
+# gradients), ResNets on dynamic bits, a GPU, by AIS from one side, the one that flatters (Pynadath
+# et al., 2024, 2402.17699, table 1). Validation images cost 1.7 nats more than training images,
+# after the default run 1.2 (2,000 of each); about 1.0 is the two sets, not memory: both runs had
+# that within 360 steps, half a pass over the data. A better base might do more: a transformer alone
+# has 80.93 nats in six minutes, less than base and energy here, and 79.39 in half an hour
+# (transformer_ar.py; samples/transformer_ar_long/); an energy on top of it has not been tried.
 #
 # Chains that are left behind. --variant rbm as it was first written (no centring, rate 1e-3, Adam's
 # usual momentum, 60,000 steps; one run, of which no file is kept): by forward AIS with 1,000

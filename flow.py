@@ -83,7 +83,7 @@ SETTINGS = {
     # A third is worse by half, three times are no better.
     "lr": Setting(1e-2, "highest learning rate"),
     "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
-    # The longest of 400 steps has 257 (results/ablations/flow.json).
+    # The longest gradient of 400 steps has 257 nats (results/ablations/flow.json).
     "clip": Setting(100.0, "longer gradients are scaled down to this length"),
     "width": Setting(32, "C, channels at 14×14, and units of a coarse pixel's network", 4, 10000,
                      word="width{}"),
@@ -876,7 +876,7 @@ def figures_at_the_end(model, data, judge, s):
     exact, bounds = evaluate(model, x, y), evaluate_noise(model, x, y, s.noise_draws)
     error, same = round_trip(model, *utils.first(1000, x.float(), y))
     figures = {"bounds_by_draws": dict(zip((1, s.noise_draws), bounds)), "round_trip_error": error,
-             "round_trip_levels": same}
+               "round_trip_levels": same}
     if grey:
         figures |= {f"test_{name}": value for name, value in
                     measure(judge, draws, (data.test, data.x_test)).items()}
@@ -1011,9 +1011,9 @@ ABOUT = {
 #
 # There and back. Of 1,000 test digits 0.9997 of all pixels have the same level after f and f⁻¹ in
 # float32 (round_trip_levels, samples/flow/metrics.json); told the digit 0.9998
-# (samples/flow_conditional/); of bits all (samples/flow_2levels/). The rest is rounding: where a
-# slope is tiny many u share a z in float32, and come back as one (errors of u are up to 0.37; in
-# float64 it is exact, says a test).
+# (samples/flow_conditional/); of bits all (samples/flow_2levels/). The rest is rounding, as a test
+# in float64 has no such pixel: where a slope is tiny, we think, many u share a z in float32, and
+# come back as one (errors of u are up to 0.37, told the digit 0.54: round_trip_error).
 #
 # What others reach. Bits/dim of grey test digits: MAF 1.89, RealNVP 1.06, Glow 1.05, FFJORD 0.99
 # (FFJORD paper, table 2), Residual Flow 0.97 (Chen et al., 2019); in UvA's notebook 11 eight affine

@@ -406,8 +406,9 @@ class MADE(nn.Module):
     # shuffled inside both parts, 110. And that only if degrees are spread evenly, as those of the
     # random orders nearly are (degree_as_trained()). By (7) they would crowd at the steps whose
     # pixels vary most, in reading order the middle rows; units would meet masks that they never
-    # had, and reading order cost more than twice as much. The price can be seen: of eight upper
-    # halves in completion_top.png one is continued with noise, others with specks.
+    # had, as in the run before this one, where reading order cost twice as much. The price can be
+    # seen: of eight upper halves in completion_top.png one is continued with noise, others with
+    # specks.
 
     def choose_sets(self, n, generator, known):
         """Which mask set draws which image: a list of (place, degree, indices of images). The toss

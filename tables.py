@@ -413,15 +413,15 @@ def boxes_of(ax, places):
     return [Bbox([place, place]).padded(6) for place in map(ax.transData.transform, places)]
 
 
-def name_dots(ax, dots, boxes, coloured=False):
+def name_dots(ax, dots, boxes):
     """Names of runs beside their dots (run, x, y). A name goes where it covers none of the boxes
     and no other name, and stays inside; to the last place if there is none."""
-    places = [(dx, dy) for dy in (3, -11, 14, -22, -30) for dx in (5, -5)]
+    places = [(dx, dy) for dy in (3, -11, 14, -22, 26, -30, 40, -42) for dx in (5, -5)]
     for run, x, y in dots:
         for dx, dy in places:
             word = ax.annotate(run.name, (x, y), xytext=(dx, dy), textcoords="offset points",
                                fontsize=8, ha="left" if dx > 0 else "right",
-                               color=f"C{run.order}" if coloured else None)
+                               color=f"C{run.order}")
             box = word.get_window_extent()
             if box.x0 > ax.bbox.x0 and box.x1 < ax.bbox.x1 \
                     and not box.padded(-1).count_overlaps(boxes):
@@ -490,7 +490,7 @@ def plot_times(path, runs, scores, floors, sampling):
     ax.grid(alpha=0.3)
     figure.draw_without_rendering()  # now the axes stay as they are
     boxes = boxes_of(ax, places) + [word.get_window_extent() for word in words]
-    name_dots(ax, [dot for *dot, _, _ in times], boxes, coloured=True)
+    name_dots(ax, [dot for *dot, _, _ in times], boxes)
     pictures.save_figure(path, figure)
 
 

@@ -7,7 +7,7 @@ For the weights that ship of each run in samples/ whose likelihood of bits is ex
 all test images, each with its standard error; and the same for independent pixels, which cannot
 know an image: sets differ without any memory. Of GANs, the distance in pixels to the nearest of all
 training digits, of 5,000 draws and of 5,000 test digits: means, with their standard errors.
-results/gaps.json is such a file; what --only leaves out stays. A script to run, not a test: it
+results/gaps.json is such a file, of the GANs. A script to run, not a test: it
 needs the full MNIST, and a minute or two a run.
 """
 import json
@@ -37,7 +37,7 @@ def of_draws(gan, model, data):
     labels, generator = gan.data_labels(told(data, model.classes), 5000), torch.Generator()
     some = torch.randperm(len(data.test), generator=generator.manual_seed(0))[:5000]
     heaps = {"draws": model.sample(5000, labels, generator.manual_seed(0)),
-             "test": data.test[some] / 255}  # by chance: the first half is written more plainly
+             "test": data.test[some] / 255}
     return {name: mean_and_error(gan.nearest(heap, data.train)[0]) for name, heap in heaps.items()}
 
 

@@ -212,7 +212,6 @@ def sketches(request, monkeypatch):
         monkeypatch.setattr(pictures, "save_figure", sketch)
 
 
-
 @pytest.fixture(params=list(CHAPTERS))
 def chapter(request):
     """Each chapter in turn."""

@@ -469,6 +469,10 @@ def test_nats_in_an_order_are_those_of_its_masks():
         nats = made.nats_in_order(model, x.to(torch.uint8), None, place)
         assert nats == pytest.approx(found[-1], rel=1e-5)
     assert abs(found[0] - found[1]) > 0.01
+    reading = small_made((3, 4)).float()  # of the same masks evaluate() says the same
+    reading.degree[0] = reading.degree_as_trained()
+    assert made.nats_in_order(reading, x, None, reading.place[0]) == pytest.approx(
+        made.evaluate(reading, x, None), rel=1e-5)
     degree = model.degree_as_trained()  # each of 1 … 11 as often as any other
     counts = torch.bincount(degree, minlength=12)[1:]
     assert len(counts) == 11 and counts.min() >= 1 and counts.max() - counts.min() <= 1
