@@ -48,10 +48,11 @@ Reached   −log p(x) = 85.27 nats, 0.1569 bits/dim on all 10,000 test images, e
           samples/made/metrics.json. By the LSTM: 82.63 nats, 0.1521 bits/dim, exact, 4.6 minutes:
           samples/made_rnn/metrics.json. Published MADEs: 84.87 (one hidden layer of 8000, random
           order, dynamic binarization; EugenHotaj/pytorch-generative), 86.64 (two layers, 32 masks,
-          static; MADE paper). RNN over pixels: 79.58 (static; Lamb et al., Professor Forcing 2016).
+          static; MADE paper). RNN over pixels: 79.58 (static, with an adversarial loss as well;
+          Lamb et al., Professor Forcing, 2016).
 Gallery   samples/made/README.md shows what this chapter's runs look like
 Left out  on purpose: convolutions, and recurrence along rows (pixelcnn.py has both); the
-          masks as a further input (section 4 of the MADE paper: "What did not help").
+          masks as a further input (section 4 of the MADE paper; see "What did not help").
 """
 import copy
 import math
@@ -86,7 +87,7 @@ SETTINGS = {
     "batch_size": Setting(128, "images a step"),
     "lr": Setting(1e-2, "highest learning rate"),
     "warm_up": Setting(0.05, "part of the run in which the learning rate rises", 0, 1),
-    # A safety net: the longest gradient of the default run is 9.
+    # A safety net: in a run of 700 steps the longest gradient is 9.
     "clip": Setting(100.0, "longer gradients are scaled down to this length"),
     "eval_images": Setting(5000, "training and validation images scored at each evaluation; M "
                            "mask sets share them"),
@@ -123,8 +124,8 @@ VARIANTS = {  # what some defaults are if another setting has that value
 # is no bound to settle for: (1) is exact.
 #
 # Training raises the mean of (1) over training images: maximum likelihood. For one pixel
-# −log p(x_d | before) is the cross-entropy of a classifier; (1) is a sum of 784 of them. What is
-# reported is the mean of −log p(x) over the test images: lower is better.
+# −log p(x_d | before) is the cross-entropy of a classifier; −log p(x) is a sum of 784 of them, and
+# its mean over the test images is what is reported: lower is better.
 #
 # Sampling is the same walk forwards: toss pixel o(1), then o(2) given it, and so on.
 #
@@ -197,7 +198,7 @@ VARIANTS = {  # what some defaults are if another setting has that value
 # to most degrees. *Residuals*: all hidden layers have the same degrees, so unit k of one layer may
 # be added to unit k of the next, and the gradient has a straight way back. *Degrees where they are
 # needed*: the paper draws them at random. But a unit of degree 20 sees 20 pixels that are black in
-# every image. We give each degree a share of the width that follows how much its pixel varies:
+# nearly every image. So a degree's share of the width follows how much its pixel varies:
 #
 #     number of units with m(k) = t   ∝   p̄ (1 − p̄) + 0.01,    p̄ the mean of pixel o(t)       (7)
 #
@@ -406,9 +407,8 @@ class MADE(nn.Module):
     # shuffled inside both parts, 110. And that only if degrees are spread evenly, as those of the
     # random orders nearly are (degree_as_trained()). By (7) they would crowd at the steps whose
     # pixels vary most, in reading order the middle rows; units would meet masks that they never
-    # had, as in the run before this one, where reading order cost twice as much. The price can be
-    # seen: of eight upper halves in completion_top.png one is continued with noise, others with
-    # specks.
+    # had. The price can be seen: of eight upper halves in its completion_top.png one is continued
+    # with noise, others with specks.
 
     def choose_sets(self, n, generator, known):
         """Which mask set draws which image: a list of (place, degree, indices of images). The toss
@@ -521,8 +521,8 @@ def start_of_sample(model, n, y, generator, x, known):
 # --------------------------------------------------------------------------------------------------
 # What breaks, and what it looks like
 #
-# Each inequality broken alone, in short runs. What such models draw by sample_obvious() is in
-# results/ablations/broken_masks.png:
+# Each inequality broken alone, in short runs. What the first two draw by sample_obvious(), the
+# second without direct weights, is in results/ablations/broken_masks.png:
 #
 #   ≥ in (5). A unit of degree place(d) has seen pixel d, and now tells logit d. The loss falls to
 #       6.1 nats, and nothing looks wrong until one draws. When pixel d is due, the input still
@@ -537,14 +537,14 @@ def start_of_sample(model, n, y, generator, x, known):
 #       the only way (we also have direct weights (6), which carry the neighbour around the damage;
 #       without them and with (4) intact: 92.5).
 #   > in (4), between hidden layers. A unit hears of lower degrees only, and misses its equals: 90.5
-#       nats, no more than seeds differ: two other paths remain, a residual past the layer, and the
+#       nats instead of 90.4, since two other paths remain, a residual past the layer, and the
 #       direct weights.
 #
 # So two things have to be tested: what must be zero, *and what must not*. The tests do both.
 #
 # A leak that no mask stops: LayerNorm, which subtracts from the units of a layer their mean and
 # divides by their standard deviation. Both run over all units, so each hears a little of all
-# others, whatever their degrees. 82.5 nats: better than any true model in so few steps.
+# others, whatever their degrees. 82.5 nats instead of 90.4: too good to be true once more.
 #
 # Here the first sitting ends. The RNN of the second needs PART ONE alone.
 # --------------------------------------------------------------------------------------------------
@@ -570,10 +570,10 @@ def start_of_sample(model, n, y, generator, x, known):
 #
 # What of the past? In (10) a pixel is shown once. The pixel above, 28 steps ago, would have to be
 # kept among the 27 that came after it, in S numbers. That can be learned, slowly. But the chain
-# rule does not mind what f is fed with, as long as it is the past. So we show a window of it: of
-# the pixels at most 4 rows and columns away, those that were drawn before. The likelihood stays
-# exact, and the state is free for what the window does not show: which digit this is, how slanted,
-# how bold. State and last pixel: 120.6 nats; window without state: 96.1; state and window: 93.4.
+# rule does not mind what f and g are fed with, as long as it is the past. So we show both a window
+# of it: of the pixels at most 4 rows and columns away, those that were drawn before. The likelihood
+# stays exact, and the state is free for what the window does not show: which digit this is, how
+# slanted, how bold. State and last pixel: 120.6 nats; window without state: 96.1; both: 93.4.
 #
 # Teacher forcing. In training the true past is known, so each step is fed with it, and not with
 # what the network would have drawn itself. That is no trick, it is what (1) says:
@@ -591,7 +591,7 @@ def start_of_sample(model, n, y, generator, x, known):
 # keeps its direction and is scaled to that length. Before clipping it is 18 in the median of the
 # batches, and 235 in the worst. Unclipped, such a batch would stay in Adam's mean of squares for
 # hundreds of batches, and Adam would go slowly for as long. Without clipping: 96.9 nats instead of
-# 93.4. (MADE, for comparison: median 7, worst 9.)
+# 93.4. (MADE, for comparison: median 7, worst 9. All of this in short runs.)
 #
 # What it costs. 784 small matrix products in sequence leave most of the machine idle: an image of a
 # training batch takes the RNN 2.7 ms, and MADE, with 24 times the parameters, 0.15 ms. But what one
@@ -628,7 +628,7 @@ class RNN(nn.Module):
         if cell == "lstm":  # start by remembering: the forget gate's bias, the second quarter
             nn.init.ones_(self.rnn.bias_ih_l0.data[width:2 * width])
         self.state_to_head = nn.Linear(width, features)
-        self.features_to_head = nn.Linear(features, features)
+        self.features_to_head = nn.Linear(features, features)  # the window needs no memory
         self.last = nn.Linear(features, 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(pixels))  # of each pixel
 
@@ -874,13 +874,13 @@ def plot_pictures(model, folder, x, y):
 # Training
 #
 # Training, in all chapters. Adam divides a running mean of each weight's gradients (its decay is
-# β₁) by the root of a running mean of their squares (β₂): the scale of the loss cancels, and every
-# weight moves by about the learning rate. At first both means know little, so the rate rises over
-# the first twentieth of a run (warm-up); then it falls to 0. A short run is therefore a whole run,
-# which ends with small steps: one of 700 steps ends at 90.4 nats, and one of 9,000 has 95 at its
-# step 810, since its rate is still high there. A gradient whose length
-# is above `clip` is scaled down to it (clipping). (gan.py does without warm-up and clipping, and
-# says so.)
+# β₁) by the root of a running mean of their squares (β₂): the scale of the loss cancels, and a
+# weight moves by about the learning rate, or less if its gradients disagree. At first both means
+# know little, so the rate rises over the first twentieth of a run (warm-up); then it falls to 0. A
+# short run is therefore a whole run, which ends with small steps: one of 700 steps ends at 90.4
+# nats, and one of 9,000 has 95 at its step 810, since its rate is still high there. A gradient
+# whose length is above `clip` is scaled down to it (clipping). (gan.py does without warm-up and
+# clipping, and says so.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -1048,10 +1048,10 @@ ABOUT = {
 # 101.3. It takes both: a rate of 8e-3, and gradients clipped at 1. (Single runs while tuning, of
 # which no file is kept.)
 #
-# Given an afternoon. What would a longer run want? Each row is two complete runs, the second of
-# three times the steps (why not the middle of one long run: transformer_ar.py): nats on 1,000
-# validation images, and minutes on one thread (experiments/afternoon.py; the file is
-# results/afternoon/made.json).
+# Given an afternoon. What would a longer run want? Each row is two complete runs, of 2,400 and
+# 7,200 steps (width 2048: 800 and 2,400; batch 256: 1,200 and 3,600; why not the middle of one long
+# run: "Training, in all chapters"): nats on 1,000 validation images, and minutes on one thread
+# (experiments/afternoon.py; the file is results/afternoon/made.json).
 #
 #                                         short            three times the steps
 #     1024, one mask set                  86.95 (1.5)      86.14 (4.3)
@@ -1110,10 +1110,10 @@ ABOUT = {
 # 6. --variant rnn --clip 1e9, and print grad_norm. When do the peaks come? (96.9; the worst is
 #    254.)
 # 7. --cell gru. Better, and slower? (92.1 nats, and 1.3 times the seconds here.)
-# 8. Divide the logits by 0.7 in logits(), without training again (a "temperature"). Samples look
-#    cleaner. Is it the better model? (It is a model, and has its nats, like any other: evaluate()
-#    tells. The default run on validation, no file is kept: 86.0 nats; with its logits over 0.7,
-#    92.7; over 1.3, 88.3.)
+# 8. Divide the logits by 0.7 in logits(), without training again (a "temperature"), and draw with
+#    sample_obvious(): the fast sample() does not call logits(). Samples look cleaner. Is it the
+#    better model? (It is a model, and has its nats, like any other: evaluate() tells. The default
+#    run on validation, no file is kept: 86.0 nats; with its logits over 0.7, 92.7; over 1.3, 88.3.)
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@ Autoregression along a line: WaveNet
 ====================================
 Read the image as one long line of pixels and let a stack of causal convolutions predict each pixel
 from those before it. Causal: a layer at step t reads t and earlier steps, and since the line is
-shifted by one at the entrance, logit t sees pixels up to t − 1. Dilated: with gaps between the taps
-chosen so that ten layers of two taps each see all that came before. All 784 predictions come from
-one pass, as in MADE; one set of small matrices serves all steps, as in an RNN (a vector and a bias
-for each step say where it is); and in training no step waits for another.
+shifted by one at the entrance, logit t sees pixels up to t − 1. Dilated: each layer reads two steps
+(its taps), with gaps chosen so that ten layers see all that came before. All 784 predictions come
+from one pass, as in MADE; one set of small matrices serves all steps, as in an RNN (a vector and a
+bias for each step say where it is); and in training no step waits for another.
 
     log p(x)  =  Σ_t log p( x_t | x_1, ..., x_{t−1} )               nats per image, exact        (1)
 
@@ -123,10 +123,9 @@ VARIANTS = {}  # no setting changes the defaults of others
 # new ones with one first tap. In those a pixel is reached by one path, or few, and its neighbour by
 # others, through other weights: hence their grid. A wide entrance and training even it out.)
 #
-# Dilations for an image. In sound the near past matters most. On our line the pixel above is 28
-# steps away, and its right neighbour 27: with 1, 2, 4, … the sums that reach them need several
-# layers (the entrance is one step back already, and 26 = 16 + 8 + 2). So by default we count in the
-# image's own units,
+# Dilations for an image. On our line the pixel above is 28 steps away, and its right neighbour 27:
+# with 1, 2, 4, … the sums that reach them need several layers (the entrance is one step back
+# already, and 26 = 16 + 8 + 2). So by default we count in the image's own units,
 #
 #     1, 26, 2, 2·28, 4, 4·28, 8, 8·28, 16, 16·28                                                (3)
 #
@@ -147,8 +146,9 @@ VARIANTS = {}  # no setting changes the defaults of others
 #     h_t  ←  h_t + R g_t            what the next layer sees (R: a matrix for each layer)       (5)
 #     s_t  =  Σ_layers Q g_t         what the head hears (Q: likewise; and biases)               (6)
 #
-# The first gives the gradient a direct path to the first layer: 95.8 nats without. The second lets
-# each layer, of near or far sight, be heard by the head. At both ends, by their names in the code,
+# The first gives the gradient a direct path to the first layer: 95.8 nats without. (The last layer
+# has no next one: its R, 600 weights, is never trained.) The second lets each layer, of near or far
+# sight, be heard by the head. At both ends, by their names in the code,
 #
 #     h_t = first · v_t + position_t,     ℓ_t = last · relu( head · relu(s_t) ) + bias_t         (7)
 #
@@ -158,14 +158,15 @@ VARIANTS = {}  # no setting changes the defaults of others
 # (7) has a learned vector for each step, and a bias for each logit: 19,600 of 66,328 weights, 30 %.
 # What do they bring? In short runs nothing that we could measure: without the vector 91.8, without
 # both 91.6. A field that reaches back to the beginning of the line *can* find out where it is, from
-# the zeros before it; smaller fields cannot (pixelcnn.py). Whole runs without them were not made.
+# the zeros before it; a smaller one sees them at early steps only. Whole runs without them were not
+# made.
 #
 # Labels. With --conditional (2) has one more term, a learned vector of the label for each layer,
 # the same at all steps ("global conditioning" in the paper). To stand beside models of p(x),
 # evaluate_without_label() takes it away again, as in made.py: at most log 10 = 2.3 nats more.
 #
-# Clipping. `clip` is below nearly every gradient here (the median is 37), so all batches count with
-# the same length, and only directions are left.
+# Clipping. `clip` is below nearly every gradient (in a run of 200 steps the median is 37), so all
+# batches count with the same length, and only directions are left.
 #
 # Completion works as in made.py: exact in completion_top.png, where what is given comes first in
 # the line, and not in completion_left.png. surprise.png shows where the nats are, sight.png what
@@ -246,7 +247,7 @@ def start_of_sample(model, n, y, generator, x, known):
 class WaveNet(nn.Module):
     """A stack of gated, dilated, causal convolutions over the line of pixels.
 
-        v_t ─► first ─►(+ position)► h ──┬────────────────(+)──► h of the next layer
+        v_t ─► first + position ─► h ──┬────────────────(+)──► h of the next layer
                                        │                 ▲
                      h_{t−δ}, h_t ─► tanh · sigmoid ─► residual
                                                └─────► skip: summed over layers ─► head ─► ℓ_t
@@ -270,8 +271,8 @@ class WaveNet(nn.Module):
         def each(*size, bias=True):  # a linear layer for each dilation
             return nn.ModuleList(nn.Linear(*size, bias=bias) for _ in range(layers))
 
-        # The taps t − δ and t: together what nn.Conv1d(C, 2C, 2, dilation=δ) is, with time in
-        # front, (T, B, C), so that going back δ steps is a slice.
+        # W′ and W of (2), the taps t − δ and t: together what nn.Conv1d(C, 2C, 2, dilation=δ) is,
+        # with time in front, (T, B, C), so that going back δ steps is a slice. Then R, Q: (5), (6).
         self.past, self.now = each(channels, 2 * channels, bias=False), each(channels, 2 * channels)
         self.residual, self.skip = each(channels, channels), each(channels, head)
         self.label_to_gates = nn.Embedding(classes, layers * 2 * channels) if classes else None
@@ -414,9 +415,9 @@ def sight(model, x, y, pixels):
 
 
 def fields(model, x, y, d):
-    """What step d of the residual stream sees, in front of layer 1, …, L and after the last: mean
-    over x (N, 1, H, W) of |∂(w·h_d) / ∂x_i|, for one random vector w over the channels -> L + 1 of
-    (H, W)."""
+    """What step d of the residual stream sees, in front of layer 1, …, L and after the last (by an
+    R that is never trained): mean over x (N, 1, H, W) of |∂(w·h_d) / ∂x_i|, for one random vector w
+    over the channels -> L + 1 of (H, W)."""
     x = x.float().requires_grad_()
     streams, _ = model.streams(x, y)
     weight = torch.randn(streams[0].shape[2], generator=torch.Generator().manual_seed(0)).to(x)
@@ -562,10 +563,10 @@ ABOUT = {
 # other nine, 10,800.
 #
 # A trap in such tables: the learning rate. In 200 steps a third of 1e-2 is 5.5 nats behind, and a
-# first version of this chapter had 1e-2. In 2,500 steps it reaches 85.9, half of it 84.8, a third
-# 85.7 (1,000 validation images, seed 0, while tuning; no file is kept); and 7,500 steps at 1e-2
-# were no better than 5,000. Short runs reward large steps, long ones steps that are small enough to
-# end near the optimum. So the default is 5e-3.
+# first version of this chapter had 1e-2. But in 2,500 steps 1e-2 reaches 85.9, half of that rate
+# 84.8, a third 85.7 (1,000 validation images, seed 0, while tuning; no file is kept); and 7,500
+# steps at 1e-2 were no better than 5,000. Short runs reward large steps, long ones steps that are
+# small enough to end near the optimum. So the default is 5e-3.
 #
 # What did not help, at equal time: batches of 8 and twice the steps, or of 32 and half of them;
 # writing the two taps as one product of twice the width, or adding the second in place (no
@@ -593,9 +594,9 @@ ABOUT = {
 # times 88.5), and so does a longer run: we took that, since it lowers the nats as well. (Single
 # runs while tuning, of which no file is kept.)
 #
-# Given an afternoon. What would a longer run want? Each row is two complete runs, the second of
-# three times the steps (why not the middle of one long run: transformer_ar.py): nats on 1,000
-# validation images, and minutes on one thread (experiments/afternoon.py; the file is
+# Given an afternoon. What would a longer run want? Each row is two complete runs, of 900 and 2,700
+# steps, or 500 and 1,500 with 40 channels (why not the middle of one long run: transformer_ar.py):
+# nats on 1,000 validation images, and minutes on one thread (experiments/afternoon.py; the file is
 # results/afternoon/wavenet.json).
 #
 #                                         short            three times the steps
@@ -623,7 +624,8 @@ ABOUT = {
 # 6. Cut the skips: only the last layer's. Then the residuals. (92.4, 95.8.) Which costs more?
 # 7. In sample(), make each queue, and both `% delta`, one longer than δ. Which test notices? (That
 #    both samplers draw the same pixels. What such draws look like has not been tried.)
-# 8. --first-taps 1, 28, 300. (95.3, 93.0, 92.4 nats.) Where does it stop paying?
+# 8. --first-taps 1, 28, 300. (95.3, 93.0, 92.4 nats.) Where does it stop paying? (Beyond 28 such
+#    runs cannot tell: two nats, as above.)
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":
