@@ -24,7 +24,7 @@ Papers    Goodfellow et al., Generative Adversarial Nets, 2014 (arXiv 1406.2661)
           Algorithm 1
           Radford, Metz & Chintala, DCGAN, 2015 (1511.06434): the shape of both networks
           Arjovsky & Bottou, Towards Principled Methods for Training GANs, 2017 (1701.04862):
-          instance noise
+          instance noise (so called by Sønderby et al. 2016, 1610.04490, who had the same idea)
           Gulrajani et al., Improved Training of Wasserstein GANs, 2017 (1704.00028): --loss wgan-gp
           Miyato & Koyama, cGANs with Projection Discriminator, 2018 (1802.05637): --conditional
 Lecture   Berkeley CS294-158, lecture 5 (in 2020: 5 and 6): implicit models, GANs
@@ -140,9 +140,9 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # detach(), on the drawings), and those that G's loss leaves on D must be set to zero before D uses
 # its own. *The classic mistake* is to let D's loss train G as well. It hardly shows: D's loss pulls
 # on each drawing by D, (5) pushes by 1 − D, and what is left, 1 − 2D, still points the right way
-# while D is winning. Measured after 1,500 steps: a Fréchet distance of 6.6 where two seeds without
-# it have 4.7 and 4.2; the drawings are only worse, and nothing looks broken. Tests ask that each
-# step changes its own network only, and leaves no gradient on G.
+# while D is winning. After 1,500 steps the Fréchet distance (below; small is good) is 6.6, and for
+# two seeds without the mistake 4.7 and 4.2: drawings are worse, but nothing looks broken. Tests ask
+# that each step changes its own network only, and leaves no gradient on G.
 #
 # What the losses mean. Not what a loss means elsewhere: each is measured against an opponent that
 # moves. D's loss near 1.386 is a D that tosses coins: G is perfect, or D is too weak. Near 0: D
@@ -163,8 +163,8 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # is not the figure at the end, 5,000 beside test digits.
 #
 # Mode collapse. (3) asks for all digits. But G follows (5). Let D be the best one, and fixed while
-# G steps: G's loss, the mean of −log D* = log(2m/p), has the slope of another divergence (2 KL(m ‖
-# p) changes with p_G by log(m/p) + 1; the right side is Arjovsky & Bottou's):
+# G steps: in p_G its loss, the mean of −log D* = log(2m/p), has the slope of another divergence,
+# log(m/p) + 1 (no constant counts, as p_G sums to 1; the right side is Arjovsky & Bottou's):
 #
 #     2 KL(m ‖ p)  =  KL(p_G ‖ p) − 2 JSD(p, p_G)
 #
@@ -177,7 +177,7 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # happen on eight Gaussians in the plane: twenty steps of G for each of D, and G sits on a few of
 # the eight; one to one, and it finds all.
 #
-# The recipe. Besides (5) and the noise:
+# The recipe, besides (5) and noise (in short runs half of it shows nothing: "What was measured"):
 #
 #   · Adam with β₁ = 0: no memory of the direction (0.9 in most libraries). An old gradient answers
 #     an opponent that is gone.
@@ -204,7 +204,7 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # so the same network is asked for a number without a sigmoid (it is called a critic then), its loss
 # is minus (6), and G raises s(G(z)). In code both losses lose their softplus, and we leave out the
 # noise on both. What costs is the slope. The best s has slope 1 on the lines along which
-# probability is carried, so it is held there by a penalty,
+# probability is carried. Nobody knows them, so a penalty asks for it between random pairs instead,
 #
 #     λ · mean of ( ‖∇_x s(x̂)‖ − 1 )²,    x̂ on a line from a real image to a drawing             (7)
 #
@@ -236,8 +236,8 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # would be nearer to training digits than new real digits are. They are further away: the distance
 # to the nearest training digit, in pixels, has a mean of 4.46 for 5,000 draws and 4.27 for as many
 # test digits (± 0.02 each; results/gaps.json); with --conditional 4.22, which is nearer by less
-# than twice the error. G never sees a training image. But D does, and may have them by heart: shown
-# one image over and over, as in a test, G ends by drawing it.
+# than twice the error. G never sees a training image. But D does, and may have them by heart: if D
+# is shown one image over and over, as in a test, G ends by drawing it.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -570,7 +570,7 @@ class History(nn.Module):
     def __init__(self, steps):
         super().__init__()
         self.steps = steps
-        self.register_buffer("sums", torch.zeros(min(steps, 200), 5))  # the last one counts
+        self.register_buffer("sums", torch.zeros(min(steps, 200), 5))  # four sums, and of how many
 
     def add(self, step, row):
         self.sums[step * len(self.sums) // self.steps] += torch.tensor([*row, 1.0])
@@ -800,8 +800,8 @@ ABOUT = {
 # 5. Batch norm out of D, out of G. (4.22, 186.04.) Which of the two needs it?
 # 6. --beta-1 0.9, the default of most libraries. (19.70.) Why should a player whose opponent moves
 #    forget?
-# 7. --loss wgan-gp --penalty 0. What becomes of the critic's loss? And with norm=True in its
-#    Discriminator? (Of the draws: a distance of 30.15 where the penalty has 4.57.)
+# 7. --loss wgan-gp --penalty 0. (30.15, where the penalty has 4.57.) What becomes of the critic's
+#    loss? And, with the penalty, if build() gives the critic norm=True? (Not measured.)
 # 8. Save 5,000 validation digits as .npy, rotated by 10°, then blurred, then the sevens alone, and
 #    score each with judge.py. Which of Fréchet distance, precision, recall and shares notices what?
 #    (Plain: 0.19, precision 0.86, recall 0.85. Rotated: 1.72, 0.81, 0.67. Blurred by means of 3×3:

@@ -76,7 +76,7 @@ VARIANTS = {  # what some defaults are if another setting has that value
     ("variant", "original"): {"steps": 4500, "lr": 5e-3, "width": 64},
     ("variant", "rnn"): {"steps": 4000, "width": 32, "depth": 3},
 }
-SEEN = 6  # numbers that are seen of each of several levels, E
+SEEN = 6  # E: of more than two levels, networks see each as so many learned numbers
 
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
@@ -97,9 +97,9 @@ SEEN = 6  # numbers that are seen of each of several levels, E
 #
 # Mask A, in the first layer, leaves out the centre, which is the pixel to be guessed. From there on
 # h_ij knows pixels before (i, j) only, so later layers may look at it: mask B. (B in the first
-# layer is *the classic mistake*, with the symptoms that made.py shows: a loss too good to be true,
-# and sample_obvious() draws nothing. A in a later one: nothing leaks, but each such layer loses
-# what only its centre knew.) The original, by the names of the code, biases left out:
+# layer is *the classic mistake*: a loss too good to be true, and black images, as sample_obvious()
+# copies the 0 that stands where nothing is drawn yet. A in a later one: nothing leaks, but such a
+# layer works without what only its centre knows.) The original, without biases of convolutions:
 #
 #     h = K_A ∗ (2x − 1) + position,     h' = h + widen · relu( K_B ∗ relu( narrow · relu(h) ) )
 #     ℓ = last · relu( head · relu(h) ) + bias               (the head of all three models)     (2a)
@@ -126,15 +126,16 @@ SEEN = 6  # numbers that are seen of each of several levels, E
 #     h_ij   looks left:  row i, columns before j; and is told v_ij (at the entrance: h = K ∗ x + v)
 #
 # v grows as a rectangle, without a slope, since v_ij may use all columns of the rows above i. h may
-# listen to v, which knows nothing of row i. v must not listen to h: h_ij knows x_{i,j−1}. The next
-# layer's K_v reads v_ij at (i, j − 1), too, so there x_{i,j−1} would be told to its own logit.
+# listen to v, which knows nothing of row i. v must not listen to h: v_ij would then know x_{i,j−1},
+# and the next v at (i, j − 1), whose kernel looks right, would tell that pixel to its own logit.
 #
-# Gates, which WaveNet took from here. Each layer says tanh(a) · sigmoid(b), for both stacks:
+# Gates, which WaveNet took from here. gate(…) = tanh(a) · sigmoid(b), where a and b are the halves
+# of 2C channels: the content, and how much of it to let through. In both stacks:
 #
 #     v' = gate( K_v ∗ v ),     h' = h + R · gate( K_h ∗ h + U · (K_v ∗ v) )                     (4)
 #
 # with K_v two rows by three columns, K_h one by two, U and R one by one: figure 2 of the paper with
-# small kernels. Only h has a residual there, and so here. If v tells h once: 96.6 nats, not 91.6.
+# small kernels. As there, only h has a residual. Without U: 96.6 nats after 200 steps, not 91.6.
 #
 # Reach. Eight layers of such small kernels see eleven rows up, which is enough for strokes and not
 # for digits. As in WaveNet, let the taps of a layer be δ places apart, with holes in between:
@@ -148,16 +149,17 @@ SEEN = 6  # numbers that are seen of each of several levels, E
 # Row LSTM. Convolutions see as far as their layers reach. A recurrence that runs down the rows has
 # no such end upwards. Take row r as one step, with rows of vectors (B, C, W) as state and cell:
 #
-#     i, f, o, g = K_is ∗ below_r + K_ss ∗ h_{r−1} + b              (four times C channels)
+#     i, f, o, g = K_is ∗ in_r + K_ss ∗ h_{r−1} + b                 (four times C channels)
 #     c_r = sigmoid(f) · c_{r−1} + sigmoid(i) · tanh(g),     h_r = sigmoid(o) · tanh(c_r)        (6)
 #
-# input-to-state K_is: columns j − 1 and j of the layer below (mask B), for all rows at once;
-# state-to-state K_ss: columns j − 1, j, j + 1 of the state in the row above, which is past as a
-# whole, so no mask. All W columns of a row move together: 28 steps, where the pixel RNN of made.py
-# has 784. Each LSTM adds its h to what it was given. With each row upwards one more column comes in
-# on both sides: what is seen is a triangle that reaches to the top of the image (the first
-# convolution, 7×7 with mask A, widens it by three), but it is closed on *both* sides. Of the 574
-# pixels before (20, 14) three layers miss 55 on the right, the original's blind spot, and 36 left.
+# f keeps what the cell has, i lets g into it, o lets it out. in_r is row r of what the layer is
+# given. K_is, input to state: its columns j − 1 and j (mask B), for all rows at once. K_ss, state
+# to state: columns j − 1, j, j + 1 of the row above, which is past as a whole, so no mask. All W
+# columns of a row move together: 28 steps, where the pixel RNN of made.py has 784. Each LSTM adds
+# its h to what it was given. With each row upwards one more column comes in on both sides: what is
+# seen is a triangle that reaches to the top of the image (the first convolution, 7×7 with mask A,
+# widens it by three), but it is closed on *both* sides. Of the 574 pixels before (20, 14) three
+# layers miss 55 on the right, the original's blind spot, and 36 on the left.
 #
 # The Diagonal BiLSTM of the same paper mends that. Shift each row by one place against the row
 # above: columns of this skewed map are diagonals, and one column is a step. The state at (i, j)
@@ -276,8 +278,8 @@ class Autoregressive(nn.Module):
 
     def seen(self, x):
         """What convolutions look at: ±1; of more levels E learned numbers each (flow.py, "What
-        networks see"), straight between two levels, so that a gradient says how much a pixel
-        counts. x: (B, c, …) -> (B, E · c, …)."""
+        networks see"). They are linear between two levels, for those who take a gradient in x.
+        x: (B, c, …) -> (B, E · c, …)."""
         if self.levels == 2:
             return 2 * x - 1
         place = x * (self.levels - 1)
@@ -786,11 +788,11 @@ ABOUT = {
 # It says which of them learns fastest: the gated one, by 4.6 and 3.5 nats, and it is the smallest.
 # It does not measure the blind spot (that is done below: a nat): all else differs, too. Of the 574
 # pixels before (20, 14) the default original misses 346, but only 55 for the slope; eight layers do
-# not reach the others. And with time enough nothing is left of the lead: the published
-# 81.45 is of an original of 53.6 thousand weights, the 81.50 of a gated one of 3.36 million (sizes
-# counted from that code, which trains on all 60,000 images and scores the test set after each
-# pass). Four nats and more lie between our original and Row LSTM and what is published: ours see
-# each training image 1.4 and 1.3 times, and that code makes 457 passes.
+# not reach the others. Published figures show no such lead: 81.45 is of an original of 53.6
+# thousand weights, 81.50 of a gated one of 3.36 million (sizes are of EugenHotaj's code, which
+# trains on all 60,000 images and scores the test set, on bits tossed anew, after each of 457
+# passes). Our original and Row LSTM have had far less: they see each training image 1.4 and 1.3
+# times. (The Row LSTM's 80.54 is the paper's, on static bits: another scale.)
 #
 # What each detail is worth. One thing changed, 200 steps with --lr 0.01, seed 0, nats on 1,000
 # validation images, and seconds of training, those without position and bias on a busier machine
@@ -813,8 +815,8 @@ ABOUT = {
 #       no learned position                             94.9      13 s
 #       no K_ss: the cell alone runs down               94.6      11 s
 #
-# As in wavenet.py a row is one run, and two seeds of the gated model differ by 0.4: read nothing
-# into less than two nats. Then v's arrow to h, channels and the rate are left, while gates, depth,
+# As in wavenet.py a row is one run, and two seeds of the gated model differ by 0.4: two are few, so
+# trust nothing under two nats. Then v's arrow to h, channels and the rate count, but gates, depth,
 # K_ss and position are undecided. Weights lie idle in some rows: with a ReLU 8,448 of 58,224, with
 # v's arrow in the first layer alone 33,280, without K_ss 36,864 of 91,472. Position and bias are
 # 23 % of the gated model's weights, 31 % of the original's, 28 % of the Row LSTM's. The first shows
@@ -863,9 +865,9 @@ ABOUT = {
 #
 # Grey levels. With --levels 4 the gated model's last layer says four logits, and its first sees
 # each level as six learned numbers (flow.py, "What networks see"). After the default's 9,000 steps:
-# 105.88 nats of levels, exact, 0.195 bits/dim; the distance of 5,000 draws to test digits of four
-# levels is 2.10; 16.7 minutes (2 cores, seed 0; samples/pixelcnn_4levels/). Another scale than nats
-# of bits, and than that of 256 levels, which have not been run as long.
+# 105.88 nats of levels, exact, 0.195 bits/dim; the Fréchet distance (judge.py) of 5,000 draws to
+# test digits of four levels is 2.10; 16.7 minutes (2 cores, seed 0; samples/pixelcnn_4levels/).
+# Nats of four levels are another scale than those of bits, or of 256 levels (not run for as long).
 #
 # Given an afternoon. Which width and depth would serve a longer run? Each row is two complete runs,
 # the second of three times the steps (why not the middle of one long run: transformer_ar.py): nats

@@ -36,7 +36,8 @@ Run       python vae.py                                  train, draw, measure; w
 Reached   −log p(x) ≤ 85.69 nats, 0.1577 bits/dim on all 10,000 test images: a bound,
           importance-weighted, K = 200. −ELBO 89.28 nats. 4.0 minutes of training on 2 cores
           of a shared server (AMD EPYC), seed 0: samples/vae/metrics.json. Published for one
-          layer of latents: MLPs ≤ 86.35 (by L_50 84.78), a ResNet ≤ 81.08: "Given an afternoon".
+          layer of latents: MLPs ≤ 86.35 (trained on (10) in place of (1): 84.78), a ResNet
+          ≤ 81.08: "Given an afternoon".
 Gallery   samples/vae/README.md shows what this chapter's runs look like
 Left out  on purpose: convolutions (whether they pay is open: "What was measured"); and, not
           tried here, several layers of latents, and flows in q or in the prior.
@@ -121,7 +122,8 @@ VARIANTS = {}  # no setting changes the defaults of others
 # Amortised inference. A q of its own for every image would need an optimisation per image. Instead
 # one network, the encoder, maps x to μ and σ: the cost is shared, and new images come for free.
 # The price: the gap in (6) now has two parts. The true posterior is no diagonal Gaussian (the
-# approximation gap), and the encoder's is not the best one for this image (the amortisation gap).
+# approximation gap), and the encoder's is not the best one for this image (the amortisation gap;
+# both names: Cremer et al. 2018).
 #
 # Reparameterization. We need the gradient ∇ of E_q[f(z)], f = log p(x|z), with respect to the
 # encoder's weights, which reach f only through the z that are drawn. Two ways:
@@ -170,15 +172,15 @@ VARIANTS = {}  # no setting changes the defaults of others
 # Sums and means: *the classic mistake*. log p(x|z) is a sum over 784 pixels, and KL a sum over Z
 # latents; average over the *batch*, never over pixels. With a mean over pixels (the default of
 # F.binary_cross_entropy) and a sum over latents, the KL weighs 784 times too much: a hidden β.
-# With a mean over both it is still 784/40 ≈ 20 times. Symptom: samples all look like one blurred
-# average digit, and most or all bars of kl.png are gone. After 900 steps: 0 of 40 dimensions live
-# and −ELBO 205 nats with β = 784; 2 and 193 with 19.6; 32 and 98 with 1.
+# With a mean over both it is still 784/40 ≈ 20 times. Symptom: all of sample_means.png is one
+# blurred average digit, and most or all bars of kl.png are gone. After 900 steps: 0 of 40
+# dimensions live and −ELBO 205 nats with β = 784; 2 and 193 with 19.6; 32 and 98 with 1.
 #
 # Posterior collapse. A latent dimension costs KL nats and must earn them in the first term. One
 # that does not is switched off: q = prior, KL = 0. That is the right answer for superfluous
 # dimensions (kl.png: 21 of the default's 40 live), and a failure if the decoder is so strong that
-# it needs no z. Then β rises from 0 to 1 early in a run (KL warm-up: Bowman et al. 2015), or the
-# first λ nats of a dimension cost nothing (free bits: Kingma et al. 2016); neither is tried here.
+# it needs no z. Two cures, not tried here: β rises from 0 to 1 early in a run (KL warm-up: Bowman
+# et al. 2015), or the first λ nats of a dimension cost nothing (free bits: Kingma et al. 2016).
 #
 # Why VAE samples blur. Pixels are independent given z, so whatever z does not say about an image is
 # averaged: where digits of one z differ, the mean is grey. (Some grey is honest: the bits
@@ -201,11 +203,12 @@ VARIANTS = {}  # no setting changes the defaults of others
 # A tighter bound (IWAE). Put K draws under the logarithm:
 #
 #     L_K = E[ log 1/K Σ_k w_k ],   z_1 … z_K ~ q(z|x),   w_k as in (4)                         (10)
-#     ELBO = L_1 ≤ L_2 ≤ … ≤ log p(x), and L_K → log p(x), as the mean of |log w| is finite
+#     ELBO = L_1 ≤ L_2 ≤ … ≤ log p(x), and L_K → log p(x), since the mean of |log w| is finite
 #
-# Jensen again, but of an average, which strays less from its mean: so less is lost. We report
-# −L_K of the test set: in expectation an upper bound on −log p(x). Its slack shrinks with K, but
-# not surely as 1/K: where σ² < 1, p(z)/q(z|x) has no bound, and where σ² < ½, w no finite variance.
+# Jensen again, but of an average, which strays less from its mean: so less is lost (theorem 1 of
+# Burda et al., who for the limit ask for more, a bounded w). We report −L_K of the test set: in
+# expectation an upper bound on −log p(x). Its slack shrinks with K, but not surely as 1/K: where
+# σ² < 1, p(z)/q(z|x) has no bound, and where σ² < ½, w has no finite variance.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -323,7 +326,8 @@ class VAE(nn.Module):
 
         In the mean −ELBO is the length of a code: send z (−log p(z) nats), then x (−log p(x|z)).
         Which z of q(z|x) it is can say −log q(z|x) nats of another message, which whoever has
-        decoded x reads off ("bits back"): these are not lost.
+        decoded x reads off ("bits back"): these are not lost. (z is sent rounded: each digit more
+        costs in −log p(z) what it gives back in −log q(z|x).)
         """
         log_px_z, kl = self.elbo_terms(x, y, generator)
         return log_px_z - kl.sum(dim=1)
@@ -361,8 +365,8 @@ class VAE(nn.Module):
     # Why do some draws break up? Let q(z) be the mean of q(z|x) over all images. Then the mean of
     # KL( q(z|x) ‖ p(z) ) = E[ log q(z|x)/q(z) + log q(z)/p(z) ] = I_q(x; z) + KL( q(z) ‖ p(z) ).
     # I, mutual information, is what z tells of x: wanted. The rest is how far the z of training are
-    # from those drawn here (Hoffman & Johnson 2016). (1) makes the sum small, not the rest 0: where
-    # q(z) never was, anything may come.
+    # from those drawn here (Hoffman & Johnson 2016). (1) sees only the sum, so some of the rest can
+    # stay: where q(z) never was, anything may come.
 
     def sample(self, n, y=None, generator=None):
         """n draws from p(x), or from p(x|y) with y (n,): z, then a coin per pixel.
