@@ -787,7 +787,8 @@ def plot_noise(path, model, x, y):
     for i in range(len(x)):
         z = model.noised(2 * x[i:i + 1] - 1, times, eps[i:i + 1])
         x_hat = model.guess(z, times, None if y is None else y[i].repeat(len(z)))
-        for name, images in ((f"x_t, t = {T // 10} … {T}", z), ("what x̂ is then", x_hat)):
+        for name, images in ((f"digit, then x_t, t = {T // 10} … {T}", z),
+                             ("digit, then x̂ for each", x_hat)):
             rows.append((name, ((torch.cat([2 * x[i:i + 1] - 1, images]) + 1) / 2).clamp(0, 1)))
     pictures.labelled_rows(path, rows)
 
@@ -807,7 +808,8 @@ def plot_steps(path, model, all_steps, **how):
     """The same random numbers, in few steps and in many."""
     y = utils.row_labels(model, 12)
     pictures.labelled_rows(path, [
-        (f"{k} steps", model.sample(12, y, torch.Generator().manual_seed(3), steps=k, **how))
+        (f"{k} step" + "s" * (k > 1),
+         model.sample(12, y, torch.Generator().manual_seed(3), steps=k, **how))
         for k in all_steps])
 
 
@@ -818,7 +820,7 @@ def plot_speed(path, curves):
         guesses, seconds, distances = zip(*rows)
         for ax, values in zip(axes, (guesses, seconds)):
             ax.plot(values, distances, ".-", label=name)
-    for ax, label in zip(axes, ("guesses (guided ones take two passes)", "seconds for 64 digits")):
+    for ax, label in zip(axes, ("guesses of the network", "seconds for 64 digits")):
         ax.set(xlabel=label, xscale="log", yscale="log")
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("Fréchet distance to validation digits")
@@ -1058,18 +1060,26 @@ ABOUT = {
     "pictures": {
         "sampling.gif": "Sixteen digits coming out of noise, all pixels at each step (a masked "
                         "model: a few pixels at each, in random order).",
-        "noise.png": "Two test digits on their way to noise, and what the network guesses of them: "
-                     "when does it no longer know which digit it was?",
-        "errors.png": "How far the guess is from the digit, for each amount of noise.",
-        "steps.png": "The same noise in 1, 2, 5, … steps: how many are enough?",
-        "speed.png": "Fréchet distance against guesses of the network and seconds, by sampler.",
+        "noise.png": "Two test digits (first column) on their way to noise, at t = 100, 200, …, "
+                     "1000, and below what the network guesses of each: when does it no longer "
+                     "know which digit it was?",
+        "errors.png": "How far the guess is from the digit, for each amount of noise. Why does the "
+                      "error rise again at the left, where there is hardly any? (In training "
+                      "such t are hardly ever drawn.)",
+        "steps.png": "The same noise in 1, 2, 5, … steps (grey digits: by ddim, so that each noise "
+                     "has its digit): how many are enough?",
+        "speed.png": "Fréchet distance (of 1,000 draws beside validation digits: larger than the "
+                     "table's) against guesses of the network (a guided one takes two passes) and "
+                     "seconds, by sampler: where does it stop to pay?",
         "interpolation.png": "Between the noises that two real digits came from: are all drawings "
                              "in between digits?",
         "guidance.png": "The same noise with more and more guidance: plainer digits, fewer kinds.",
         "completion_top.png": "A test digit, its upper half, and eight draws of the rest: given "
                               "pixels are put in again after each step, with noise (masked: they "
                               "stay).",
-        "completion_left.png": "The same with the left half given: any part will do.",
+        "completion_left.png": "The same with the left half given, as any part may be: do the "
+                               "halves fit? (Look at the ones: masked they do, as what is given "
+                               "is seen from the first step on; with noise on it not always.)",
     },
 }
 

@@ -755,9 +755,8 @@ def plot_couplings(path, model, x, y):
     u, states = model.dequantize(x, torch.Generator().manual_seed(0))[0], []
     model.encode(u, y, states)
     pictures.labelled_rows(path, [
-        ("digit, u, after each coupling" * (i == 0),
-         torch.stack([x[i] / (model.levels - 1), u[i], *(state[i] for state in states)]))
-        for i in range(len(x))])
+        ("", torch.stack([x[i] / (model.levels - 1), u[i], *(state[i] for state in states)]))
+        for i in range(len(x))], above=("digit", "u", "after 1", "2", "3", "4"), size=0.9)
 
 
 @torch.no_grad()
@@ -932,16 +931,20 @@ ABOUT = {
     "scored": 2000,  # validation images at each evaluation
     "small": "--width 4 --eval-draws 80 --test-draws 100 --noise-draws 2",
     "pictures": {
-        "couplings.png": "Four test digits on their way to noise, one coupling a column: every "
-                         "fourth pixel dissolves, and again, and again, then the coarse ones.",
+        "couplings.png": "Four test digits; as u, a random place in the cell of each level (what "
+                         "is black has a wide cell and looks like noise already); and after each "
+                         "of four couplings: every fourth pixel dissolves, and again, and again, "
+                         "then the coarse ones.",
         "interpolation.png": "Between the latents of two real digits: an exact latent space need "
                              "not be a smooth one.",
         "temperatures.png": "The same noise at five temperatures: plain digits below 1 (at 0 all "
-                            "are the same, or all of one label), dirt above.",
+                            "draws are the same one; told the label, one for each), dirt above.",
         "completion_coarse.png": "49 pixels of a test digit, every fourth in each direction, and "
                                  "eight draws of the rest: in the flow's own order, so exact.",
-        "surprise.png": "Where the bits are spent (first 2,000 test digits): a coarse pixel costs "
-                        "more than a fine one, but three in four are fine.",
+        "surprise.png": "Where the bits are: the mean of the first 2,000 test digits (the bar is "
+                        "its own), in which a coarse pixel costs more than a fine one, but three "
+                        "in four are fine; and four digits, from 0 to 5 bits (what costs more, as "
+                        "edges of grey digits do, looks the same).",
     },
 }
 

@@ -670,9 +670,11 @@ ABOUT = {
                              "drawings between them digits, and do the two paths differ?",
         "neighbours.png": "Twelve draws above the training digits that are nearest to them, in "
                           "pixels and in the judge's features: relatives, or copies?",
-        "losses.png": "Both losses, and what D says of real images and of drawings: they hardly "
-                      "move, while loss.png shows that the digits get better. If D tosses "
-                      "coins they are 1.386 and 0.693, and D says ½.",
+        "losses.png": "Both losses, and what D says of real images and of drawings. After the "
+                      "first thousands of steps they hardly move, while loss.png shows that the "
+                      "digits get better; if D tosses coins the losses are 1.386 and 0.693, and D "
+                      "says ½. (Wasserstein: s has no scale, so look at the gap between its two "
+                      "curves. As digits get better it narrows, and D's loss creeps up to 0.)",
         "shares.png": "How often each digit is drawn, beside how often it is in the test set: if "
                       "modes had collapsed, some bars would be missing.",
     },

@@ -981,9 +981,11 @@ ABOUT = {
     "cases": ["--depth 1", "--num-masks 3", "--order random", "--order random --num-masks 3",
               "--order agnostic --num-masks 2", "--variant rnn --order random",
               "--variant rnn --cell gru --reach 3"],
-    "pictures": {"masks.png": "The masks of the model and of a small one, black where a weight may "
-                 "live; at the right no path, white, leads from a pixel to its own logit or to an "
-                 "earlier one."},
+    "pictures": {"masks.png": "The masks of the model (its first set) and of a small one: a row is "
+                 "who looks, a column what is looked at, black where a weight may live. At the "
+                 "right the number of paths from pixel to logit: white, no path, has to be the "
+                 "diagonal, a pixel's own logit, and in reading order all above it. (In a random "
+                 "order the white is scattered.)"},
 }
 
 # --------------------------------------------------------------------------------------------------

@@ -66,16 +66,19 @@ def save_animation(path, frames, columns=8, scale=2):
     utils.write_atomically(path, buffer.getvalue())
 
 
-def labelled_rows(path, rows):
-    """rows: a list of (label, images (n, 1, H, W) in [0, 1]), as many in each; a strip a row."""
-    columns, height = len(rows[0][1]), rows[0][1].shape[2]
+def labelled_rows(path, rows, above=(), size=0.45):
+    """rows: a list of (label, images (n, 1, H, W) in [0, 1]), as many in each; a strip a row.
+    above: headings of the first columns; size: of an image, in inches."""
+    columns, (height, width) = len(rows[0][1]), rows[0][1].shape[2:]
     images = torch.cat([images.cpu().float() for _, images in rows])
-    figure, ax = plt.subplots(figsize=(0.45 * columns + 1.5, 0.45 * len(rows) + 0.3))
+    figure, ax = plt.subplots(figsize=(size * columns + 1.5, size * len(rows) + 0.3))
     grid = torchvision.utils.make_grid(images, nrow=columns, padding=1, pad_value=0.5)[0]
     ax.imshow(grid.numpy(), cmap="gray")
     ax.set_yticks([1 + (height + 1) * (k + 0.5) for k in range(len(rows))],
                   [label for label, _ in rows], fontsize=8)
-    ax.set_xticks([])
+    ax.set_xticks([1 + (width + 1) * (k + 0.5) for k in range(len(above))], above, fontsize=8)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
     save_figure(path, figure)
 
 
@@ -95,12 +98,17 @@ def plot_loss(path, curve):
             ax.plot([row[key] / unit for row in curve], [row[name] for row in curve], ".-",
                     label=name.split("_")[0])
         ax.set_xlabel(label)
+        ax.locator_params(axis="x", nbins=5)  # more labels run into each other
         ax.grid(alpha=0.3)
     # The first evaluations are far above the rest and would flatten the part one wants to see.
-    axes[0].set_ylim(max(0, min(values) - 1), min(max(values) + 1, min(values) + 40))
-    axes[0].set_ylabel("Fréchet distance to validation digits" if names == ("val_frechet",) else
-                       "nats per image (sum over pixels)")
-    axes[0].legend()
+    if names == ("val_frechet",):  # from hundreds to below 1: all of it on a log axis
+        axes[0].set_yscale("log")
+        axes[0].yaxis.set_major_formatter("{x:g}")
+        axes[0].set_ylabel("Fréchet distance to validation (log)")
+    else:
+        axes[0].set_ylim(max(0, min(values) - 1), min(max(values) + 1, min(values) + 40))
+        axes[0].set_ylabel("nats per image (sum over pixels)")
+        axes[0].legend()
     save_figure(path, figure)
 
 
@@ -116,13 +124,15 @@ def plot_maps(path, rows, low, high, cell):
         for ax, (title, values, d) in zip(line, maps):
             values = values.cpu()
             logs = torch.where(values > 0, values.clamp(min=1e-12).log10(), math.nan)
-            ax.imshow(logs.numpy(), cmap="viridis", vmin=low, vmax=high)
+            image = ax.imshow(logs.numpy(), cmap="viridis", vmin=low, vmax=high)
             ax.plot(d % values.shape[1], d // values.shape[1], "rs", markersize=3)
             ax.set(xticks=[], yticks=[])
             ax.axis("on")
             # A long title is for the whole picture: it starts at the left edge of the first map.
             ax.set_title(title, fontsize=8, loc="left" if len(title) > 30 else "center")
         line[0].set_ylabel(name, fontsize=8)
+    figure.colorbar(image, ax=list(axes.flat), fraction=0.02, pad=0.01,
+                    label="log₁₀ of the gradient")
     save_figure(path, figure)
 
 
@@ -173,9 +183,8 @@ def plot_completions(path, model, x, y, known):
         label = None if y is None else y[i:i + 1].repeat(8)
         futures = model.sample(8, label, generator, x[i:i + 1].repeat(8, 1, 1, 1), known)
         given = torch.where(known.to(x.device), x[i].float(), 0.5)
-        rows.append(("test digit, given, 8 draws" if i == 0 else "",
-                     torch.cat([x[i:i + 1].float(), given[None], futures])))
-    labelled_rows(path, rows)
+        rows.append(("", torch.cat([x[i:i + 1].float(), given[None], futures])))
+    labelled_rows(path, rows, above=("digit", "given", "draws"))
 
 
 def plot_surprise(path, bits, x):
@@ -183,11 +192,12 @@ def plot_surprise(path, bits, x):
     figure, axes = plt.subplot_mosaic("aabcde;aafghi", figsize=(11, 3.6))
     mean = bits.mean(dim=(0, 1)).cpu()
     figure.colorbar(axes["a"].imshow(mean.numpy(), cmap="magma"), ax=axes["a"], shrink=0.8)
-    axes["a"].set_title(f"bits, mean of the test set; sum {mean.sum():.0f}", fontsize=9)
+    axes["a"].set_title(f"bits, mean of {len(bits):,} digits; sum {mean.sum():.0f}", fontsize=9)
     for i, (above, below) in enumerate(("bf", "cg", "dh", "ei")):
         axes[above].imshow(x[i, 0].cpu().numpy(), cmap="gray")
-        axes[below].imshow(bits[i, 0].cpu().numpy(), cmap="magma", vmin=0, vmax=5)
+        image = axes[below].imshow(bits[i, 0].cpu().numpy(), cmap="magma", vmin=0, vmax=5)
         axes[below].set_title(f"{bits[i].sum():.0f} bits", fontsize=9)
+    figure.colorbar(image, ax=[axes[k] for k in "bcdefghi"], shrink=0.8, extend="max")
     for ax in axes.values():
         ax.set(xticks=[], yticks=[])
     save_figure(path, figure)

@@ -269,7 +269,8 @@ class Autoregressive(nn.Module):
     def last_layer(self, channels, levels):
         """From `channels` to logits, with a bias for each pixel."""
         self.levels, several = levels, [levels] * (levels > 2)
-        self.likelihood = "exact" if levels == 2 else "none"  # of bits
+        # For tables of nats of bits: nats of more levels are exact, too, but on another scale.
+        self.likelihood = "exact" if levels == 2 else "none"
         self.last = nn.Conv2d(channels, *several or [1], 1, bias=False)
         self.bias = nn.Parameter(torch.zeros(*several, *self.image_size))
         if several:
@@ -290,8 +291,10 @@ class Autoregressive(nn.Module):
 
     @torch.no_grad()
     def start_looking(self, counts):
-        """What is seen of a level at first: its rank among those that are not black, and waves of
-        it; of black −1 and 0s. counts: (levels,), how frequent each is."""
+        """What is seen of a level at first: its rank (which part of all pixels that are not black
+        is no brighter) and waves of it, cos(πk · rank), since of a rank alone a linear layer cannot
+        single out a level in the middle. Of black −1 and 0s. counts: (levels,), how frequent each
+        is."""
         ranks = counts[1:].cumsum(dim=0) / counts[1:].sum()
         waves = [torch.cos(math.pi * k * ranks) for k in range(1, SEEN)]
         self.look.weight[1:] = torch.stack([ranks, *waves], dim=1).to(self.look.weight)
@@ -769,9 +772,9 @@ ABOUT = {
     "small": "--width 4 --depth 1 --eval-images 20",
     "cases": ["--depth 3", "--variant original --depth 3", "--variant rnn --depth 2"],
     "pictures": {"receptive_field.png": "What one place (red) sees after each layer, in this model "
-                 "and in three new ones: the blind spot is the white slope on the right of "
-                 "PixelCNN, the Row LSTM has a triangle, the gated model sees the whole past. "
-                 "Colours: log₁₀ of the gradient, from −4 (dark) to 0 (yellow); white: 0."},
+                 "and in three new ones, untrained: PixelCNN is blind right of the white slope, "
+                 "the Row LSTM has a triangle, the gated model ends by seeing the whole past. "
+                 "Colours: the gradient, from 10⁻⁴ (dark) to 1 (yellow); white: exactly none."},
 }
 
 # --------------------------------------------------------------------------------------------------

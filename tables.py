@@ -397,7 +397,8 @@ def plot_plane(path, runs, scores, floors):
     boxes = boxes_of(ax, [(x, y) for _, x, y in dots])
     for name, y in lines:
         for side in ("bottom", "top"):
-            word = ax.annotate(f"{name} (no nats)", (0.99, y), fontsize=8, ha="right", va=side,
+            word = ax.annotate(f"{name} (no nats): {y:.2f}", (0.99, y), fontsize=8, ha="right",
+                               va=side,
                                xycoords=("axes fraction", "data"))
             box = word.get_window_extent()
             if side == "top" or not box.padded(-1).count_overlaps(boxes):
@@ -421,7 +422,9 @@ def name_dots(ax, dots, boxes):
         for dx, dy in places:
             word = ax.annotate(run.name, (x, y), xytext=(dx, dy), textcoords="offset points",
                                fontsize=8, ha="left" if dx > 0 else "right",
-                               color=f"C{run.order}")
+                               color=f"C{run.order}", bbox={
+                                   "facecolor": "white", "edgecolor": "none", "pad": 0.5,
+                                   "alpha": 0.8})
             box = word.get_window_extent()
             if box.x0 > ax.bbox.x0 and box.x1 < ax.bbox.x1 \
                     and not box.padded(-1).count_overlaps(boxes):
@@ -429,6 +432,9 @@ def name_dots(ax, dots, boxes):
             if (dx, dy) != places[-1]:
                 word.remove()
         boxes.append(box)
+        if abs(dy) > 11:  # a name that had to move away: a thin line to its dot
+            ax.annotate("", (x, y), xytext=(dx, dy + 4), textcoords="offset points", arrowprops={
+                "arrowstyle": "-", "color": f"C{run.order}", "linewidth": 0.5})
 
 
 def times_of(runs, scores, sampling):
@@ -464,7 +470,7 @@ def plot_times(path, runs, scores, floors, sampling):
     squares = {**circles, "marker": "s", "markersize": 4, "linestyle": ":"}
     ax.plot([], [], "o", color="grey", label="draws of a run, binarized")
     ax.plot([], [], color="grey", label="the same draws by the obvious loop", **circles)
-    ax.plot([], [], color="grey", label="in so many passes: another distance\n"
+    ax.plot([], [], color="grey", label="diffusion in so many passes: another distance\n"
             "(fewer draws, beside validation digits)", **squares)
     ax.legend(fontsize=8, loc="upper left")
     for y in real:
@@ -514,7 +520,8 @@ SENTENCES = {
     "sampling.gif": "Sixteen digits appearing in the order in which the model draws; grey is what "
                     "is not drawn yet, and what is drawn never changes again.",
     "completion_top.png": "A test digit, its upper half, and eight draws of the rest: the strokes "
-                          "that are given should go on, each time in another way.",
+                          "that are given should go on, in different ways where they leave it "
+                          "open.",
     "completion_left.png": "The same with the left half given: who draws row by row knows, at a "
                            "pixel, only what is above it and left of it, not the strokes further "
                            "down, so look for some that do not meet, best in the rows of ones (a "
@@ -522,9 +529,10 @@ SENTENCES = {
     "surprise.png": "Where the bits are: the mean over the test set (the bar is its own), and four "
                     "digits, from 0 to 5 bits, with what each of their pixels (or words) costs; "
                     "edges are dear, what is inside of a stroke or far from it is nearly free.",
-    "sight.png": "What six logits look at: the brighter, the larger the gradient at that pixel; "
-                 "white, where it is exactly 0, has to be the pixel itself (red) and all that is "
-                 "drawn after it.",
+    "sight.png": "What six logits look at: yellow where the gradient is large, dark where it is "
+                 "small (log₁₀, from −3 to 1), white where it is exactly 0. White has to be the "
+                 "pixel itself (red) and all that is drawn after it; if more is white, the model "
+                 "knows less than it may. (MADE: below it an untrained one of another order.)",
     "progress.png": "Draws from the same noise at each evaluation, the last at the bottom: see "
                     "when strokes come, and when they make digits.",
     "loss.png": "Training and validation, in nats (without a likelihood: in Fréchet distance to "

@@ -525,9 +525,9 @@ ABOUT = {
     "small": "--width 4 --first-taps 5 --eval-images 20",
     "cases": ["--first-taps 1", "--dilations line --first-taps 1"],
     "pictures": {"receptive_field.png": "What one step (red) sees after each layer, in this model "
-                 "and in two new ones with a single first tap: one looks back by columns and rows "
-                 "in turn, the last along the line, twice as far with each layer. Colours: log₁₀ "
-                 "of the gradient, from −4 (dark) to 0 (yellow); white: 0."},
+                 "and in two new ones, untrained, with a single first tap: one looks back by "
+                 "columns and rows in turn, the last along the line, twice as far with each layer. "
+                 "Colours: the gradient, from 10⁻⁴ (dark) to 1 (yellow); white: exactly none."},
 }
 
 # --------------------------------------------------------------------------------------------------

@@ -961,7 +961,7 @@ def test_completions_show_what_is_given_and_draws_of_that_digit(monkeypatch):
 
     rows, known = [], torch.zeros(4, 4, dtype=torch.bool)
     known[:2] = True
-    monkeypatch.setattr(pictures, "labelled_rows", lambda path, found: rows.extend(found))
+    monkeypatch.setattr(pictures, "labelled_rows", lambda path, found, **_: rows.extend(found))
     x, y = torch.rand(3, 1, 4, 4), torch.tensor([7, 2, 9])
     pictures.plot_completions("a.png", Painter(), x, y, known)
     assert len(rows) == 3
