@@ -790,7 +790,7 @@ def plot_chains(path, model):
     """The same chains from their first few steps to ten times the usual length."""
     most = 10 * model.sampling_steps
     at = sorted({max(1, round(most * 10 ** -(k / 2))) for k in range(8)})
-    pictures.labelled_rows(path, [(f"{step} steps", images) for step, images in
+    pictures.labelled_rows(path, [(f"{step} step" + "s" * (step > 1), images) for step, images in
                                   watched(model, 12, most, at).items()])
 
 
@@ -1034,13 +1034,19 @@ ABOUT = {
                         "draws of its base, and jump when a proposal is accepted.",
         "chains.png": "The same chains, ever longer, to ten times their usual length: do they stay "
                       "digits, and do they become others?",
-        "outliers.png": "Energies of test digits, of the same upside down, and of independent "
-                        "pixels: what does the model think is odd?",
+        "outliers.png": "Energies of test digits, of the same mirrored top to bottom, and of "
+                        "independent pixels: what does the model think is odd? (AUROC: how often "
+                        "the stranger has the higher energy, ½ by chance. The last bar holds all "
+                        "that is beyond it.)",
         "composition.png": "Two energies added: that of a picture and that of the same picture "
                            "turned round. Which digits are digits both ways?",
-        "filters.png": "The hidden units of the RBM with the strongest weights.",
-        "annealing.png": "The estimate of the test nats from both sides, against the number of "
-                         "temperatures: too short a schedule flatters.",
+        "filters.png": "The 64 hidden units of the RBM with the strongest weights, each on a scale "
+                       "of its own: white pixels turn it on, black ones off, grey ones (0) do not "
+                       "count. How large is the spot that most of them look at?",
+        "annealing.png": "The nats of the first 2,000 test digits, estimated from both sides, "
+                         "against the number of temperatures: what lies between the lines is what "
+                         "one knows, and the lower one, the usual side, flatters most where "
+                         "temperatures are few. (The table: 10,000 temperatures, all test digits.)",
         "completion_top.png": "A test digit, its upper half, and eight draws of the rest.",
     },
 }
@@ -1092,7 +1098,7 @@ ABOUT = {
 # et al., 2024, 2402.17699, table 1). Validation images cost 1.7 nats more than training images,
 # after the default run 1.2 (2,000 of each); about 1.0 is the two sets, not memory: both runs had
 # that within 360 steps, half a pass over the data. A better base might do more: a transformer alone
-# has 80.93 nats in six minutes, less than base and energy here, and 79.39 in half an hour
+# has 80.48 nats in seven minutes, less than base and energy here, and 79.29 in twenty-six
 # (transformer_ar.py; samples/transformer_ar_long/); an energy on top of it has not been tried.
 #
 # Chains that are left behind. --variant rbm as it was first written (no centring, rate 1e-3, Adam's
@@ -1129,8 +1135,9 @@ ABOUT = {
 # 32,000 have draws that are negatives, white with a black blot, and none after it. (loss.png has
 # humps: 119.2 nats at step 6,125 and, at step 21,125, 113.8 nats. Whether those are valleys, or bad
 # estimates by 500 temperatures, we have not looked.) In samples/ebm_conv/progress.png row 1,750 is
-# fat, row 2,958 thin ones and sevens; its loss.png shows none of it, since it scores the chains of
-# training, not draws, and so are the best weights chosen.
+# fat, row 2,958 thin ones and sevens; its loss.png shows nothing at the first and at the second a
+# dip, as if all were well, since it scores the chains of training, not draws, and so are the best
+# weights chosen.
 #
 # What an RBM needs. 5,000 steps, a tenth of the default's: nats of 1,000 validation images by AIS
 # with 2,000 temperatures from both sides, and distance of 1,000 draws to validation bits

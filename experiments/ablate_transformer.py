@@ -1,6 +1,6 @@
 """What each detail of transformer_ar.py is worth: one thing changed, in a short run.
 
-    python experiments/ablate_transformer.py [--steps 200] [--data-dir data] [--only NAME ...]
+    python experiments/ablate_transformer.py [--steps 400] [--data-dir data] [--only NAME ...]
 
 Writes runs/ablations/transformer_ar.json, a row a variant: nats on the first 1,000 validation
 images, gradient norms, seconds. A script to run, not a test. The figures in the notes of the
@@ -93,6 +93,13 @@ class AsWritten(Block):
         return self.join(h, chapter.attention(*self.split(h)))
 
 
+class WithAdam(chapter.Transformer):
+    """Names of which muon.py thinks that they are no matrices."""
+
+    def named_parameters(self, *args, **how):
+        return ((f"bias.{name}", p) for name, p in super().named_parameters(*args, **how))
+
+
 def blocks(methods):
     """A build(): all blocks are of a subclass of Block."""
     def change(model):
@@ -105,6 +112,9 @@ def blocks(methods):
 VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "default": (chapter, "", None),
     "seed 1": (chapter, "--seed 1", None),
+    "seed 2": (chapter, "--seed 2", None),
+    "Adam": (chapter, "", changed(chapter, methods=WithAdam)),
+    "Adam, rate 4e-3": (chapter, "--lr 4e-3", changed(chapter, methods=WithAdam)),
     "reach 0": (chapter, "--reach 0", None),
     "reach 1": (chapter, "--reach 1", None),
     "no attention": (chapter, "", blocks(NoAttention)),
@@ -137,4 +147,4 @@ def figures(name, model, data, norms):
 
 
 if __name__ == "__main__":
-    main(VARIANTS, "transformer_ar", 200, __doc__, figures, {"val_nats": None})
+    main(VARIANTS, "transformer_ar", 400, __doc__, figures, {"val_nats": None})

@@ -108,11 +108,38 @@ def test_a_run_writes_what_it_promises(name, flags, conditional, capsys, request
     assert (folder / "labels.npy").exists() == conditional
     if m["likelihood"] != "none":
         check_figures(chapter, m, checkpoint(folder)["best"]["weights"])
+    if "test_frechet" in m:
+        check_scores(chapter, m, checkpoint(folder)["best"]["weights"])
     if conditional:
         check_draws_of_a_label(chapter, folder)
     # What ships is enough to draw, without the checkpoint.
     (folder / "checkpoint.pt").unlink()
     chapter.main(["--sample-only", "--out", "run"])
+
+
+def check_scores(chapter, m, weights):
+    """Scores that are published are those of draws of the best weights beside the test digits:
+    drawn and scored once more; beside validation digits they would be others."""
+    s, network = SimpleNamespace(**m["settings"]), judge.load_judge()
+    data = fit.told(utils.load_mnist(), s.conditional)
+    model = fit.the_one_that_draws(chapter.build(s))
+    model.load_state_dict(weights)
+    y = judge.data_labels(data, s.test_draws)
+    draws = judge.sample_many(model, s.test_draws, y)
+
+    def scored(grey, bits):
+        return judge.scores(network, draws, bits) if m["likelihood"] != "none" else judge.measure(
+            network, draws, (grey, bits))
+
+    for key, value in scored(data.test, data.x_test).items():
+        assert m[f"test_{key}"] == pytest.approx(value, rel=1e-5), key
+    for key, value in scored(data.val, data.x_val).items():  # controls
+        assert "frechet" not in key or m[f"test_{key}"] != pytest.approx(value, rel=1e-4), key
+    for key, value in judge.obeyed(network, draws, y).items():
+        assert m.get(key, m.get(f"test_{key}")) == pytest.approx(value)
+    if "base_nats" in m:
+        nats = -model.base.log_prob(data.x_test, data.y_test).mean().item()
+        assert m["base_nats"] == pytest.approx(nats, rel=1e-5)
 
 
 def check_draws_of_a_label(chapter, folder):
@@ -305,8 +332,9 @@ class Spy:
         assert all(math.isfinite(number) for number in numbers.values())
         # Called between the gradient and the step (gan.py: behind both steps).
         self.rates.append([o.param_groups[0]["lr"] for o in self.optimizers])
-        self.gradients = {name: [p.grad.clone() for group in o.param_groups for p in group["params"]
-                                 if p.grad is not None]
+        self.gradients = {name: [p.grad.clone() for p in (
+            *(p for group in o.param_groups for p in group["params"]),
+            *getattr(o, "matrices", ())) if p.grad is not None]  # muon.py keeps those apart
                           for name, o in enumerate(self.optimizers)}
 
     def tick(self, loss, unit="nats"):
@@ -776,7 +804,7 @@ OWN = {"main", "build", "plot_pictures", "fields", "choose_dilations", ("vae", "
        ("diffusion", "evaluate"), ("diffusion", "train"), ("flow", "evaluate"), ("flow", "train"),
        ("flow", "evaluate_without_label"), ("ebm", "evaluate"), ("ebm", "train"),
        ("ebm", "evaluate_without_label"),
-       ("transformer_ar", "surprise"),
+       ("transformer_ar", "surprise"), ("transformer_ar", "train"),
        ("pixelcnn", "toss"), ("pixelcnn", "surprise"), ("pixelcnn", "sight")}  # of levels, too
 
 
@@ -805,3 +833,23 @@ def test_what_chapters_repeat_is_the_same_in_all():
     assert drifted(chapters) == [], "same name, other code: copy it, rename it, or put it in OWN"
     chapters["made"]["toss"] += "\npass"  # control
     assert len(drifted(chapters)) >= 1
+
+
+@pytest.mark.parametrize("name, flags", VARIANTS)
+def test_validation_digits_and_no_others_choose_the_weights(name, flags):
+    """In every variant: of other validation digits the score is another; of other training bits
+    that are scored only what is called "train" is."""
+    def recorded(*turned):
+        data = toy_data(False)
+        for key in turned:
+            x = getattr(data, key)
+            setattr(data, key, x.max() - x)  # black for white
+        spy, _, _ = loop(CHAPTERS[name], f"{flags} --steps 2", evaluate_at=(2,), data=data)
+        record, = spy.records
+        return record.train, record.val, record.val if record.score is None else record.score
+
+    usual, val, train = recorded(), recorded("val", "x_val"), recorded("x_train")
+    assert usual[2] != val[2] and usual[2] == train[2]
+    assert usual[0] == val[0] and usual[1] == train[1]
+    if usual[0] is not None:
+        assert usual[0] != train[0] and usual[1] != val[1]

@@ -4,12 +4,14 @@ import itertools
 import math
 from types import SimpleNamespace
 
+import fit
 import pytest
 import torch
 from by_hand import conv, differ, doubled, enlivened, in_groups, linear, noise, normed, silu
 from conftest import values
 
 import diffusion
+import utils
 from diffusion import Diffusion, Learner, MaskedDiffusion, T, UNet
 
 D = torch.float64
@@ -648,3 +650,38 @@ def test_settings_reach_the_model():
     s.guidance = 2.0
     with pytest.raises(ValueError, match="--conditional"):
         diffusion.build(s)
+
+
+def test_bounds_and_errors_of_grey_levels_are_told_each_digits_label():
+    """A network that guesses right only where it is told the digit's own label."""
+    model, y = gaussian_model(classes=10), torch.arange(150) % 10
+    x = (25 * y).byte().view(150, 1, 1, 1).expand(150, 1, 4, 4)  # brightness says which it is
+    model.guess = lambda z, t, y=None: diffusion.spread(
+        torch.full((len(z),), 9.0) if y is None else 25 * y / 127.5 - 1, z).expand_as(z)
+    p = torch.full((256,), 1 / 256)
+    right, wrong = (diffusion.grey_bound(model, x, of, p, 5, 2) for of in (y, (y + 1) % 10))
+    assert wrong > right + 0.1
+    assert diffusion.errors_by_noise(model, x, y, (1, 500)) == pytest.approx([0, 0], abs=1e-9)
+    assert min(diffusion.errors_by_noise(model, x, (y + 1) % 10, (1, 500))) > 0.1  # control
+
+
+def test_validation_chooses_the_steps_of_the_grey_bound(monkeypatch):
+    """On it 25 steps are best, on the test digits 5; and how frequent levels are training says."""
+    torch.set_default_dtype(torch.float32)
+    data, asked = fit.told(utils.load_mnist(), False), []
+
+    def bound(model, x, y, frequencies, steps):
+        asked.append((x, frequencies, steps))
+        return abs(steps - (25 if torch.equal(x, data.val) else 5))
+
+    monkeypatch.setattr(diffusion, "grey_bound", bound)
+    model = Diffusion(28, 4)
+    model.sampling_steps = 1
+    s = SimpleNamespace(variant="gaussian", test_draws=2)
+    _, figures = diffusion.final_figures(model, data, None, s)
+    assert figures["grey_bound_steps"] == 25 and figures["grey_bits_per_dim"] == 20
+    assert figures["validation_grey_bits_per_dim_by_steps"] == {5: 20, 10: 15, 25: 0, 50: 25}
+    *before, (x, _, steps) = asked
+    assert torch.equal(x, data.test) and steps == 25 and len(before) == 4
+    shares = torch.bincount(data.train.flatten(), minlength=256) + 1
+    assert all(torch.allclose(f, shares / shares.sum()) for _, f, _ in asked)

@@ -672,3 +672,87 @@ def test_few_images_shorten_the_base_as_well():
         with pytest.raises(Ready) as ready:
             ebm.train(model, data, run)
         assert ready.value.args == (int(run.settings.base_part * steps), steps)
+
+
+class AtTheEnd(fit.Quiet):
+    """In place of a Run: is recorded at once, after the last step."""
+
+    def tick(self, loss, unit="nats"):
+        super().tick(loss)
+        return self.step == self.settings.steps
+
+    def record(self, train_nats, val_nats, model, picture, **more):
+        self.log_z, self.nats = model.log_z.clone(), val_nats
+
+
+@pytest.mark.usefixtures("short_chains", "few_images")
+@pytest.mark.parametrize("variant", ["rbm", "residual"])
+def test_log_z_is_measured_before_weights_are_chosen(variant):
+    """Or they would be chosen by energies that have no common zero."""
+    s = fit.values(ebm, f"--variant {variant} --width 4 --steps 2 --batch-size 10")
+    data, run = fit.told(utils.load_mnist(), False), AtTheEnd(s)
+    torch.manual_seed(0)
+    model = ebm.build(s)
+    if variant == "rbm":
+        model.start_from_mean(data.train)
+    ebm.train(model, data, run)
+    assert run.log_z.item() != 0
+    model.log_z.zero_()
+    unmeasured = ebm.evaluate(model, data.x_val, None)
+    model.measure()
+    assert torch.equal(model.log_z, run.log_z)
+    assert run.nats == pytest.approx(ebm.evaluate(model, data.x_val, None))
+    assert run.nats == pytest.approx(unmeasured + run.log_z.item(), rel=1e-5)
+
+
+def test_draws_in_the_pool_keep_the_labels_that_they_were_drawn_for():
+    """A base that draws pictures of its labels: the energy is asked of each with just that one."""
+    model, asked = Residual(8, 4, 10, pool=64), []
+    model.base.sample = lambda n, y: y.view(n, 1, 1, 1).expand(n, 1, 8, 8)
+    usual = model.network.forward
+    model.network.forward = lambda x, y: asked.append((x[:, 0, 0, 0], y)) or usual(x, y)
+    x, y = torch.zeros(40, 1, 8, 8), torch.arange(40) % 10
+    for step in (0, 5, 16, 32, 48, 64):
+        model.loss(x, y, step=step)
+        (_, of_digits), (drawn, labels) = asked[-2:]
+        assert torch.equal(of_digits, y) and torch.equal(drawn.long(), labels)
+    assert len({tuple(labels.tolist()) for _, labels in asked[1::2]}) > 1  # by chance
+
+
+def test_each_chain_gets_proposals_of_its_own_label():
+    model, y, seen = Residual(4, 4, 10), torch.tensor([3, 7, 7, 1, 0]), []
+    model.sampling_steps = 3
+    model.base.sample = lambda n, y, *given: (y / 10).view(n, 1, 1, 1).expand(n, 1, 4, 4)
+    drawn = model.sample(5, y, torch.Generator().manual_seed(0),
+                         watch=lambda step, images: seen.append(images))
+    assert len(seen) == 3
+    for images in (*seen, drawn):  # at first the energy says nothing: all proposals are accepted
+        assert torch.equal(images[:, 0, 0, 0], y / 10)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_draws_of_the_base_give_each_label_its_own_log_z():
+    model, x = lively_residual(conditional=True, scale=0.35), all_images()
+    model.network.last.weight *= 3
+    model.measure(40000)
+    exact = torch.tensor([exact_log_z(model, k) for k in range(10)], dtype=torch.float64)
+    assert torch.allclose(model.log_z, exact, atol=0.1)
+    assert exact.max() - exact.min() > 0.5  # control: one for all would not do
+    for k in (exact.argmin(), exact.argmax()):
+        p = model.log_prob(x, torch.full((len(x),), k.item())).exp()
+        assert p.sum().item() == pytest.approx(1, abs=0.1)
+
+
+def test_intervals_reach_two_standard_errors_to_both_sides(monkeypatch):
+    """Where each mean of weights is e, give or take a tenth."""
+    rbm, residual = lively_rbm(), lively_residual()
+    z_0 = F.softplus(rbm.a).sum().item() + 5 * math.log(2)
+    monkeypatch.setattr(ebm, "log_mean", lambda log_w: torch.tensor([[1.0], [0.1]]).double())
+    rbm.sampling_steps = 2
+    low, high = rbm.measure(3)  # z_0 + 1 forward, z_0 − 1 in reverse
+    assert (low.item(), high.item()) == pytest.approx((z_0 - 1.2, z_0 + 1.2))
+    (low, high), _ = residual.measure(10)
+    assert (low.item(), high.item()) == pytest.approx((0.8, 1.2))
+    low, high = residual.measure_from_digits(all_images()[:3], None, 1)  # two errors, as if apart
+    assert (low.item(), high.item()) == pytest.approx((1 - 0.2 * 2**0.5, 1 + 0.2 * 2**0.5))

@@ -509,3 +509,18 @@ def test_brightness_is_not_taken_for_levels():
         with pytest.raises(ValueError, match="pixels have to lie in 0 … 255"):
             ask(levels - 300)
         ask(levels)  # control
+
+
+@torch.no_grad()
+def test_the_label_is_heard_on_the_way_to_noise_and_back():
+    """Where training looks (the bound of splines is exact, label by label), and where draws come
+    from: back with the right label is where it began, and with another one it is not."""
+    model, y = lively(size=8, conditional=True), torch.arange(20) % 10
+    x = (torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.4).double()
+    other = (y + 1) % 10
+    assert torch.allclose(model.bound(x, y), model.log_prob(x, y), atol=1e-6)
+    assert (model.bound(x, y) - model.bound(x, other)).abs().min() > 1e-3
+    u, _ = model.dequantize(x, torch.Generator().manual_seed(1))
+    z, _ = model.encode(u, y)
+    assert torch.allclose(model.decode(z, y), u, atol=1e-8)
+    assert not torch.allclose(model.decode(z, other), u, atol=1e-3)

@@ -295,3 +295,19 @@ def test_a_broken_judge_is_named(fails):
     Path("broken.pt").write_text("no weights")
     fails(lambda: judge.load_judge(path=Path("broken.pt")), "broken.pt", "git checkout")
     fails(lambda: judge.load_judge(path=Path("none.pt")), "none.pt", "git checkout")
+
+
+def test_many_draws_are_one_stream_and_each_has_its_own_label():
+    """1,200 draws, 500 at a time: no number of noise comes twice, and no label is another's."""
+    class Noise:
+        def sample(self, n, y, generator, shift=0.0):
+            noise = torch.rand(n, 1, 2, 2, generator=generator, dtype=torch.float64)
+            return noise + shift + (0 if y is None else y.view(n, 1, 1, 1))
+
+    y, generator = torch.arange(1200) % 7, torch.Generator().manual_seed(0)
+    noise = torch.cat([torch.rand(n, 1, 2, 2, generator=generator, dtype=torch.float64)
+                       for n in (500, 500, 200)])
+    assert torch.equal(judge.sample_many(Noise(), 1200), noise)
+    assert torch.equal(judge.sample_many(Noise(), 1200, y), noise + y.view(-1, 1, 1, 1))
+    assert torch.equal(judge.sample_many(Noise(), 1200, shift=1.0), noise + 1)
+    assert len(noise.unique()) == 4800  # control: of ten times the same 480 would be left

@@ -1,9 +1,11 @@
 """Muon against singular value decompositions."""
+import fit
 import pytest
 import torch
 import torch.nn as nn
 from conftest import same
 
+import settings
 from muon import Muon, orthogonal
 
 
@@ -114,3 +116,42 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened():
     fresh = Muon(net, 0.01, adam=("position", "last"))  # control: without its memory
     steps(net, fresh, 3, 2)
     assert not same(net.state_dict(), whole.state_dict())
+
+
+# What the chapters leave to Adam: a part of each name. All else with more than one dimension is a
+# matrix from one layer to the next.
+TO_ADAM = {
+    "transformer_ar": ("", {"word", "row", "column", "last", "bias"}),
+    "transformer_ar --conditional --levels 4": (
+        "--conditional --levels 4", {"word", "row", "column", "last", "bias", "label", "look"}),
+    "flow --conditional": (
+        "--conditional", {"position", "label", "look", "bias", "biases", "last"}),
+}
+
+
+@pytest.mark.parametrize("case", TO_ADAM)
+def test_what_chapters_leave_to_adam_is_what_their_notes_say(case):
+    flags, expected = TO_ADAM[case]
+    chapter = settings.chapters()[case.split()[0]]
+    model = chapter.build(fit.values(chapter, flags))
+    left = {id(p) for p in Muon(model, 0.1, adam=chapter.ADAM).adam.param_groups[0]["params"]}
+    wide = {name for name, p in model.named_parameters() if id(p) in left and p.dim() > 1}
+    for word in expected:
+        assert any(word in name.split(".") for name in wide), word
+    for name in wide:  # and nothing by a chance likeness of letters
+        assert expected & set(name.split(".")), name
+
+
+def test_the_newest_gradient_counts_once_more():
+    """(1) with two gradients that differ: the step is along (1 − β) G + β M, not along M."""
+    net, optimizer = with_gradients()
+    first = net.many.grad.clone()
+    optimizer.step()
+    before, second = net.many.detach().clone(), matrices(3, 5, 7, seed=5).float()
+    net.many.grad = second.clone()
+    optimizer.step()
+    mean = 0.95 * 0.05 * first + 0.05 * second
+    step, size = before - net.many, 0.01 * 0.2 * 7**0.5
+    assert torch.allclose(optimizer.means[0], mean, atol=1e-6)
+    assert torch.allclose(step, size * orthogonal(0.05 * second + 0.95 * mean), atol=1e-6)
+    assert not torch.allclose(step, size * orthogonal(mean), atol=1e-4)  # control

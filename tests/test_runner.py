@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -667,3 +668,43 @@ def test_a_start_that_fails_leaves_ctrl_c_as_it_was():
     with pytest.raises(OSError):
         toy.main(["--out", "a"], Run)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_validation_chooses_the_weights_and_training_does_not():
+    """Training nats fall to the end, validation has its best in the middle: those weights count."""
+    class Crossed(runner.Run):
+        def record(self, train_nats, val_nats, model, picture, **more):
+            super().record(100.0 - self.step, 100.0 + abs(self.step - 10), model, picture, **more)
+
+    toy.main(["--out", "a"], Crossed)
+    metrics = json.loads(Path("a/metrics.json").read_text())
+    best = min(metrics["curve"], key=lambda row: row["val_nats"])
+    assert metrics["best_step"] == best["step"] == checkpoint("a")["best"]["step"] < 30
+    assert checkpoint("a")["best"]["score"] == best["val_nats"]
+    assert min(metrics["curve"], key=lambda row: row["train_nats"])["step"] == 30  # control
+
+
+def test_training_seconds_are_of_training_alone_and_go_on_after_a_stop(monkeypatch):
+    """By a clock on which a step takes a second, and an evaluation a hundred."""
+    clock = [0.0]
+    monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    class Clocked(StopsAt):
+        def tick(self, *loss):
+            clock[0] += 1
+            return super().tick(*loss)
+
+        def record(self, *args, **how):
+            clock[0] += 100
+            self.plot_seconds = 1e9  # no picture after the first: painting sets the clock, too
+            super().record(*args, **how)
+
+    toy.main(["--out", "whole"], Clocked)
+    with pytest.raises(SystemExit):
+        toy.main(["--out", "parts"], type("Stops", (Clocked,), {"at": 11}))
+    clock[0] += 1000  # nobody trains
+    toy.main(["--resume", "--out", "parts"], Clocked)
+    for out in ("whole", "parts"):
+        metrics = json.loads(Path(out, "metrics.json").read_text())
+        assert (metrics["train_seconds"], metrics["eval_seconds"]) == (30, 400), out
+        assert [row["seconds"] for row in metrics["curve"]] == [2, 8, 17, 30], out
