@@ -884,10 +884,10 @@ ABOUT = {
 # for 457 epochs on a GPU, and scores the test set after each, on bits tossed anew; of which epoch
 # the figures are, the README does not say.
 #
-# Does it learn by heart? Of 10,000 images each, those of validation cost 0.8 nats more than those of
-# training in this run, and 0.6 in the default's, those of the test set 0.1 more and 0.0 less. Each
-# difference has a standard error of 0.3 (experiments/gaps.py; results/gaps.json). So no: validation
-# images seem to be a little harder, and what limits the runs is time or size.
+# Does it learn by heart? Of 10,000 images each, those of validation cost 0.8 nats more than those
+# of training in this run, and 0.6 in the default's, those of the test set 0.1 more and 0.0 less.
+# Each difference has a standard error of 0.3 (experiments/gaps.py; results/gaps.json). So no:
+# validation images seem to be a little harder, and what limits the runs is time or size.
 #
 # From here to ImageGPT and to language models. Put one table of positions in the place of row,
 # column and neighbours, drop the biases of places, and take GELU for ReLU. With 512 colours as
