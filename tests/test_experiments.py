@@ -400,7 +400,7 @@ def test_every_variant_can_be_built_and_trained(script):
                 # them have no gradient, whoever would take the step).
                 if {name, other} in ({"default", "attention as written"},
                                      {"conv", "conv, squares of energies in the loss"}) \
-                        or {name, other} <= {"default", "Adam", "Adam for large matrices"}:
+                        or script == "ablate_flow" and {name, other} == {"default", "Adam"}:
                     assert found == pytest.approx(theirs, abs=1e-3)
                 else:
                     assert found != theirs, (name, other)

@@ -412,7 +412,7 @@ def test_single_pixels_have_defaults_of_their_own():
         s = values(transformer_ar, flags)
         return transformer_ar.build(s, 4).patch, s.steps, s.reach
 
-    assert chosen("") == (2, 8000, 3) and chosen("--patch 1") == (1, 2000, 6)
+    assert chosen("") == (2, 6000, 3) and chosen("--patch 1") == (1, 2000, 6)
     assert chosen("--patch 1 --reach 0") == (1, 2000, 0)
 
 
