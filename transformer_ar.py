@@ -164,7 +164,7 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 # Heads. One softmax makes one average. With several heads, each of them smaller (d = C / heads),
 # step t can look at several things for different reasons. The number of multiplications is the
 # same. One head: 87.8 nats; eight: 87.6; the default, four: 87.5. attention.png shows single heads
-# on a digit: most of the first layer follow the last pixels of the stroke.
+# on a digit: in the first layer most look at stretches of the stroke, later some at a word or two.
 #
 # Residual stream. As in WaveNet each layer adds to h, never replaces it:
 #
@@ -784,8 +784,9 @@ ABOUT = {
     "cases": ["--depth 2", "--reach 0", "--patch 1 --reach 0", "--heads 1"],
     "pictures": {
         "attention.png": "Where each head looks at four steps of one digit (red: the word to be "
-                         "guessed): most of the first layer follow the last pixels of the stroke. "
-                         "Above each map: its layer, and its largest weight.",
+                         "guessed): in the first layer most look at stretches of the stroke so "
+                         "far, later some at a word or two of it. Above each map: its layer, and "
+                         "its largest weight.",
         "temperatures.png": "The same noise at five temperatures: smoother strokes below 1, some "
                             "of which stop short, and crumbs above it.",
     },
