@@ -211,9 +211,9 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 #
 #     h_t  =  word(w_{t−1}) + row_t + column_t + neighbours_t,     ℓ_t  =  last · norm(h_t) + bias_t
 #
-# Training. Muon moves all matrices that lead from one layer to the next: of each one's gradient it
-# keeps the directions, and makes them equally long (muon.py). Adam moves the two ends: tables of
-# words, places and labels, biases, norms, and the last layer. With Adam alone: 89.9 nats.
+# Training. Muon moves the entrance's convolution and all matrices from there on: of each gradient
+# it keeps the directions, and makes them equally long (muon.py). Adam moves what is no matrix in
+# that sense, tables, biases and norms, and the last layer. With Adam alone: 89.9 nats.
 #
 # Labels. With --conditional a learned vector for each label is added at the entrance of every step,
 # and the residual stream carries it to all layers. To stand beside models of p(x),
