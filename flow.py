@@ -756,7 +756,8 @@ def plot_couplings(path, model, x, y):
     model.encode(u, y, states)
     pictures.labelled_rows(path, [
         ("", torch.stack([x[i] / (model.levels - 1), u[i], *(state[i] for state in states)]))
-        for i in range(len(x))], above=("digit", "u", "after 1", "2", "3", "4"), size=0.9)
+        for i in range(len(x))], size=0.9,
+        above=("digit", "u", *(f"after {k + 1}" for k in range(len(states)))))
 
 
 @torch.no_grad()

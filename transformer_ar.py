@@ -859,10 +859,11 @@ ABOUT = {
 #
 # Given an afternoon. Which width and depth would serve a run of half an hour? One cannot read it
 # off the middle of one long run: as long as the rate is high, such a run looks worse than one that
-# ends there. So each row is two complete runs, the second of three times the steps
+# ends there. So each row is two complete runs, of 1,200, 550 or 360 steps and of thrice as many
 # (experiments/afternoon.py; the file is results/afternoon/transformer_ar.json, with a picture
-# beside it). Nats on 1,000 validation images, seed 0, and minutes on one thread (other runs shared
-# the 2 cores, now one, now three: read minutes roughly):
+# beside it). Nats on 1,000 validation images, seed 0, and minutes on one thread, which other runs
+# stretched, now one, now three. Alone a step takes 83, 173 and 251 ms (no file is kept), so that
+# the runs of a column take about equally long, under two minutes and about five:
 #
 #                                      short            three times the steps
 #     64 channels, 3 layers            83.71 (2.9)      81.72 (8.9)
@@ -871,8 +872,7 @@ ABOUT = {
 #
 # The small network wins in either column. But three times the steps are worth 2.0 nats to it, 2.7
 # to the one of 96 channels and 3.2 to the largest. If that goes on, 96 channels have caught up
-# when steps are tripled once more, in less time. It is a bet: nobody has run the small network for
-# as long.
+# when steps are tripled once more. It is a bet: nobody has run the small network for as long.
 #
 #     python transformer_ar.py --width 96 --depth 4 --steps 12500 --out runs/transformer_ar_long
 #

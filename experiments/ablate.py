@@ -43,6 +43,19 @@ def frozen(chapter, *names):
     return changed(chapter, freeze)
 
 
+def with_adam(chapter):
+    """A build(): of no weight's name muon.py thinks that it is a matrix, so Adam moves all."""
+    def rename(model):
+        class WithAdam(type(model)):
+            def named_parameters(self, *args, **how):
+                return ((f"{chapter.ADAM[0]}.{name}", p)
+                        for name, p in super().named_parameters(*args, **how))
+
+        model.__class__ = WithAdam
+
+    return changed(chapter, rename)
+
+
 def rates(chapter, flags, prefix="", lr=None):
     """Two variants: a third of the learning rate, and three times of it."""
     lr = lr or values(chapter, flags).lr

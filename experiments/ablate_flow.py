@@ -11,7 +11,7 @@ results/ablations/. Validation chooses; no test figure is read here.
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from ablate import changed, main
+from ablate import changed, main, with_adam
 from fit import IMAGES
 
 import flow
@@ -100,13 +100,6 @@ class Ranks(Flow):
         self.look.requires_grad_(False)
 
 
-class WithAdam(Flow):
-    """Names of which muon.py thinks that they are no matrices."""
-
-    def named_parameters(self, *args, **how):
-        return ((f"position.{name}", p) for name, p in super().named_parameters(*args, **how))
-
-
 def two_couplings(model):
     """Two of a word's three fine pixels, which make a checkerboard, are moved by one coupling."""
     (_, two), (known, one) = flow.plan(*model.image_size)[0][:2]
@@ -128,9 +121,9 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "levels as ranks": (flow, "", changed(flow, methods=Ranks)),
     "coarse pixels are told no means": (flow, "", changed(flow, no_means)),
     "a transformer for the coarse pixels": (flow, "", changed(flow, transformer)),
-    "Adam": (flow, "", changed(flow, methods=WithAdam)),
-    "Adam, rate 4e-3": (flow, "--lr 4e-3", changed(flow, methods=WithAdam)),
-    "Adam, rate 1.6e-2": (flow, "--lr 1.6e-2", changed(flow, methods=WithAdam)),
+    "Adam": (flow, "", with_adam(flow)),
+    "Adam, rate 4e-3": (flow, "--lr 4e-3", with_adam(flow)),
+    "Adam, rate 1.6e-2": (flow, "--lr 1.6e-2", with_adam(flow)),
     "two couplings a word": (flow, "", changed(flow, two_couplings)),
     "bits": (flow, "--levels 2", None),
     "bits, affine": (flow, "--levels 2 --coupling affine", None),

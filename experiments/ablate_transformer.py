@@ -10,7 +10,7 @@ chooses; no test figure is read here.
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from ablate import changed, frozen, likelihood_figures, main, rates
+from ablate import changed, frozen, likelihood_figures, main, rates, with_adam
 
 import transformer_ar as chapter
 from transformer_ar import Block
@@ -93,13 +93,6 @@ class AsWritten(Block):
         return self.join(h, chapter.attention(*self.split(h)))
 
 
-class WithAdam(chapter.Transformer):
-    """Names of which muon.py thinks that they are no matrices."""
-
-    def named_parameters(self, *args, **how):
-        return ((f"bias.{name}", p) for name, p in super().named_parameters(*args, **how))
-
-
 def blocks(methods):
     """A build(): all blocks are of a subclass of Block."""
     def change(model):
@@ -113,8 +106,8 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "default": (chapter, "", None),
     "seed 1": (chapter, "--seed 1", None),
     "seed 2": (chapter, "--seed 2", None),
-    "Adam": (chapter, "", changed(chapter, methods=WithAdam)),
-    "Adam, rate 4e-3": (chapter, "--lr 4e-3", changed(chapter, methods=WithAdam)),
+    "Adam": (chapter, "", with_adam(chapter)),
+    "Adam, rate 4e-3": (chapter, "--lr 4e-3", with_adam(chapter)),
     "reach 0": (chapter, "--reach 0", None),
     "reach 1": (chapter, "--reach 1", None),
     "no attention": (chapter, "", blocks(NoAttention)),
