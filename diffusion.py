@@ -1131,7 +1131,7 @@ ABOUT = {
 # than 784 steps know c_d at 50 values of d, and interpolate.) An eighth of the steps costs 0.5
 # nats, ten steps cost 8. In one step all pixels are tossed apart: 784 independent coins. made.py's
 # order-agnostic model stands at 93.95 (samples/made_agnostic_8masks/, exact, a mixture of eight
-# orders, 4.2 minutes of training). Published: 95.21 in 10 steps, 79.46 in 100, 77.87 at best
+# orders, 5.0 minutes of training). Published: 95.21 in 10 steps, 79.46 in 100, 77.87 at best
 # (Bayesian flow networks, Graves et al. 2023: a million steps of 512, test bits drawn anew); 77.56
 # for eight orders (LMConv, Jain et al. 2020).
 #

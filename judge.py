@@ -318,10 +318,13 @@ def score(judge, images, data):
     """All scores of images (N, 1, 28, 28) in [0, 1] beside those of as many real training digits,
     as a list of rows: "Grey or bits?" in the notes."""
     n, heaps = min(len(images), len(data.train)), []
+    # By chance: one block of the training set is not like another.
+    some = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:n]
+    digits = data.train[some.to(data.train.device)]
     if is_grey(images):
-        heaps.append(("grey", images, data.test, data.train[:n]))
+        heaps.append(("grey", images, data.test, digits))
         images = coins(images)
-    bits = torch.from_numpy(utils.fixed_bits(data.train[:n], 3))
+    bits = torch.from_numpy(utils.fixed_bits(digits, 3))
     heaps.append(("binarized", images, data.x_test, bits))
     return [{"kind": kind, "what": what, "n": len(x), **scores(judge, x.to(real.device), real)}
             for kind, heap, real, train in heaps

@@ -537,8 +537,8 @@ def start_of_sample(model, n, y, generator, x, known):
 #       the only way (we also have direct weights (6), which carry the neighbour around the damage;
 #       without them and with (4) intact: 92.5).
 #   > in (4), between hidden layers. A unit hears of lower degrees only, and misses its equals: 90.5
-#       nats instead of 90.4, since two other paths remain, a residual past the layer, and the
-#       direct weights.
+#       nats instead of 90.4, no more than seeds span in longer runs, since two other paths remain,
+#       a residual past the layer, and the direct weights.
 #
 # So two things have to be tested: what must be zero, *and what must not*. The tests do both.
 #
@@ -876,7 +876,8 @@ def plot_pictures(model, folder, x, y):
 # Training, in all chapters. Adam divides a running mean of each weight's gradients (its decay is
 # β₁) by the root of a running mean of their squares (β₂): the scale of the loss cancels, and a
 # weight moves by about the learning rate, or less if its gradients disagree. At first both means
-# know little, so the rate rises over the first twentieth of a run (warm-up); then it falls to 0. A
+# know little, so the rate rises over the first twentieth of a run (warm-up); then it falls to 0, on
+# a line that begins at `lr`: so at its highest it is nineteen twentieths of that. A
 # short run is therefore a whole run, which ends with small steps: one of 700 steps ends at 90.4
 # nats, and one of 9,000 has 95 at its step 810, since its rate is still high there. A gradient
 # whose length is above `clip` is scaled down to it (clipping). (gan.py does without warm-up and

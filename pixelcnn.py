@@ -896,7 +896,8 @@ ABOUT = {
 # larger network may want smaller steps. (Single runs, and no other rate was tried.) The run at 5e-3
 # shows nothing learned by heart: validation images cost 1.9 nats more than training images, and 1.7
 # in the default run, but these 500 of each do so by 1.6 after the first 130 and 202 steps already
-# (samples/). So what limits it is time or size.
+# (samples/), and such a gap of 500 has a standard error of more than a nat. So what limits it is
+# time or size.
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation nats after --steps 200 --lr 0.01, seed 0;
 # results/ablations/convolutions.json. The gated default: 91.6.)
@@ -908,7 +909,8 @@ ABOUT = {
 #    the pixel that leaks. (x_ij itself, by way of v at (i, j + 1).)
 # 4. Cut up_to_left. (96.6.) What of the rows above does h still see, and why?
 # 5. Leave out `+ self.position` in each of the three. (Gated: 91.8 for 91.6; original 94.8 for
-#    93.5; Row LSTM 94.9 for 93.9.) Which of them minds least, and why?
+#    93.5; Row LSTM 94.9 for 93.9: less than two nats, so one run of each decides nothing.) Which of
+#    them should mind least, and why?
 # 6. K_ss of width 1 in RowLSTM (padding=0). What becomes of the triangle? And with width 5
 #    (padding=2)? (A strip; two columns a row. The pixels missed are 368 and 50, instead of 91.)
 # 7. --depth 4. (92.6.) How far does v look up then, and does a digit need more? (18 rows.)

@@ -104,7 +104,7 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 # of 3×3 would have 512 (and do not tile 28), of 4×4, 65,536, most of which never occur in training.
 #
 # Is this loss normal? A uniform guess costs 196 · log 16 = 784 · log 2 = 543 nats, as with pixels.
-# Independent pixels cost 206. We begin there: each place has a bias for each word, and
+# Independent pixels cost 206. The biases begin there: each place has one for each word, and
 # start_from_mean() makes it the sum of log p̄/(1 − p̄) over the word's pixels that are on (p̄: how
 # often that pixel is). With independent pixels this is log p(w), but for a constant, which a
 # softmax does not see. The loss begins higher, since `last` is random at first and adds noise;
@@ -833,7 +833,10 @@ ABOUT = {
 # and `down`, GELU, warm-up, three times the rate). What one sees at once is the plane: 3 nats for
 # places, or for neighbours, 32 for both. Muon is worth 2.4 beside Adam at the same rate, and 2.9 at
 # half of it. Linear layers start as torch has them, words with a standard deviation of 1, rows and
-# columns with 0.5, so that they are heard beside the words: 1.0 better than with 0.02.
+# columns with 0.5, so that they are heard beside the words: 1.0 better than with 0.02. (GPT-2 also
+# divides the weights of `out` and `down` at the start by the root of the number of branches, here
+# 6, lest their sum grow with the depth. The row "GPT-2" does not; and as 0 in their place changes
+# nothing here, three layers do not seem to need it.)
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (1,200), seed 0 where the row names no other; nats on 1,000 validation images
@@ -887,8 +890,10 @@ ABOUT = {
 #
 # Does it learn by heart? Of 10,000 images each, those of validation cost 0.8 nats more than those
 # of training in this run, and 0.6 in the default's, those of the test set 0.1 more and 0.0 less.
-# Each difference has a standard error of 0.3 (experiments/gaps.py; results/gaps.json). So no:
-# validation images seem to be a little harder, and what limits the runs is time or size.
+# Each difference has a standard error of 0.3 (experiments/gaps.py; results/gaps.json). So no: test
+# images, which no run has seen, cost what training images do, and what limits the runs is time or
+# size. (That validation images are the harder ones one cannot say: for independent pixels they are
+# easier, by more than a nat.)
 #
 # From here to ImageGPT and to language models. Put one table of positions in the place of row,
 # column and neighbours, drop the biases of places, and take GELU for ReLU. With 512 colours as

@@ -161,9 +161,10 @@ VARIANTS = {}  # no setting changes the defaults of others
 # the zeros before it; a smaller one sees them at early steps only. Whole runs without them were not
 # made.
 #
-# Labels. With --conditional (2) has one more term, a learned vector of the label for each layer,
-# the same at all steps ("global conditioning" in the paper). To stand beside models of p(x),
-# evaluate_without_label() takes it away again, as in made.py: at most log 10 = 2.3 nats more.
+# Labels. With --conditional (2) becomes taps_t = W h_t + W′ h_{t−δ} + w + V_y: each layer has a
+# learned vector V_y for each label y, the same at all steps ("global conditioning" in the paper).
+# To stand beside models of p(x), evaluate_without_label() takes it away again, as in made.py: at
+# most log 10 = 2.3 nats more.
 #
 # Clipping. `clip` is below nearly every gradient (in a run of 200 steps the median is 37), so all
 # batches count with the same length, and only directions are left.

@@ -227,8 +227,8 @@ LECTURE = [
     ("Its nats are a bound, ≤ {:.2f},", nats("vae")),
     ("(recall {:.2f}), at the price of ≤ {:.2f} nats", recall("vae_z2"), nats("vae_z2")),
     # A flow
-    ("exact likelihood: {:.2f} nats of bits after {:.1f} minutes, between WaveNet and the long "
-     "MADE", given(in_order(["wavenet", "flow_2levels", "made_long"], nats), nats("flow_2levels")),
+    ("exact likelihood: {:.2f} nats of bits after {:.1f} minutes, about as many as WaveNet's",
+     given(abs(nats("flow_2levels") - nats("wavenet")) < 0.25, nats("flow_2levels")),
      minutes("flow_2levels")),
     ("and {:.3f} bits/dim of grey levels", RUNS["flow"]["grey_bits_per_dim"]),
     ("Its draws, {:.2f}, are not quite as near as the gated PixelCNN's ({:.2f}), and far from "
