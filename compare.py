@@ -62,10 +62,10 @@ def check(true, why):
         raise ValueError(why)
 
 
-def check_numbers(found, *names, least=-1e12):
+def check_numbers(figures, *names, least=-1e12):
     """ValueError if one of these values of a dict is no number, or not finite."""
     for name in names:
-        check(type(found[name]) in (int, float) and least <= found[name] < 1e12, name)
+        check(type(figures[name]) in (int, float) and least <= figures[name] < 1e12, name)
 
 
 def moved_aside(folder):
@@ -251,7 +251,7 @@ def read_draws(folder, run):
     return arrays["samples"], labels, arrays.get("means")
 
 
-def draw(run):
+def sample_anew(run):
     """Have the chapter's own command line draw, in another folder. -> as read_draws()."""
     weights = next(filter(Path.is_file, (run.folder / "checkpoint.pt", run.folder / "weights.pt")),
                    None)
@@ -284,18 +284,18 @@ def as_often(labels, shares, n):
     return torch.cat([(labels == k).nonzero()[:count[k], 0] for k in range(10)])
 
 
-def check_scores(found):
+def check_scores(kept):
     """Scores that were kept, if they are what score_run() or score_floors() writes; ValueError and
     the like if not."""
-    for kind in ("binarized", "grey"):
-        if kind == "binarized" or found[kind] is not None:
-            check_numbers(found[kind], "frechet", least=1e-9)  # its axis is logarithmic
-            check_numbers(found[kind], "precision", "recall", least=0)
-            check(len(found[kind]["shares"]) == 10, "shares")
-            check_numbers(found[kind]["shares"], *range(10), least=0)
-    check_numbers(found, *[name for name in ("label_agreement", "label_agreement_grey", "nats")
-                           if found.get(name) is not None])
-    return found
+    for pixels in ("binarized", "grey"):
+        if pixels == "binarized" or kept[pixels] is not None:
+            check_numbers(kept[pixels], "frechet", least=1e-9)  # its axis is logarithmic
+            check_numbers(kept[pixels], "precision", "recall", least=0)
+            check(len(kept[pixels]["shares"]) == 10, "shares")
+            check_numbers(kept[pixels]["shares"], *range(10), least=0)
+    check_numbers(kept, *[name for name in ("label_agreement", "label_agreement_grey", "nats")
+                          if kept.get(name) is not None])
+    return kept
 
 
 def read_scores(run):
@@ -318,7 +318,7 @@ def score_run(run, judge_and_data):
     and how often the judge reads the digit that was asked for (None if none was). Kept in
     scores.json. judge_and_data(): called once there are draws."""
     try:
-        images, labels, means = read_draws(run.folder, run) or draw(run)
+        images, labels, means = read_draws(run.folder, run) or sample_anew(run)
     except OSError as error:  # a full disk, say
         raise LeftOut(f"{run.place}: its digits could not be drawn ({error})") from None
     judge, data = judge_and_data()

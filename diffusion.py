@@ -258,15 +258,16 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 class Block(nn.Module):
     """Two convolutions, told how much noise there is, and added to what was there before.
 
-    (B, C, H, W), (B, E) -> (B, C, H, W). E: what is known of the noise level, and of the label.
+    (B, C, H, W), (B, E) -> (B, C, H, W). E hints: what is known of the noise level, and of the
+    label.
     """
 
-    def __init__(self, channels, told):
+    def __init__(self, channels, hints):
         super().__init__()
         self.norm_1, self.norm_2 = nn.GroupNorm(4, channels), nn.GroupNorm(4, channels)
         self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.tell = nn.Linear(told, 2 * channels)
+        self.tell = nn.Linear(hints, 2 * channels)
         nn.init.zeros_(self.conv_2.weight)  # at first a block adds a constant
 
     def forward(self, h, e):
@@ -281,11 +282,11 @@ class Hub(nn.Module):
     (B, C, H, W), (B, E) -> (B, C, H, W).
     """
 
-    def __init__(self, size, told, wide):
+    def __init__(self, size, hints, wide):
         super().__init__()
         self.norm = nn.GroupNorm(4, size[0])
         self.first, self.second = nn.Linear(math.prod(size), wide), nn.Linear(wide, wide)
-        self.tell, self.last = nn.Linear(told, 2 * wide), nn.Linear(wide, math.prod(size))
+        self.tell, self.last = nn.Linear(hints, 2 * wide), nn.Linear(wide, math.prod(size))
         nn.init.zeros_(self.last.weight)
 
     def forward(self, h, e):
@@ -804,12 +805,12 @@ def plot_errors(path, errors):
     pictures.save_figure(path, figure)
 
 
-def plot_steps(path, model, all_steps, **how):
+def plot_steps(path, model, all_steps, **options):
     """The same random numbers, in few steps and in many."""
     y = utils.row_labels(model, 12)
     pictures.labelled_rows(path, [
         (f"{k} step" + "s" * (k > 1),
-         model.sample(12, y, torch.Generator().manual_seed(3), steps=k, **how))
+         model.sample(12, y, torch.Generator().manual_seed(3), steps=k, **options))
         for k in all_steps])
 
 
@@ -849,15 +850,15 @@ def plot_sampling(path, model):
 
 
 def speeds(model, judge, data, plans, n):
-    """How good n draws are, for each plan. plans: {name: list of (guesses, how to draw)}. ->
+    """How good n draws are, for each plan. plans: {name: list of (guesses, options)}. ->
     {name: rows of (guesses, seconds for 64 digits, Fréchet distance to validation)}."""
     bits = model.likelihood == "bound"
     real, rows = judged(judge, data.x_val if bits else data.val)[0], {}
     for name, plan in plans.items():
         rows[name] = []
-        for guesses, how in plan:
+        for guesses, options in plan:
             start = time.perf_counter()
-            draws = sample_many(model, n, data_labels(data, n), **how)
+            draws = sample_many(model, n, data_labels(data, n), **options)
             seconds = (time.perf_counter() - start) * 64 / n
             distance = frechet_distance(judged(judge, draws)[0], real)
             rows[name].append((guesses, round(seconds, 4), distance))

@@ -473,9 +473,9 @@ class Coupling(nn.Module):
     """Moves some pixels of u (B, D), as others say: (6), (7) or (8). If known is None, pixels
     (moved: one dimension) are moved one by one, as those before them say."""
 
-    def __init__(self, known, moved, kind, numbers, channels, classes):
+    def __init__(self, known, moved, formula, numbers, channels, classes):
         super().__init__()
-        self.kind, self.numbers, d = kind, numbers, len(moved)  # numbers: of each pixel
+        self.formula, self.numbers, d = formula, numbers, len(moved)  # numbers: of each pixel
         self.one_by_one = known is None
         self.register_buffer("known", moved if self.one_by_one else known, persistent=False)
         self.register_buffer("moved", moved, persistent=False)
@@ -497,26 +497,27 @@ class Coupling(nn.Module):
     def map(self, u, says, edges):
         """g and its log slope, each pixel by itself: u (B, m, …), says (B, m, …, numbers) -> z and
         log ∂z/∂u, both of the shape of u."""
-        if self.kind == "spline":
+        if self.formula == "spline":
             return spline(u, says, edges)
-        return affine(u, says, self.kind == "additive")
+        return affine(u, says, self.formula == "additive")
 
     def map_back(self, z, says, edges):
-        if self.kind == "spline":
+        if self.formula == "spline":
             return spline_back(z, says, edges)
-        return affine_back(z, says, self.kind == "additive")
+        return affine_back(z, says, self.formula == "additive")
 
 
 class Flow(nn.Module):
     """p(x) of images whose pixels have 2 or 256 levels, by couplings from fine to coarse.
 
     image_size: height and width, or (height, width), multiples of 4, else ValueError. levels: 2 or
-    256. channels: C, a multiple of 4, else ValueError. kind: "spline", "affine" or "additive".
+    256. channels: C, a multiple of 4, else ValueError. formula: "spline", "affine" or "additive".
     classes: of labels, 0 if it is told none. x is in levels, 0, 1 …, where a method says "levels";
     loss() and sample() have images in [0, 1], as all chapters do.
     """
 
-    def __init__(self, image_size=28, levels=256, channels=32, kind="spline", classes=0):
+    def __init__(self, image_size=28, levels=256, channels=32, formula="spline",
+                 classes=0):
         super().__init__()
         self.image_size = utils.pair(image_size)
         height, width = self.image_size
@@ -533,9 +534,9 @@ class Flow(nn.Module):
         self.register_buffer("counts", torch.ones(levels, dtype=torch.long))
         self.register_buffer("begins", begins_of_bins(self.counts, min(levels, BINS)))
         self.look = nn.Embedding(levels, SEEN)
-        numbers = min(levels, BINS) if kind == "spline" else 2  # of bins, or s and t
+        numbers = min(levels, BINS) if formula == "spline" else 2  # of bins, or s and t
         couplings, rest = plan(height, width)
-        self.couplings = nn.ModuleList(Coupling(known, moved, kind, numbers, channels, classes)
+        self.couplings = nn.ModuleList(Coupling(known, moved, formula, numbers, channels, classes)
                                        for known, moved in [*couplings, (None, rest)])
         self.start_looking()
 

@@ -171,11 +171,12 @@ def data_labels(data, n):
     return None if data.y_train is None else data.y_train[torch.arange(n) % len(data.y_train)]
 
 
-def sample_many(model, n, y=None, **how):
-    """n draws from noise of a fixed seed, 500 at a time -> (n, 1, H, W), on the CPU."""
+def sample_many(model, n, y=None, **options):
+    """n draws from noise of a fixed seed, 500 at a time -> (n, 1, H, W), on the CPU. options: of
+    model.sample(), such as steps."""
     generator = torch.Generator().manual_seed(0)
     return torch.cat([model.sample(min(500, n - i), None if y is None else y[i:i + 500], generator,
-                                   **how).cpu() for i in range(0, n, 500)])
+                                   **options).cpu() for i in range(0, n, 500)])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -326,8 +327,8 @@ def score(judge, images, data):
         images = coins(images)
     bits = torch.from_numpy(utils.fixed_bits(digits, 3))
     heaps.append(("binarized", images, data.x_test, bits))
-    return [{"kind": kind, "what": what, "n": len(x), **scores(judge, x.to(real.device), real)}
-            for kind, heap, real, train in heaps
+    return [{"kind": pixels, "what": what, "n": len(x), **scores(judge, x.to(real.device), real)}
+            for pixels, heap, real, train in heaps
             for what, x in (("images", heap), ("real training digits", train))]
 
 

@@ -202,13 +202,13 @@ def log_probs(logits, x):
     return logits.log_softmax(dim=1).gather(1, level)
 
 
-def causal_mask(kernel, kind):
+def causal_mask(kernel, letter):
     """Which taps of a square kernel a masked convolution may use: the rows above, and what is left
-    of the centre. kind "A": not the centre itself; "B": the centre, too. -> (kernel, kernel) of 0
-    and 1 (2)."""
+    of the centre. letter "A": not the centre itself; "B": the centre, too. -> (kernel, kernel) of
+    0 and 1 (2)."""
     mask = torch.zeros(kernel, kernel)
     mask[:kernel // 2] = 1
-    mask[kernel // 2, :kernel // 2 + (kind == "B")] = 1
+    mask[kernel // 2, :kernel // 2 + (letter == "B")] = 1
     return mask
 
 

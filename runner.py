@@ -66,13 +66,13 @@ class Run:
         self.sample_only, self.device = self.args.sample_only, self.args.device
         self.drawing = [name for name, s in settings.items() if s.drawing]
         values = resolve(settings, variants, self.chosen)
-        start, own = self.args.start_from, self.args.data
+        start, npz = self.args.start_from, self.args.data
         self.start = self.began_from = self.data = self.judge = None  # what it hangs on
         if start:
-            self.start, self.began_from, then = weights.read_start(start, self.script, own)
+            self.start, self.began_from, then = weights.read_start(start, self.script, npz)
             values = resolve(settings, variants, self.chosen, then, begins=True)
         name = run_name(self.script, settings, variants, values)
-        name += (f"_{Path(own).stem}" if own else "") + ("_more" if start else "")
+        name += (f"_{Path(npz).stem}" if npz else "") + ("_more" if start else "")
         name += "_more" * (start is not None and Path(start) == Path("runs", name))
         self.folder = Path(self.args.out or f"runs/{name}")
         self.path, self.checkpoint = self.find_checkpoint(), None
@@ -80,9 +80,9 @@ class Run:
             self.checkpoint = self.read_checkpoint()
             self.command = self.checkpoint["command"]
             values = resolve(settings, variants, self.chosen, self.agreed())
-        self.own = own_data.load(own, self.device) if own and not self.sample_only else None
-        if self.own and not self.checkpoint:
-            values |= own_data.sizes(own, self.own, values["conditional"])
+        self.own_data = own_data.load(npz, self.device) if npz and not self.sample_only else None
+        if self.own_data and not self.checkpoint:
+            values |= own_data.sizes(npz, self.own_data, values["conditional"])
         self.settings = SimpleNamespace(**values)
         self.step, self.curve, self.pictures, self.best = 0, [], [], None
         self.train_seconds = self.eval_seconds = self.plot_seconds = 0.0
@@ -180,9 +180,9 @@ class Run:
     def load_data(self):
         """MNIST, as utils.load_mnist() has it, or what --data says; y_… are there if the model is
         told the label."""
-        data = self.own or utils.load_mnist(self.args.data_dir, self.device)
+        args, data = self.args, self.own_data or utils.load_mnist(self.args.data_dir, self.device)
         if self.checkpoint and self.checkpoint["data"] != data.name:
-            where = f"--data {self.args.data}" if self.own else f"--data-dir {self.args.data_dir}"
+            where = f"--data {args.data}" if self.own_data else f"--data-dir {args.data_dir}"
             fail(f"{self.path} was trained on {self.checkpoint['data']}, and {where} gives "
                  f"{data.name}; give that which it was trained with.")
         if self.settings.batch_size > len(data.train):
@@ -200,13 +200,13 @@ class Run:
     def load_judge(self):
         """The judge, the same one all through a run: by another one figures have another scale.
         None for images that are not MNIST's, of which it knows nothing."""
-        if self.own:
+        if self.own_data:
             print("distances, precision and recall are left out: the judge knows digits alone.")
             return None
-        found, self.judge = judge.load_judge(self.device), judge.judge_digest()
+        network, self.judge = judge.load_judge(self.device), judge.judge_digest()
         if self.checkpoint and self.checkpoint["judge"] not in (None, self.judge):
             fail(f"{self.path} was judged by another data/judge.pt: bring it back, or train anew.")
-        return found
+        return network
 
     @contextlib.contextmanager
     def training(self, **parts):
@@ -416,13 +416,13 @@ class Run:
         self.write("weights.pt", {**self.kept(weights.WEIGHTS), "left_out": list(left_out),
                                   "best": {**self.best, "weights": half}})
 
-    def finish(self, model, test_nats, likelihood, left_out=(), **own):
+    def finish(self, model, test_nats, likelihood, left_out=(), **more):
         """Write weights.pt, metrics.json, loss.png, progress.png. likelihood: "exact", "bound",
         "estimate" (with nats_interval=) or "none". left_out: names of weights that begin so are not
-        needed to draw. own: the chapter's further figures, all of which have to be finite."""
+        needed to draw. more: the chapter's further figures, all of which have to be finite."""
         y, s = utils.row_labels(model, 64, 8), self.settings
-        self.check_finite(test_nats=test_nats, **own)
-        if "bayes_accuracy" in own and own["marginal_nats"] > test_nats + math.log(s.classes):
+        self.check_finite(test_nats=test_nats, **more)
+        if "bayes_accuracy" in more and more["marginal_nats"] > test_nats + math.log(s.classes):
             raise AssertionError("p(x) = ⅒ Σ_y p(x|y) came out below p(x|y) / 10")
         sample_seconds = draws.median_seconds(lambda: model.sample(64, y))
         self.eval_seconds += time.perf_counter() - self.mark
@@ -432,8 +432,8 @@ class Run:
             "test_nats": test_nats,
             "bits_per_dim": utils.bits_per_dim(test_nats, math.prod(s.image_size)),
             "binarization": "dynamic for training; validation and test one fixed draw",
-            "data": self.data, "judge": self.judge, **own, "best_step": self.best["step"],
-            "began_from": self.began_from, "labels": self.own.names if self.own else None,
+            "data": self.data, "judge": self.judge, **more, "best_step": self.best["step"],
+            "began_from": self.began_from, "labels": getattr(self.own_data, "names", None),
             "parameters": sum(p.numel() for p in model.parameters()),
             **{name: getattr(s, name) for name in ("steps", "batch_size", "lr", "seed")},
             "train_seconds": round(self.train_seconds, 1),
@@ -443,8 +443,8 @@ class Run:
         self.write_weights(left_out)
         self.plot_progress()
         self.write("metrics.json", metrics)
-        distance = f"; Fréchet distance {own['test_frechet']:.2f}" if "test_frechet" in own else ""
-        nats = f"no likelihood{distance}" if test_nats is None else \
+        judged = f"; Fréchet distance {more['test_frechet']:.2f}" if "test_frechet" in more else ""
+        nats = f"no likelihood{judged}" if test_nats is None else \
             f"{test_nats:.2f} nats ({likelihood}), {metrics['bits_per_dim']:.4f} bits/dim"
         print(f"test: {nats}; trained {self.train_seconds / 60:.1f} minutes; all of it is in "
               f"{self.folder}")

@@ -44,14 +44,16 @@ class Setting:
 
     def read(self, text):
         """The value that was typed; argparse.ArgumentTypeError, with the reason, if it is none."""
-        kind, above = type(self.default), self.least is None and isinstance(self.default, float)
+        number = type(self.default)
+        above = self.least is None and number is float
         least = 0 if above else 1 if self.least is None else self.least
         try:
-            value = kind(text)
+            value = number(text)
         except ValueError:
             value = math.nan  # which is not above, nor below anything
         if not (least < value if above else least <= value) or not value <= self.most:
-            what = f"{'whole ' * (kind is int)}number {'above' if above else 'of at least'} {least}"
+            whole, least_word = "whole " * (number is int), "above" if above else "of at least"
+            what = f"{whole}number {least_word} {least}"
             raise argparse.ArgumentTypeError(
                 f"{text[:40]!r} is not a {what} and at most {self.most}")
         return value
@@ -132,11 +134,11 @@ def pick_device(name):
     has = {"cpu": True, "cuda": torch.cuda.is_available(),
            "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if has[kind])
-    kind, colon, index = name.partition(":")
-    if kind not in has or (colon and not (kind == "cuda" and index.isdigit())):
+        name = next(backend for backend in ("cuda", "mps", "cpu") if has[backend])
+    backend, colon, index = name.partition(":")
+    if backend not in has or (colon and not (backend == "cuda" and index.isdigit())):
         fail(f"--device {name}: not a device that is known; use auto, cpu, cuda or mps.")
-    if not has[kind] or (index and int(index) >= torch.cuda.device_count()):
+    if not has[backend] or (index and int(index) >= torch.cuda.device_count()):
         fail(f"--device {name}: this machine has no such device; it has "
              f"{', '.join(k for k in has if has[k])}.")
     return torch.device(name)

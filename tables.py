@@ -50,9 +50,9 @@ def bits_of(nats):
     return "—" if nats is None else f"{utils.bits_per_dim(nats):.4f}"
 
 
-def two(found, *names):
+def two(quality, *names):
     """Figures of scores with two digits, or dashes."""
-    return [f"{found[name]:.2f}" if found else "—" for name in names]
+    return [f"{quality[name]:.2f}" if quality else "—" for name in names]
 
 
 def trained_for(metrics):
@@ -156,11 +156,11 @@ def quality_table(runs, scores, floors, draws):
         run.conditional, scores[run.folder]["binarized"]["frechet"]))  # told the digit: apart
     scored = [(run.name + " (grey: its means, no draws)" * run.has_means, scores[run.folder])
               for run in best_first]
-    for name, found in scored + [(f"*{name}*", floor) for name, floor in floors.items()]:
-        shares = found["binarized"]["shares"]
-        rows.append([name, *two(found["binarized"], *names),
+    for name, quality in scored + [(f"*{name}*", floor) for name, floor in floors.items()]:
+        shares = quality["binarized"]["shares"]
+        rows.append([name, *two(quality["binarized"], *names),
                      f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %",
-                     *two(found["grey"], *names)])
+                     *two(quality["grey"], *names)])
     return table((f"{draws:,} draws of", "Fréchet (binarized)", "precision", "recall",
                   "share of each digit", "Fréchet (grey)", "precision", "recall"), rows)
 
@@ -330,7 +330,7 @@ def apart(values, gap):
 def plot_curves(path, runs):
     """Validation nats against minutes of training, with published levels, and for models without a
     likelihood the Fréchet distance. A colour a chapter; a solid line is its first run."""
-    panels = [(curves_of(runs, key), *how) for key, *how in (
+    panels = [(curves_of(runs, key), *style) for key, *style in (
         ("val_nats", "validation nats per image", 5.5, LEVELS, 2, 14),
         ("val_frechet", "Fréchet distance (grey, validation)", 3.5, {}, 100, 6))]
     panels = [panel for panel in panels if panel[0]]
@@ -556,12 +556,12 @@ def pictures_of(run):
     return {name: sentences[name] for name in dict.fromkeys(order) if name in files}
 
 
-def gallery(run, found):
-    """README.md of a published run's folder, as text. found: its scores, or None."""
+def gallery(run, quality):
+    """README.md of a published run's folder, as text. quality: its scores, or None."""
     m, name = run.metrics, run.folder.name
     figures = [nats_of(m) + told(run), bits_of(m["test_nats"]), f"{m['parameters']:,}", minutes(m),
                f"{m['sample_seconds_64']:.3f} s",
-               *two(found and found["binarized"], "frechet", "precision", "recall")]
+               *two(quality and quality["binarized"], "frechet", "precision", "recall")]
     lines = [f"# {run.name[0].upper()}{run.name[1:]}", "",
              f"A run of [`{run.model}.py`](../../{run.model}.py), which explains the model, its "
              "pictures and its figures. See also [all galleries](../README.md) and "
@@ -651,7 +651,7 @@ def page_blocks(runs, scores, floors, sampling, left_out, stem="comparison",
 
 def moved(blocks, here, there):
     """Blocks of a page in the folder `here`, with links that start at the folder `there`."""
-    def link(found):
-        return f"]({Path(os.path.relpath(Path(here) / found[1], there)).as_posix()})"
+    def link(match):
+        return f"]({Path(os.path.relpath(Path(here) / match[1], there)).as_posix()})"
     return {name: [re.sub(r"\]\(([^):]+)\)", link, line) for line in lines]
             for name, lines in blocks.items()}

@@ -657,7 +657,8 @@ def main(argv=None):
 ABOUT = {
     "order": 5,
     "title": lambda s: "VAE" + (
-        "" if s.z_size == 40 else ", two latents" if s.z_size == 2 else f", {s.z_size} latents"
+        "" if s.z_size == SETTINGS["z_size"].default else
+        ", two latents" if s.z_size == 2 else f", {s.z_size} latents"
     ) + f", β = {s.beta:g}" * (s.beta != 1),
     "published": {"": ("≤ 86.35; by L_50 ≤ 84.78; a ResNet ≤ 81.08", "one layer of latents, K "
                        "= 5000, IWAE paper, as quoted by a reproduction; the last: IAF paper; "

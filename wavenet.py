@@ -200,13 +200,13 @@ def bernoulli_log_prob(logits, x):
     return (x * logits - F.softplus(logits)).sum(dim=(1, 2, 3))
 
 
-def choose_dilations(kind, width, length):
+def choose_dilations(pattern, width, length):
     """Dilations whose sums are all of 0 .. length − 2 at least: the last output sees the first
-    pixel. kind "line": 1, 2, 4, …, the plain WaveNet. kind "image": the same up to the width of a
+    pixel. pattern "line": 1, 2, 4, …, the plain WaveNet; "image": the same up to the width of a
     row, then width − 2 and 2, 4, 8, … rows (3), and both sorts take turns: the upper neighbours
     come early.
     """
-    if kind == "line":
+    if pattern == "line":
         return [2**k for k in range(max(1, (length - 1).bit_length()))]
     # Sums of these: 0 .. width + 1 at least; with width − 2, 0 .. 2·width − 1, so that 2 rows leave
     # no hole.
@@ -440,8 +440,9 @@ def plot_pictures(model, folder, x, y):
         ("this model", sight(model, images, labels, pixels))], pixels)
     # Untrained ones beside it, with a single first tap: the sums of the dilations can be seen.
     nets = [("this model", model, labels)]
-    nets += [(f"new, {kind}", WaveNet(model.image_size, first_taps=1, dilations=kind).to(x.device),
-              None) for kind in ("image", "line")]
+    for pattern in ("image", "line"):
+        new = WaveNet(model.image_size, first_taps=1, dilations=pattern).to(x.device)
+        nets.append((f"new, {pattern}", new, None))
     pictures.plot_fields(folder / "receptive_field.png", [
         (name, ["first"] + [f"δ = {delta}" for delta in net.dilations],
          fields(net, images, label, pixels[4])) for name, net, label in nets], pixels[4])

@@ -49,8 +49,8 @@ def find(folder):
                             "say where the run is.")
 
 
-def read_start(folder, script, own):
-    """What a run with --start-from (and --data, own) begins from: the other run, a dict; a word on
+def read_start(folder, script, npz):
+    """What a run with --start-from (and --data) begins from: the other run, a dict; a word on
     it, for metrics.json; and its settings, but for the seed: by the same one all batches of that
     run would come once more."""
     try:
@@ -58,7 +58,7 @@ def read_start(folder, script, own):
         start = read(path, script)
         if not start["best"]:
             raise ValueError(f"{path} was not evaluated yet: it has no best weights.")
-        if start["data"] not in FIXED_BITS and not own:
+        if start["data"] not in FIXED_BITS and not npz:
             raise ValueError(f"{path} was trained on {start['data']}: give --data, too.")
     except (OSError, ValueError) as error:
         fail(f"--start-from {folder}: {error}")

@@ -798,6 +798,16 @@ def test_a_chapter_declares_itself(chapter):
         assert set(other) <= set(chapter.SETTINGS) and value in (setting.choices or (value,))
 
 
+@pytest.mark.parametrize("name, flags", [
+    (name, flags) for name, flags in VARIANTS if flags == "" or flags.startswith("--variant")])
+def test_a_class_has_no_other_defaults_than_its_settings(name, flags):
+    """MADE() is the model of `python made.py`: a size that stands in both places is one size."""
+    chapter = CHAPTERS[name]
+    model = fit.the_one_that_draws(chapter.build(values(chapter, flags)))
+    other = type(model)()
+    assert [p.shape for p in other.parameters()] == [p.shape for p in model.parameters()]
+
+
 # What chapters do each in a way of their own, though the name is one.
 OWN = {"main", "build", "plot_pictures", "fields", "choose_dilations", ("vae", "evaluate"),
        ("vae", "evaluate_without_label"), ("vae", "train"), ("gan", "train"), ("made", "train"),
@@ -826,6 +836,47 @@ def drifted(chapters):
             if name not in OWN and (chapter, name) not in OWN:
                 wrong += [(chapter, name)] * (first.setdefault(name, body) != body)
     return wrong
+
+
+TWINS = {  # methods that are the same in several classes, and have to stay so
+    "loss": ("made.RNN", "wavenet.WaveNet", "pixelcnn.Autoregressive",
+             "transformer_ar.Transformer"),
+    "log_prob": ("made.RNN", "wavenet.WaveNet"),
+    "start_from_mean": ("made.RNN", "wavenet.WaveNet"),
+    "start_looking": ("pixelcnn.Autoregressive", "transformer_ar.Transformer"),
+    "seen": ("pixelcnn.Autoregressive", "transformer_ar.Transformer"),
+    "sample": ("gan.Players", "diffusion.Learner")}
+# What a loop has in place of wavenet.py's line, where all its other lines are the same.
+LOOPS = {"pixelcnn": {}, "transformer_ar": {
+    "optimizer = torch.optim.Adam(model.parameters(), lr=s.lr, fused=True)":
+        "optimizer = Muon(model, s.lr, adam=ADAM)"}, "made": {
+    "s = run.settings":
+        "s = run.settings\neval_images = max(1, s.eval_images // s.num_masks)",
+    "utils.first(s.eval_images, x, y)": "utils.first(eval_images, x, y)"}}
+
+
+def methods(text):
+    """{"Class": its methods, as functions() has them} of a chapter's source."""
+    return {node.name: functions("\n".join(map(ast.unparse, node.body)))
+            for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
+
+
+def test_methods_that_are_repeated_are_the_same():
+    classes = {f"{name}.{key}": found for name in CHAPTERS
+               for key, found in methods(source(name)).items()}
+    for method, places in TWINS.items():
+        assert len({classes[place][method] for place in places}) == 1, method
+    assert classes["made.RNN"]["loss"] != classes["made.MADE"]["loss"]  # control
+
+
+def test_loops_differ_in_what_is_their_own_and_no_more():
+    usual = functions(source("wavenet"))["train"]
+    for name, changes in LOOPS.items():
+        wanted = usual
+        for before, after in changes.items():
+            assert wanted.count(before) == 1, before
+            wanted = wanted.replace(before, after)
+        assert functions(source(name))["train"] == wanted, name
 
 
 def test_what_chapters_repeat_is_the_same_in_all():

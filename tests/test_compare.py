@@ -848,10 +848,10 @@ def test_a_chapter_that_cannot_draw_is_told(runs_folder, capsys):
     (runs_folder / "gan/weights.pt").write_bytes(b"no weights")
     run, words = compare.read_run("runs/gan"), "digits could not be drawn .*truncated or is not a"
     with pytest.raises(compare.LeftOut, match=words):
-        compare.draw(run)
+        compare.sample_anew(run)
     (runs_folder / "gan/weights.pt").unlink()
     with pytest.raises(compare.LeftOut, match="neither draws nor weights"):
-        compare.draw(run)
+        compare.sample_anew(run)
 
 
 # ------------------------------------------------------------------------------ pictures of runs
