@@ -55,7 +55,7 @@ Reached   Fréchet distance 0.47, precision 0.80, recall 0.83 of 5,000 draws bes
           --variant masked: −log p(x) ≤ 81.93 nats, a bound (784 steps), in 10.6 minutes
           (samples/diffusion_masked/metrics.json). Longer: 0.32 and 0.28 in 27.9 minutes
           (samples/diffusion_long/, "Given an afternoon").
-Gallery   samples/diffusion/README.md shows what this chapter's runs look like
+Gallery   samples/diffusion/README.md shows its runs; pictures that notes name lie beside it
 Left out  on purpose: a learned variance of the reverse steps, distillation into fewer of them,
           diffusion in the latent space of an autoencoder (28×28 is small enough without).
 """
@@ -385,6 +385,7 @@ class UNet(nn.Module):
 # is simple, and no draw from p(rest|given): guesses see what is given under noise, first ones
 # hardly at all. (Lugmayr et al. 2022, RePaint, go back and forth to mend it. The masked model sees
 # given pixels as they are: one pixel at a time it draws exactly, by orders that begin with them.)
+# In completion_left.png look for ones whose halves do not fit.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -422,7 +423,7 @@ class Diffusion(nn.Module):
         self.sampler, self.sampling_steps, self.guidance = "ddpm", 50, 1.0
 
     def path(self, t):
-        """α_t and σ_t of (1). t: integers 0 .. T, of any shape -> two of that shape."""
+        """α_t, σ_t of (1): cos, sin of π/2 · t/T (3), or 1 − t/T, t/T (13). t: integers 0 … T."""
         u = t.to(self.network.position.dtype) / T
         if self.straight:
             return 1 - u, u
@@ -434,14 +435,15 @@ class Diffusion(nn.Module):
         return spread(alpha, x) * x + spread(sigma, x) * eps
 
     def target(self, x, eps, alpha, sigma):
-        """What the network is asked for: x, ε, or (10). All (B, 1, H, W) or (B, 1, 1, 1)."""
+        """What the network is asked for: x, ε, or v = α_t ε − σ_t x (10), on straight lines ε − x.
+        All (B, 1, H, W) or (B, 1, 1, 1)."""
         if self.predict == "v":
             return eps - x if self.straight else alpha * eps - sigma * x
         return x if self.predict == "x" else eps
 
     def guess(self, z, t, y=None):
-        """x̂(x_t, t): what the network's numbers say of the clean image. z: x_t (B, 1, H, W); t:
-        (B,)."""
+        """x̂(x_t, t), what the network's numbers say of the clean image: themselves, or by (9)
+        (x_t − σ_t ε̂)/α_t, or by (10) α_t x_t − σ_t v̂. z: x_t (B, 1, H, W); t: (B,)."""
         out = self.network(z, t / T, y)
         alpha, sigma = (spread(a, z) for a in self.path(t))
         if self.predict == "x":
@@ -451,7 +453,8 @@ class Diffusion(nn.Module):
         return z - sigma * out if self.straight else alpha * z - sigma * out
 
     def loss(self, x, y=None, step=0):
-        """What training minimises, (8): a mean over the batch of x (B, 1, H, W) in [0, 1]. -> ()"""
+        """What training minimises, (8): ‖x̂(x_t, t) − x‖², σ_t⁴ uniform (of ε, v likewise), a mean
+        over the batch of x (B, 1, H, W) in [0, 1]. -> ()"""
         utils.check_label(self, y)
         x, t = 2 * x - 1, self.noise_level(torch.rand(len(x), device=x.device))
         eps, (alpha, sigma) = torch.randn_like(x), (spread(a, x) for a in self.path(t))
@@ -482,7 +485,8 @@ class Diffusion(nn.Module):
         return back if noise is None else back + kappa_2.sqrt() * noise
 
     def heun(self, z, x_hat, t, s, y, guidance):
-        """(12): DDIM's step, and once more with the mean of what is seen at both of its ends."""
+        """(12): x_t + (α_s − α_t) (x̂ + x̂′)/2 + (σ_s − σ_t) (ε̂ + ε̂′)/2, with second guesses at the
+        end of DDIM's step."""
         end = self.step_back(z, x_hat, t, s)
         if s == 0:  # no noise is left there, and nothing to be guessed
             return end
@@ -614,14 +618,14 @@ class MaskedDiffusion(nn.Module):
         return self.bias + self.network(torch.cat([(2 * x - 1) * seen, seen], dim=1), hidden, y)
 
     def cost(self, x, known, y=None):
-        """The mean in (16): −log p of a hidden pixel. -> (B,) nats."""
+        """c_d of (16): the mean over hidden i of −log p(x_i | known). -> (B,) nats."""
         utils.check_pixels(x)
         nll = F.binary_cross_entropy_with_logits(self.logits(x, known, y), x, reduction="none")
         hidden = ~known
         return (nll * hidden).sum(dim=(1, 2, 3)) / hidden.sum(dim=(1, 2, 3))
 
     def loss(self, x, y=None, step=0):
-        """What training minimises: (16), of one choice of known pixels for each image."""
+        """What training minimises: D · c_d (16), of one choice of d known pixels for each image."""
         utils.check_label(self, y)
         known = some_known(spaced(len(x), self.pixels), self.image_size).to(x.device)
         return self.pixels * self.cost(x, known, withheld(y, self.classes)).mean()
@@ -706,8 +710,8 @@ def evaluate(model, x, y, draws=1):
 
 @torch.no_grad()
 def bounds_by_steps(model, x, y, all_steps, points=50):
-    """(17): what the bound would be with fewer steps, nats per image, for each of all_steps, on
-    bits x (N, 1, H, W). What a hidden pixel costs is measured at `points` numbers of known ones."""
+    """(17): Σ_k (d_{k+1} − d_k) c_{d_k}, the bound with fewer steps, nats per image, for each of
+    all_steps, on bits x (N, 1, H, W). c_d is measured at `points` numbers of known pixels."""
     generator, costs = torch.Generator().manual_seed(0), []
     numbers = np.linspace(0, model.pixels - 1, points).round()
     for number in numbers:
@@ -726,7 +730,8 @@ def bounds_by_steps(model, x, y, all_steps, points=50):
 @torch.no_grad()
 def grey_bound(model, x, y, frequencies, steps, draws=4):
     """The bound (6) on −log₂ p of grey levels x (N, 1, H, W), uint8, in bits per pixel, if digits
-    are drawn in so many steps: of each image `draws` choices of a step, always the same ones.
+    are drawn in so many steps: of each image `draws` choices of a step, always the same ones; it
+    costs ½ (α_s²/σ_s² − α_t²/σ_t²) ‖x̂ − x‖² (7).
 
     From the last x_t to levels: p(level|x_t) by Bayes' rule, for each pixel alone, given how
     frequent the 256 levels are. (A draw takes x̂ itself there, which has no probability, and cuts

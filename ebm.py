@@ -59,7 +59,7 @@ Reached   82.29 nats, 0.1514 bits/dim, an estimate by 50,000 draws of the base, 
           distance 3.66, after a coin a pixel 6.03, in 7.4 minutes (samples/ebm_conv/metrics.json).
           Five seeds of it: 2.15 to 4.39, each digit 5 to 17 % of the draws, on one thread
           (python experiments/seeds.py ebm --variant conv: results/seeds/ebm_conv.json).
-Gallery   samples/ebm/README.md shows what this chapter's runs look like
+Gallery   samples/ebm/README.md shows its runs; pictures that notes name lie beside it
 Left out  on purpose: a conv energy on bits (Gibbs with gradients: an exercise), tempered and
           parallel chains, deep Boltzmann machines.
 """
@@ -150,6 +150,8 @@ VARIANTS = {
 #     Metropolis–Hastings: draw x′ from r(x′|x), accept with min(1, p(x′)r(x|x′) / p(x)r(x′|x)) (5)
 #     Gibbs: draw some pixels anew, given all others (of which p says how: see (8))
 #     Langevin: x′ = x − ε²/2 ∇E(x) + ε·noise,   noise N(0, 1)                                  (6)
+#
+# (chains.png: the same chains, ever longer. Do they stay digits, and do they become others?)
 #
 # (6) is a ball that rolls downhill in the dark, kicked about. It leaves p as p is only for ε → 0.
 # Step and noise belong together, ε²/2 and ε. *The classic mistake* is a step of 10 with noise of
@@ -258,8 +260,8 @@ class RBM(nn.Module):
         return -self.energy(x, y) - self.log_z[self.label(y, len(x))]
 
     def sweep(self, v, y, generator=None, beta=1.0, inputs=None):
-        """One step of block Gibbs: all hidden bits given v (B, D), then v given them, (8). It
-        leaves p_β of (9) as it is."""
+        """One step of block Gibbs, (8): hidden bits by sigmoid(i_j) given v (B, D), then pixels by
+        sigmoid(b_d + W_d·(h − ½)), both at β. It leaves p_β of (9) as it is."""
         inputs = self.inputs(v, y) if inputs is None else inputs
         h = (randu(inputs.shape, v, generator) < (beta * inputs).sigmoid()).to(v)
         bias = beta * self.b[y] + (1 - beta) * self.a
@@ -267,8 +269,8 @@ class RBM(nn.Module):
         return (randu(v.shape, v, generator) < logits.sigmoid()).to(v)
 
     def loss(self, x, y=None, step=0):
-        """(3): its gradient is that of −log p, if the chains are draws of p. Its value means
-        nothing."""
+        """(3): mean of E(data) − mean of E(chains). Its gradient is that of −log p, if the chains
+        are draws of p; its value means nothing."""
         i = slice(None) if y is None else chains_of(y, len(self.chains), self.classes)
         with torch.no_grad():
             chains = self.chains[i].to(x)
@@ -298,7 +300,7 @@ class RBM(nn.Module):
     # ----------------------------------------------------------------------------------- measuring
 
     def log_p_star(self, v, inputs, y, beta):
-        """log of (9) without its Z: -> (B,)."""
+        """log p*_β of (9): (1 − β) a·v + β b·v + Σ_j softplus(β i_j) − β/2 (i_j − c_j). -> (B,)"""
         bias, seen = beta * self.b[y] + (1 - beta) * self.a, inputs - self.c[y]
         return (v * bias).sum(dim=1) + (F.softplus(beta * inputs) - beta / 2 * seen).sum(dim=1)
 
@@ -515,7 +517,8 @@ class Residual(nn.Module):
         return torch.arange(n, device=self.log_z.device) % self.classes if self.classes else None
 
     def loss(self, x, y=None, step=0):
-        """−log q(x) as long as q is trained; then (13)."""
+        """−log q(x) as long as q is trained; then (13): means of log(1 + e^E(data)) and of
+        log(1 + e^−E(draws of q))."""
         utils.check_label(self, y)
         if step < self.base_steps:
             return -self.base.log_prob(x, y).mean()
@@ -536,8 +539,9 @@ class Residual(nn.Module):
 
     @torch.no_grad()
     def sample(self, n, y=None, generator=None, x=None, known=None, watch=None):
-        """n draws, (n, 1, H, W): Metropolis chains of sampling_steps steps, whose proposals are
-        draws of q (5). x, known: as in Base.sample(); right only if nothing that is given comes
+        """n draws, (n, 1, H, W): Metropolis chains of sampling_steps steps (5), whose proposals x′
+        are draws of q, accepted with min(1, e^(E(x) − E(x′))).
+        x, known: as in Base.sample(); right only if nothing that is given comes
         after something that is not. watch(step, images): is told where the chains are."""
         utils.check_label(self, y)
         utils.check_given(x, known)
@@ -559,8 +563,8 @@ class Residual(nn.Module):
     @torch.no_grad()
     def measure(self, draws=None):
         """Estimate log Z = log E_q[exp(−E)] from draws of q, and keep it in log_z. -> its (low,
-        high), each (labels,): two standard errors to both sides; and the effective sample size of
-        (15), a part of the draws."""
+        high), each (labels,): two standard errors to both sides; and the effective sample size,
+        (Σ w)² / Σ w² (15), as a part of the draws."""
         generator, draws, log_w = torch.Generator().manual_seed(0), draws or self.quick, []
         y = self.labels(draws)
         for i in range(0, draws, 2000):
@@ -577,8 +581,9 @@ class Residual(nn.Module):
 
     @torch.no_grad()
     def measure_from_digits(self, x, y=None, steps=100):
-        """log Z by (16), of Metropolis chains that begin at digits x (N, 1, H, W) of labels y (N,).
-        -> its (low, high), each (labels,): two standard errors to both sides."""
+        """(16): C + log E_q[sigmoid(−E − C)] − log E_p[sigmoid(E + C)], p: Metropolis chains that
+        begin at digits x (N, 1, H, W) of labels y (N,). -> (low, high) of log Z, each (labels,):
+        two standard errors to both sides."""
         generator, x = torch.Generator().manual_seed(1), x.to(self.base.position)
         drawn = self.base.sample(len(x), y, generator)
         for _ in range(steps):
@@ -655,7 +660,7 @@ class Smoothed(nn.Module):
         return self.mean + self.var.sqrt() * noise
 
     def energy(self, x, y=None):
-        """(17): that of independent Gaussian pixels, and what the network adds. -> (B,)."""
+        """(17): Σ (x_d − mean_d)²/(2 var_d) + network(x). -> (B,)."""
         utils.check_label(self, y)
         return ((x - self.mean) ** 2 / (2 * self.var)).flatten(1).sum(dim=1) + self.network(x, y)
 
@@ -679,7 +684,7 @@ class Smoothed(nn.Module):
         return torch.arange(n, device=self.mean.device) % self.classes if self.classes else None
 
     def loss(self, x, y=None, step=0):
-        """(3), with chains that walk on from where they stood when they were last used."""
+        """(3): mean of E(data) − mean of E(chains), which walk on from where they stood last."""
         i = torch.randperm(len(self.chains), device=x.device)[:len(x)] if y is None else \
             chains_of(y, len(self.chains), self.classes)
         chains = self.chains[i]

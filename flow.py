@@ -52,7 +52,7 @@ Reached   grey levels, exact: 0.964 bits/dim (524.0 nats, divided by 784 log 2);
           (samples/flow/metrics.json). --levels 2: 82.91 nats, exact, in 8.8 minutes.
           --conditional: distance 0.88, 94.5 % read as asked, 0.957 bits/dim told the digit.
           Longer: 0.950 bits/dim and 2.16 in 22.5 minutes (samples/flow_long/).
-Gallery   samples/flow/README.md shows what this chapter's runs look like
+Gallery   samples/flow/README.md shows its runs; pictures that notes name lie beside it
 Left out  on purpose: layers that mix channels (they would hide where black ends: "Mixing"), more
           than one coupling for a pixel ("Which half?"), learned noise (with bins that end where
           cells end it has nothing to win: "What the noise costs"), and continuous flows
@@ -600,9 +600,9 @@ class Flow(nn.Module):
         return (torch.searchsorted(cdf, u.contiguous(), right=True) - 1).clamp(0, self.levels - 1)
 
     def encode(self, u, y=None, states=None):
-        """f of (1): u (B, 1, H, W) -> z of that shape, and log |det ∂z/∂u|, (B,) nats. states: a
-        list that gets what u has become after each coupling. All couplings can look at u itself:
-        no earlier one has moved the pixels that a later one looks at."""
+        """f of (1): u (B, 1, H, W) -> z of that shape, and log |det ∂z/∂u| = Σ_d log ∂z_d/∂u_d (3),
+        (B,) nats. states: a list that gets what u has become after each coupling. All couplings can
+        look at u itself: no earlier one has moved the pixels that a later one looks at."""
         utils.check_label(self, y)
         seen, z, log_det = self.look(self.quantize(u).flatten(1)), u.flatten(1), 0
         for coupling in self.couplings:
@@ -643,8 +643,8 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def log_probs(self, x, y=None):
-        """The exact integral in (5), for each pixel: log P(level | what its coupling looks at), the
-        difference of g at both ends of the cell. x: levels (B, 1, H, W) -> (B, 1, H, W) nats, in
+        """The exact integral in (5), for each pixel: log P(level | what its coupling looks at),
+        log [g(F(x_d + 1); θ_d) − g(F(x_d); θ_d)]. x: levels (B, 1, H, W) -> (B, 1, H, W) nats, in
         float64 on the CPU, since cells of rare levels are narrow. (Of what is less probable than
         1e-15 float64 knows no digit: it costs at most 69 nats.)"""
         utils.check_label(self, y)
@@ -671,7 +671,10 @@ class Flow(nn.Module):
     # are not pixels but parts; and an autoregressive model is a flow: p(x_d | before) has its
     # distribution function as g, triangular by nature. (So MAF, and our step 4: one pass finds z,
     # drawing takes a pass for each pixel. IAF is this turned round: it draws in one pass, and needs
-    # one for each pixel to score a digit that it has not drawn itself.)
+    # one for each pixel to score a digit that it has not drawn itself.) What comes first may be
+    # given: completion_coarse.png, 49 pixels of a digit and eight draws of the rest. couplings.png
+    # shows the way forth: digits dissolve, every fourth pixel at a time; interpolation.png what
+    # lies between the latents of two real digits: it jumps.
 
     @torch.no_grad()
     def sample(self, n, y=None, generator=None, x=None, known=None, temperature=None):
@@ -1073,7 +1076,10 @@ ABOUT = {
 #    at 0.8 3.82, 0.76 and 0.79, at 1 2.49, 0.67 and 0.85; grey, no file is kept.)
 # 6. Let networks look at noise: in encode(), and in decode() for what is drawn, 2u − 1 for each of
 #    the E numbers. Is (5) still a bound? log_probs(), which chooses the weights, still asks with
-#    levels: is it the same model's, and why may evaluate_noise() stop the run at its end?
+#    levels: is it the same model's, and why may evaluate_noise() stop the run at its end? (Yes: it
+#    is a density all the same. No: P(x) is an integral over the cell, and no product of differences
+#    any more; and log_probs() tells networks numbers that they were never trained on. So the bound
+#    may lie below its figure, and evaluate_noise() says that it cannot. Not tried.)
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ Reached   Fréchet distance 0.51, precision 0.74, recall 0.80 of 5,000 draws bes
           digits (5,000 training digits: 0.17, 0.85, 0.88): no likelihood, so no nats. 4.0 minutes
           of training on 2 cores of a shared server (AMD EPYC), seed 0: samples/gan/metrics.json.
           Five seeds: 0.41 to 0.56, no collapse (python experiments/seeds.py gan).
-Gallery   samples/gan/README.md shows what this chapter's runs look like
+Gallery   samples/gan/README.md shows its runs; pictures that notes name lie beside it
 Left out  on purpose: any likelihood (there is none); Inception distances (that network has never
           seen a digit).
 """
@@ -194,50 +194,10 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 #   · A small z. Digits have few degrees of freedom; each direction of z too many is one that G has
 #     to learn to ignore.
 #
-# Wasserstein. Another distance than (3), one that is not flat where p and p_G do not overlap: how
-# far the probability has to be carried. If every real digit is the number 0 and every drawing θ, it
-# is |θ|, and JSD = log 2 for each θ ≠ 0. By duality (Kantorovich-Rubinstein) it is the largest
-# difference of means (slope ≤ 1: |s(a) − s(b)| ≤ ‖a − b‖ for all images a, b)
-#
-#     W(p, p_G) = max over s with slope ≤ 1 of   E_real[ s(x) ] − E_z[ s(G(z)) ]                 (6)
-#
-# so the same network is asked for a number without a sigmoid (it is called a critic then), its loss
-# is minus (6), and G raises s(G(z)). In code both losses lose their softplus, and we leave out the
-# noise on both. What costs is the slope. The best s has slope 1 on the lines along which
-# probability is carried. Nobody knows them, so a penalty asks for it between random pairs instead,
-#
-#     λ · mean of ( ‖∇_x s(x̂)‖ − 1 )²,    x̂ on a line from a real image to a drawing             (7)
-#
-# a gradient of a gradient (create_graph=True). The critic must not have batch norm: with it s(x̂)
-# depends on the whole batch, and the gradient with respect to one image is not its slope. And it
-# should be near its optimum before G moves, so it gets two steps for each one of G (the paper:
-# five), which is a balance, too. Here: 5,000 steps of G in 2.4 minutes reach a Fréchet distance of
-# 1.39, precision 0.66, recall 0.80 (samples/gan_wgan-gp/), with no noise and no batch norm in the
-# critic. Its loss creeps up to 0 as digits get better (losses.png there): −0.31 around step 500,
-# −0.17 at the end, while the Fréchet distance falls from 10.7 to 1.7. That is no estimate of −W.
-# Any s of slope ≤ 1 bounds (6) from below. One such s is minus the distance to the nearest training
-# digit. That distance has a mean of 4.71 for draws and 4.27 for test digits (± 0.02 each;
-# results/gaps.json), so W is about 0.4 or more. A small critic with a slope that is asked for, not
-# forced, says 0.17. (Stanczuk et al. 2021, arXiv 2103.01678, argue so of WGANs.)
-#
-# Interpolation. z ~ N(0, I) in Z dimensions has a length near √Z, and two of them are nearly
-# perpendicular. So half way on the straight line between them the length is smaller by a factor of
-# √2, and G has seen few like that: with Z = 12 one z in twelve is so short, with Z = 100 hardly
-# any. The arc along the sphere keeps the length. interpolation.png shows both: with so few
-# dimensions they are hard to tell apart. Try --z-size 100.
-#
 # Labels. With --conditional G gets the label as ten more inputs, and D adds v_y · features to its
 # logit, with a learned vector v for each label (projection). There is no p(x|y), so no Bayes' rule
 # either. Instead the judge reads the draws: label_agreement in metrics.json is how often it finds
 # the digit that was asked for.
-#
-# Memory. Does G draw training digits? neighbours.png shows, for twelve draws, the nearest of 50,000
-# training digits, in pixels and in features: relatives, and some are close. Too close? Then draws
-# would be nearer to training digits than new real digits are. They are further away: the distance
-# to the nearest training digit, in pixels, has a mean of 4.46 for 5,000 draws and 4.27 for as many
-# test digits (± 0.02 each; results/gaps.json); with --conditional 4.22, which is nearer by less
-# than twice the error. G never sees a training image. But D does, and may have them by heart: if D
-# is shown one image over and over, as in a test, G ends by drawing it.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -348,6 +308,34 @@ class Discriminator(nn.Module):
 
 # --------------------------------------------------------------------------------------------------
 # The objective: two losses, and a step of each player
+#
+# (1) to (5): the notes.
+#
+# Wasserstein. Another distance than (3), one that is not flat where p and p_G do not overlap: how
+# far the probability has to be carried. If every real digit is the number 0 and every drawing θ, it
+# is |θ|, and JSD = log 2 for each θ ≠ 0. By duality (Kantorovich-Rubinstein) it is the largest
+# difference of means (slope ≤ 1: |s(a) − s(b)| ≤ ‖a − b‖ for all images a, b)
+#
+#     W(p, p_G) = max over s with slope ≤ 1 of   E_real[ s(x) ] − E_z[ s(G(z)) ]                 (6)
+#
+# so the same network is asked for a number without a sigmoid (it is called a critic then), its loss
+# is minus (6), and G raises s(G(z)). In code both losses lose their softplus, and we leave out the
+# noise on both. What costs is the slope. The best s has slope 1 on the lines along which
+# probability is carried. Nobody knows them, so a penalty asks for it between random pairs instead,
+#
+#     λ · mean of ( ‖∇_x s(x̂)‖ − 1 )²,    x̂ on a line from a real image to a drawing             (7)
+#
+# a gradient of a gradient (create_graph=True). The critic must not have batch norm: with it s(x̂)
+# depends on the whole batch, and the gradient with respect to one image is not its slope. And it
+# should be near its optimum before G moves, so it gets two steps for each one of G (the paper:
+# five), which is a balance, too. Here: 5,000 steps of G in 2.4 minutes reach a Fréchet distance of
+# 1.39, precision 0.66, recall 0.80 (samples/gan_wgan-gp/), with no noise and no batch norm in the
+# critic. Its loss creeps up to 0 as digits get better (losses.png there): −0.31 around step 500,
+# −0.17 at the end, while the Fréchet distance falls from 10.7 to 1.7. That is no estimate of −W.
+# Any s of slope ≤ 1 bounds (6) from below. One such s is minus the distance to the nearest training
+# digit. That distance has a mean of 4.71 for draws and 4.27 for test digits (± 0.02 each;
+# results/gaps.json), so W is about 0.4 or more. A small critic with a slope that is asked for, not
+# forced, says 0.17. (Stanczuk et al. 2021, arXiv 2103.01678, argue so of WGANs.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -430,7 +418,8 @@ def follow(average, model, decay):
 
 
 def gradient_by_loss(probabilities):
-    """|∂loss/∂s| at D(G(z)) = p, by autograd: rows (p, minimax (4), non-saturating (5))."""
+    """|∂loss/∂s| at D(G(z)) = p, by autograd: rows (p, minimax (4), D; non-saturating (5), 1 − D).
+    """
     rows = []
     for p in probabilities:
         s = torch.logit(torch.tensor(float(p), dtype=torch.float64)).requires_grad_()
@@ -458,6 +447,14 @@ class Players(nn.Module):
 
 # --------------------------------------------------------------------------------------------------
 # Measuring
+#
+# Memory. Does G draw training digits? neighbours.png shows, for twelve draws, the nearest of 50,000
+# training digits, in pixels and in features: relatives, and some are close. Too close? Then draws
+# would be nearer to training digits than new real digits are. They are further away: the distance
+# to the nearest training digit, in pixels, has a mean of 4.46 for 5,000 draws and 4.27 for as many
+# test digits (± 0.02 each; results/gaps.json); with --conditional 4.22, which is nearer by less
+# than twice the error. G never sees a training image. But D does, and may have them by heart: if D
+# is shown one image over and over, as in a test, G ends by drawing it.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -472,6 +469,12 @@ def nearest(images, train):
 
 # --------------------------------------------------------------------------------------------------
 # Pictures: how this model behaves
+#
+# Interpolation. z ~ N(0, I) in Z dimensions has a length near √Z, and two of them are nearly
+# perpendicular. So half way on the straight line between them the length is smaller by a factor of
+# √2, and G has seen few like that: with Z = 12 one z in twelve is so short, with Z = 100 hardly
+# any. The arc along the sphere keeps the length. interpolation.png shows both: with so few
+# dimensions they are hard to tell apart. Try --z-size 100.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -808,6 +811,10 @@ ABOUT = {
 #    score each with judge.py. Which of Fréchet distance, precision, recall and shares notices what?
 #    (Plain: 0.19, precision 0.86, recall 0.85. Rotated: 1.72, 0.81, 0.67. Blurred by means of 3×3:
 #    8.47, 0.63, 0.16. The 1,090 sevens: 89.4, 0.90, 0.10.) (No file is kept.)
+#        import numpy, utils
+#        data = utils.load_mnist("data")
+#        numpy.save("plain.npy", data.val[:5000, 0].numpy())
+#        numpy.save("sevens.npy", data.val[data.val_labels == 7, 0].numpy())
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

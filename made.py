@@ -50,7 +50,7 @@ Reached   −log p(x) = 85.27 nats, 0.1569 bits/dim on all 10,000 test images, e
           order, dynamic binarization; EugenHotaj/pytorch-generative), 86.64 (two layers, 32 masks,
           static; MADE paper). RNN over pixels: 79.58 (static, with an adversarial loss as well;
           Lamb et al., Professor Forcing, 2016).
-Gallery   samples/made/README.md shows what this chapter's runs look like
+Gallery   samples/made/README.md shows its runs; pictures that notes name lie beside it
 Left out  on purpose: convolutions, and recurrence along rows (pixelcnn.py has both); the
           masks as a further input (section 4 of the MADE paper; see "What did not help").
 """
@@ -659,13 +659,13 @@ class RNN(nn.Module):
     def features(self, window, position, y):
         """What the recurrence is fed with. For T steps, windows of N pixels, and K features: window
         (T, B, N), and position (T, 1, K), the learned vectors -> (T, B, K). With the cell it is f
-        of (10)."""
+        of (10): h_t = f(h_{t−1}, pixel o(t−1), position t)."""
         features = self.window_to_features(window) + position
         return F.silu(features if y is None else features + self.label_to_features(y))
 
     def head(self, state, features):
-        """States (T, B, S) and features (T, B, K) -> logits (T, B), without the pixel's bias: g of
-        (10)."""
+        """States (T, B, S) and features (T, B, K) -> logits (T, B), without the pixel's bias: of
+        (10) ℓ = g(h_t, position t)."""
         heard = self.state_to_head(state) + self.features_to_head(features)
         return self.last(F.silu(heard))[..., 0]
 
@@ -770,7 +770,7 @@ def compare_averages(model, x, y):
 
     mask_nats       each set on its own: M numbers
     mixture_nats    probabilities of whole images averaged (8): always a likelihood
-    logits_nats     logits averaged pixel by pixel (9): a likelihood only if all sets have one order
+    logits_nats     (9), ℓ_d = 1/M Σ_m ℓ_d of set m: a likelihood only if all sets have one order
     """
     each, logits_nats = torch.zeros(model.num_masks, dtype=torch.float64), 0.0
     for xb, yb in utils.batches(x, y):
@@ -1100,11 +1100,18 @@ ABOUT = {
 #        import made, torch
 #        x = torch.rand(9, 1, 4, 4).round()
 #        print(torch.stack(made.sight(made.MADE(4, 99), x, None, range(16))).flatten(1).gt(0).int())
+#    To draw, once it is trained:
+#        import made, pictures
+#        pictures.save_grid("draws.png", made.load("runs/made").sample_obvious(16))
 # 2. Write > in pixel_to_hidden. Do any samples look wrong? Which test fails now? Take `direct` away
 #    as well. (91.5 nats, then 100.1.)
 # 3. --order random. Is it the first pixels that are expensive, or the last? Plot surprise() against
 #    the place. (The first, as nothing is known yet: the order-agnostic run of samples/ pays 54 bits
 #    for its first 196 pixels, and 25 for its last; 2,000 validation images, first mask set.)
+#        import made, utils
+#        model, data = made.load("runs/made_random"), utils.load_mnist("data")
+#        bits = made.surprise(model, data.x_val[:2000], None).mean(dim=(0, 1)).flatten()
+#        bits = bits[model.place[0].argsort()]  # in the order of drawing
 # 4. F.layer_norm(h, h.shape[1:]) before each SiLU. (82.5 nats.) Which test says what is wrong?
 # 5. --variant rnn --reach 0: state, and the last pixel alone. (133.2. The 120.6 of the notes are
 #    the same with 40 dead inputs beside that pixel, so that its weight starts smaller: in 120 steps
@@ -1115,8 +1122,9 @@ ABOUT = {
 # 7. --cell gru. Better, and slower? (92.1 nats, and 1.3 times the seconds here.)
 # 8. Divide the logits by 0.7 in logits(), without training again (a "temperature"), and draw with
 #    sample_obvious(): the fast sample() does not call logits(). Samples look cleaner. Is it the
-#    better model? (It is a model, and has its nats, like any other: evaluate() tells. The default
-#    run on validation, no file is kept: 86.0 nats; with its logits over 0.7, 92.7; over 1.3, 88.3.)
+#    better model? (It is a model, and has its nats, like any other: made.evaluate(
+#    made.load("runs/made"), data.x_val, None) tells, data as in 3. The default run on validation,
+#    no file is kept: 86.0 nats; with its logits over 0.7, 92.7; over 1.3, 88.3.)
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

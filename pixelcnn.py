@@ -38,7 +38,7 @@ Reached   −log p(x) = 81.50 nats, 0.1500 bits/dim on all 10,000 test images, e
           Published: PixelCNN 81.45, Gated PixelCNN 81.50 (README of EugenHotaj/pytorch-generative,
           dynamic binarization; its code makes 457 passes over the data, unless told otherwise);
           PixelCNN 81.30, Row LSTM 80.54 (PixelRNN paper, static binarization).
-Gallery   samples/pixelcnn/README.md shows what this chapter's runs look like
+Gallery   samples/pixelcnn/README.md shows its runs; pictures that notes name lie beside it
 Left out  on purpose: the Diagonal BiLSTM (the notes say what it is); colour channels.
 """
 import math
@@ -81,8 +81,10 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
 #
-# The chain rule (1), nats, orders and completion: made.py (completion_left.png is not exact here
-# either). Causal convolution, dilation, residuals: wavenet.py. What is new here is the plane.
+# The chain rule (1), nats, orders and completion: made.py (exact in completion_top.png, and not in
+# completion_left.png, here too; surprise.png: where bits are spent). Causal convolution, dilation,
+# residuals: wavenet.py. What is new here is the plane. (sight.png: do logits look at all that is
+# past? In samples/pixelcnn_original/sight.png a slope is missing, and all that is far.)
 #
 # Why the plane. WaveNet reads the image as a line, where a pixel's upper neighbour is 28 steps
 # away, and the right end of one row is next to the left end of another. A two-dimensional kernel
@@ -104,79 +106,29 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 #     h = K_A ∗ (2x − 1) + position,     h' = h + widen · relu( K_B ∗ relu( narrow · relu(h) ) )
 #     ℓ = last · relu( head · relu(h) ) + bias               (the head of all three models)     (2a)
 #
-# The blind spot. Stack masked kernels and ask what the last one sees. To get one column to the
-# right, a path has to go one row up, since in its own row nothing to the right is allowed. So what
-# one sees ends on the right in a slope:
+# The blind spot. Stack masked kernels and ask what the last one sees. A layer of 3×3 with mask A
+# sees four pixels. One with mask B on top looks at five such places, and sees eleven. To get one
+# column to the right, a path has to go one row up, since in its own row nothing to the right is
+# allowed. So what one sees ends on the right in a slope:
 #
-#           seen by 3×3 masks, however many               seen by two stacks (3)
+#     mask A: 4       and one B: 11     and two: 21       however many           two stacks (3)
 #
-#           # # # # # # # # # # #                         # # # # # # # # # # #
-#           # # # # # # # # # # ·                         # # # # # # # # # # #
-#           # # # # # # # # # · ·  ◄ blind                # # # # # # # # # # #
-#           # # # # # # # ?                               # # # # # # # ?
+#                                       #######··         #########              #########
+#                     #####··           ######···         ########·              #########
+#     ###             ####···           #####····         #######··  ◄ blind     #########
+#     #?              ##?               ###?              ####?                  ####?
 #
 # Pixels right of the slope belong to the past, and the chain rule grants them, but no number of
 # layers brings them in. (The first kernel, 7×7, sees 24; layer by layer they are 39, 57, … 228:
 # receptive_field.png.) The likelihood is still exact; the model is told less than it may know.
 #
-# Two stacks. The gated PixelCNN splits the kernel in two, and each half is a full rectangle, which
-# needs no mask, only a shift:
-#
-#     v_ij   looks up:    rows above i, columns on both sides of j                               (3)
-#     h_ij   looks left:  row i, columns before j; and is told v_ij (at the entrance: h = K ∗ x + v)
-#
-# v grows as a rectangle, without a slope, since v_ij may use all columns of the rows above i. h may
-# listen to v, which knows nothing of row i. v must not listen to h: v_ij would then know x_{i,j−1},
-# and the next v at (i, j − 1), whose kernel looks right, would tell that pixel to its own logit.
-#
-# Gates, which WaveNet took from here. gate(…) = tanh(a) · sigmoid(b), where a and b are the halves
-# of 2C channels: the content, and how much of it to let through. In both stacks:
-#
-#     v' = gate( K_v ∗ v ),     h' = h + R · gate( K_h ∗ h + U · (K_v ∗ v) )                     (4)
-#
-# with K_v two rows by three columns, K_h one by two, U and R one by one: figure 2 of the paper with
-# small kernels. As there, only h has a residual. Without U: 96.6 nats after 200 steps, not 91.6.
-#
-# Reach. Eight layers of such small kernels see eleven rows up, which is enough for strokes and not
-# for digits. As in WaveNet, let the taps of a layer be δ places apart, with holes in between:
-#
-#     δ = 1, 2, 4, 8, 1, 2, 4, 8    reach 3 + 30 places: all of the past of a 28×28 image        (5)
-#
-# at no cost in arithmetic. (The papers use larger kernels and more layers.) In runs of 5,000 steps:
-# 83.7 nats, and 86.9 with δ = 1 everywhere ("What was measured"), where digits hang together in
-# each corner, but not as a whole. (The grid in receptive_field.png: wavenet.py.)
-#
-# Row LSTM. Convolutions see as far as their layers reach. A recurrence that runs down the rows has
-# no such end upwards. Take row r as one step, with rows of vectors (B, C, W) as state and cell:
-#
-#     i, f, o, g = K_is ∗ in_r + K_ss ∗ h_{r−1} + b                 (four times C channels)
-#     c_r = sigmoid(f) · c_{r−1} + sigmoid(i) · tanh(g),     h_r = sigmoid(o) · tanh(c_r)        (6)
-#
-# f keeps what the cell has, i lets g into it, o lets it out. in_r is row r of what the layer is
-# given. K_is, input to state: its columns j − 1 and j (mask B), for all rows at once. K_ss, state
-# to state: columns j − 1, j, j + 1 of the row above, which is past as a whole, so no mask. All W
-# columns of a row move together: 28 steps, where the pixel RNN of made.py has 784. Each LSTM adds
-# its h to what it was given. With each row upwards one more column comes in on both sides: what is
-# seen is a triangle that reaches to the top of the image (the first convolution, 7×7 with mask A,
-# widens it by three), but it is closed on *both* sides. Of the 574 pixels before (20, 14) three
-# layers miss 55 on the right, the original's blind spot, and 36 on the left.
-#
-# The Diagonal BiLSTM of the same paper mends that. Shift each row by one place against the row
-# above: columns of this skewed map are diagonals, and one column is a step. The state at (i, j)
-# hears those at (i, j − 1) and (i − 1, j), so all that is above and to the left. A second LSTM
-# comes from the right, its output a row lower, or it would tell the future. Both: the whole past.
+# (What the gated model and the Row LSTM see instead, (3) to (6), stands in front of their code.)
 #
 # Where am I? A learned vector for each place, and a bias for each logit, as in wavenet.py. They are
 # a quarter of all weights, and what they bring here is open ("What was measured").
 #
 # Labels. With --conditional a label adds a learned vector: to the first features (original), or in
 # front of all gates, (4) and (6). evaluate_without_label() takes it away again (made.py).
-#
-# Sampling fast. A place's features depend on earlier pixels only, so they are final when its turn
-# comes, and each is computed once, from kept features around it. The original touches one place in
-# each layer per pixel. In the gated model a row of v needs rows above only: it is computed whole,
-# 28 times, and h alone goes pixel by pixel. The Row LSTM likewise takes what the row above tells it
-# for a whole row. All together that is one forward pass instead of 784 (a test counts).
 #
 # Grey levels. Here a pixel is a coin. With --levels 256 the last layer gives 256 logits per pixel,
 # a softmax (PixelRNN, Gated PixelCNN), which does not know that 127 is close to 128. PixelCNN++ has
@@ -193,8 +145,8 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 
 
 def log_probs(logits, x):
-    """Factors of (1), log p(x_d | before). logits: (B, 1, H, W), of coins, or (B, levels, H, W); x:
-    (B, 1, H, W) in [0, 1] -> (B, 1, H, W) nats."""
+    """Factors of (1), log p(x_d | before): x ℓ − softplus(ℓ) of a coin, else log softmax(ℓ)[level].
+    logits: (B, 1, H, W) or (B, levels, H, W); x: (B, 1, H, W) in [0, 1] -> (B, 1, H, W) nats."""
     utils.check_pixels(x)
     if logits.shape[1] == 1:
         return x * logits - F.softplus(logits)
@@ -316,8 +268,8 @@ class Autoregressive(nn.Module):
                             .expand_as(self.bias))
 
     def logits(self, x, y=None):
-        """All logits of (1) in one pass (2a). x: (B, 1, H, W) in [0, 1] -> (B, 1, H, W), or
-        (B, levels, H, W)."""
+        """All logits of (1) in one pass: last · relu(head · relu(h)) + bias (2a). x: (B, 1, H, W)
+        in [0, 1] -> (B, 1, H, W), or (B, levels, H, W)."""
         utils.check_label(self, y)
         return self.last(F.relu(self.head(F.relu(self.streams(x, y)[-1])))) + self.bias
 
@@ -328,6 +280,15 @@ class Autoregressive(nn.Module):
     def loss(self, x, y=None, step=0):
         """What training minimises: −log p(x), as a mean over the batch. -> () nats."""
         return -self.log_prob(x, y).mean()
+
+    # ------------------------------------------------------------------------------------ sampling
+    #
+    # Sampling fast. A place's features depend on earlier pixels only, so they are final when its
+    # turn comes, and each is computed once, from kept features around it. The original touches one
+    # place in each layer per pixel. In the gated model a row of v needs rows above only: it is
+    # computed whole, 28 times, and h alone goes pixel by pixel. The Row LSTM likewise takes what
+    # the row above tells it for a whole row. All together that is one forward pass instead of 784
+    # (a test counts).
 
     @torch.no_grad()
     def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
@@ -370,7 +331,8 @@ class PixelCNN(Autoregressive):
         self.register_buffer("mask_b", causal_mask(3, "B"))
 
     def streams(self, x, y=None):
-        """Features after the first layer and after each block (2a): L + 1 of (B, C, H, W)."""
+        """Features after the first layer and after each block, h ← h + widen · relu(K_B ∗ relu(
+        narrow · relu(h))) (2a): L + 1 of (B, C, H, W)."""
         weight = self.first.weight * self.mask_a
         h = F.conv2d(self.seen(x), weight, self.first.bias, padding=3) + self.position
         streams = [h if y is None else h + self.label(y)[:, :, None, None]]
@@ -409,6 +371,33 @@ class PixelCNN(Autoregressive):
 
 # --------------------------------------------------------------------------------------------------
 # Model 2: Gated PixelCNN
+#
+# Two stacks. The gated PixelCNN splits the kernel in two, and each half is a full rectangle, which
+# needs no mask, only a shift:
+#
+#     v_ij   looks up:    rows above i, columns on both sides of j                               (3)
+#     h_ij   looks left:  row i, columns before j; and is told v_ij (at the entrance: h = K ∗ x + v)
+#
+# v grows as a rectangle, without a slope, since v_ij may use all columns of the rows above i. h may
+# listen to v, which knows nothing of row i. v must not listen to h: v_ij would then know x_{i,j−1},
+# and the next v at (i, j − 1), whose kernel looks right, would tell that pixel to its own logit.
+#
+# Gates, which WaveNet took from here. gate(…) = tanh(a) · sigmoid(b), where a and b are the halves
+# of 2C channels: the content, and how much of it to let through. In both stacks:
+#
+#     v' = gate( K_v ∗ v ),     h' = h + R · gate( K_h ∗ h + U · (K_v ∗ v) )                     (4)
+#
+# with K_v two rows by three columns, K_h one by two, U and R one by one: figure 2 of the paper with
+# small kernels. As there, only h has a residual. Without U: 96.6 nats after 200 steps, not 91.6.
+#
+# Reach. Eight layers of such small kernels see eleven rows up, which is enough for strokes and not
+# for digits. As in WaveNet, let the taps of a layer be δ places apart, with holes in between:
+#
+#     δ = 1, 2, 4, 8, 1, 2, 4, 8    reach 3 + 30 places: all of the past of a 28×28 image        (5)
+#
+# at no cost in arithmetic. (The papers use larger kernels and more layers.) In runs of 5,000 steps:
+# 83.7 nats, and 86.9 with δ = 1 everywhere ("What was measured"), where digits hang together in
+# each corner, but not as a whole. (The grid in receptive_field.png: wavenet.py.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -507,6 +496,26 @@ class GatedPixelCNN(Autoregressive):
 
 # --------------------------------------------------------------------------------------------------
 # Model 3: PixelRNN, the Row LSTM
+#
+# Row LSTM. Convolutions see as far as their layers reach. A recurrence that runs down the rows has
+# no such end upwards. Take row r as one step, with rows of vectors (B, C, W) as state and cell:
+#
+#     i, f, o, g = K_is ∗ in_r + K_ss ∗ h_{r−1} + b                 (four times C channels)
+#     c_r = sigmoid(f) · c_{r−1} + sigmoid(i) · tanh(g),     h_r = sigmoid(o) · tanh(c_r)        (6)
+#
+# f keeps what the cell has, i lets g into it, o lets it out. in_r is row r of what the layer is
+# given. K_is, input to state: its columns j − 1 and j (mask B), for all rows at once. K_ss, state
+# to state: columns j − 1, j, j + 1 of the row above, which is past as a whole, so no mask. All W
+# columns of a row move together: 28 steps, where the pixel RNN of made.py has 784. Each LSTM adds
+# its h to what it was given. With each row upwards one more column comes in on both sides: what is
+# seen is a triangle that reaches to the top of the image (the first convolution, 7×7 with mask A,
+# widens it by three), but it is closed on *both* sides. Of the 574 pixels before (20, 14) three
+# layers miss 55 on the right, the original's blind spot, and 36 on the left.
+#
+# The Diagonal BiLSTM of the same paper mends that. Shift each row by one place against the row
+# above: columns of this skewed map are diagonals, and one column is a step. The state at (i, j)
+# hears those at (i, j − 1) and (i − 1, j), so all that is above and to the left. A second LSTM
+# comes from the right, its output a row lower, or it would tell the future. Both: the whole past.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -552,7 +561,8 @@ class RowLSTM(Autoregressive):
         return torch.sigmoid(o) * torch.tanh(c), c
 
     def streams(self, x, y=None):
-        """Features after the first layer and after each LSTM: L + 1 of (B, C, H, W)."""
+        """Features after the first layer and after each LSTM, whose gates are K_is ∗ in_r +
+        K_ss ∗ h_{r−1} + b (6): L + 1 of (B, C, H, W)."""
         weight, terms = self.first.weight * self.mask_a, self.label_terms(y)
         streams = [F.conv2d(self.seen(x), weight, self.first.bias, padding=3) + self.position]
         for to_state, between, term in zip(self.input_to_state, self.state_to_state, terms):
@@ -903,11 +913,13 @@ ABOUT = {
 # results/ablations/convolutions.json. The gated default: 91.6.)
 # 1. Mask B in the first layer of PixelCNN; draw with sample_obvious(). What do loss and samples
 #    say? (The loss: 2 · 10⁻⁶ nats. Probabilities no longer sum to 1.)
-# 2. Look at receptive_field.png of PixelCNN with 2, 4, 8 blocks. Does the blind spot go away? (No.
-#    Of the 574 pixels before (20, 14) 8 blocks miss 346, 15 blocks 111, any number 55.)
+# 2. --variant original --depth 2, 4, 8, and the first row of receptive_field.png. Does the blind
+#    spot go away? (No. Of the 574 pixels before (20, 14) 8 blocks miss 346, 15 blocks 111, any
+#    number 55.)
 # 3. Let v listen to h: add h to v at the end of a layer of GatedPixelCNN. Which test fails? Find
 #    the pixel that leaks. (x_ij itself, by way of v at (i, j + 1).)
-# 4. Cut up_to_left. (96.6.) What of the rows above does h still see, and why?
+# 4. Cut up_to_left. (96.6.) What of the rows above does h still see, and why? (Three rows, up to
+#    three columns to the right: what v tells it at the entrance, and what h to the left was told.)
 # 5. Leave out `+ self.position` in each of the three. (Gated: 91.8 for 91.6; original 94.8 for
 #    93.5; Row LSTM 94.9 for 93.9: less than two nats, so one run of each decides nothing.) Which of
 #    them should mind least, and why?

@@ -36,7 +36,7 @@ Reached   −log p(x) = 80.48 nats, 0.1481 bits/dim on all 10,000 test images, e
           samples/transformer_ar/metrics.json. Published with attention, by others than the papers:
           ImageGPT 79.17, PixelSNAIL 78.61 (EugenHotaj/pytorch-generative), after up to 457 epochs
           where this is 1.9 (what differs: "Given an afternoon").
-Gallery   samples/transformer_ar/README.md shows what this chapter's runs look like
+Gallery   samples/transformer_ar/README.md shows its runs; pictures that notes name lie beside it
 Left out  on purpose: dropout (a run sees each training image about twice: too seldom to learn
           it by heart); rotary and relative positions; sparse and linear attention, which a
           line of 196 words does not need.
@@ -186,13 +186,13 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 # one step, which all have the same past. Across steps it would leak, too.)
 #
 # Here a reader may rest: with (1) to (5) one can read all of Block, below. What follows is what an
-# image adds to a sentence, places and neighbours; then what it all costs, and how to sample.
+# image adds to a sentence, places and neighbours; then what it all costs. (How to sample: there.)
 #
 # Where am I? Each place has a row and a column, and a learned vector for each of the two is added
 # at the entrance: 28 vectors instead of 196. Step t gets those of word t, the one it has to guess.
-# Without them 90.6, with --reach 0 119.6 instead of 90.7, and without the biases of places as well
-# 124.0. With neighbours (below) the zeros outside of the image give its edges away; without them,
-# and without biases, a line of words has hardly any marks.
+# Without them nats are 90.6; with --reach 0 as well 119.6, where --reach 0 alone has 90.7; without
+# the biases of places, too, 124.0. With neighbours (below) the zeros outside of the image give its
+# edges away; without neighbours and biases a line of words has hardly any marks.
 #
 # A look at the neighbours. A language model starts step t from word t − 1 alone, and lets attention
 # find the rest. In an image we know where one should look first: at the words around. So a masked
@@ -232,26 +232,6 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 # first term and 16 times in the second: measured, 40.7 ms of training an image instead of 9.1. Step
 # by step they do better, 86.1 nats after 400 steps instead of 87.5; but those take 260 s instead of
 # 58, and whole runs of words end at 83.7 after 176 s ("Given an afternoon").
-#
-# Sampling fast. The obvious loop runs all steps for each word: T passes. But a new word changes
-# nothing before it (that is what causal means): keys and values of earlier steps stay, so keep
-# them; old queries nobody asks again. Step t then costs its own matrices, and t products of (2) and
-# (3). This is the KV cache; all steps together cost one forward pass. They still take longer than
-# one, since they are 196 small calls, one after the other. The price is memory, 2 · L · T · C
-# numbers a sentence, 75,264 for us: in a language model with long texts more than its weights.
-#
-# Completion. If some pixels are given, words that disagree with them get −∞, and the softmax shares
-# out the rest: that is p(word | before, its own given pixels). With the upper half given this is
-# exact, since all that is given comes first. With the left half given it is not: a word is drawn
-# before what is given below it has been seen (made.py says what it takes).
-#
-# Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway:
-# strokes get smoother, and at 0.5 some stop short, since the likeliest next word is nearly always
-# an empty one; τ > 1 gives crumbs (temperatures.png). The samples that stand beside the nats have
-# τ = 1: only those are draws from p. (Word by word: this is not p(x)^(1/τ), and the best word each
-# time need not make the best image.) Language models also cut: to the k likeliest words (top-k), or
-# to the fewest that hold a given share of the probability (nucleus, top-p: Holtzman et al. 2020).
-# What is cut off then has −log p = ∞.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -313,7 +293,7 @@ class Block(nn.Module):
 
 
 def word_log_probs(logits, words):
-    """log p(w_t | before) of (1). logits (B, T, V), words (B, T) -> (B, T) nats."""
+    """(1): log softmax(ℓ_t)[w_t]. logits (B, T, V), words (B, T) -> (B, T) nats."""
     nats = F.cross_entropy(logits.flatten(0, 1), words.flatten(), reduction="none")
     return -nats.view(words.shape)
 
@@ -472,7 +452,8 @@ class Transformer(nn.Module):
         return h if y is None else h + self.label(y)[:, None]
 
     def logits(self, x, y=None):
-        """All logits of (1) in one pass. x: (B, 1, H, W) in {0, 1} -> (B, T, V)."""
+        """All logits of (1) in one pass: ℓ_t = last · norm(h_t) + bias_t. x: (B, 1, H, W) in
+        {0, 1} -> (B, T, V)."""
         utils.check_label(self, y)
         h = self.embed(x, y)
         for block in self.blocks:
@@ -499,6 +480,27 @@ class Transformer(nn.Module):
         return maps
 
     # ------------------------------------------------------------------------------------ sampling
+    #
+    # Sampling fast. The obvious loop runs all steps for each word: T passes. But a new word changes
+    # nothing before it (that is what causal means): keys and values of earlier steps stay, so keep
+    # them; old queries nobody asks again. Step t then costs its own matrices, and t products of (2)
+    # and (3). This is the KV cache; all steps together cost one forward pass. They still take
+    # longer than one, since they are 196 small calls, one after the other. The price is memory, 2 ·
+    # L · T · C numbers a sentence, 75,264 for us: in a language model with long texts more than its
+    # weights.
+    #
+    # Completion. If some pixels are given, words that disagree with them get −∞, and the softmax
+    # shares out the rest: that is p(word | before, its own given pixels). With the upper half given
+    # this is exact, since all that is given comes first. With the left half given it is not: a word
+    # is drawn before what is given below it has been seen (made.py says what it takes).
+    #
+    # Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway:
+    # strokes get smoother, and at 0.5 some stop short, since the likeliest next word is nearly
+    # always an empty one; τ > 1 gives crumbs (temperatures.png). The samples that stand beside the
+    # nats have τ = 1: only those are draws from p. (Word by word: this is not p(x)^(1/τ), and the
+    # best word each time need not make the best image.) Language models also cut: to the k
+    # likeliest words (top-k), or to the fewest that hold a given share of the probability (nucleus,
+    # top-p: Holtzman et al. 2020). What is cut off then has −log p = ∞.
 
     def allowed(self, pixels, known):
         """Which words agree with the pixels (n, D) that are given, known: D bools -> for each step
@@ -922,7 +924,11 @@ ABOUT = {
 #    p(w|y)^s · p(w)^(1−s), scaled to sum to 1. diffusion.py has guidance built in.)
 # 8. Time sample() against sample_obvious() for n = 1 and 64, with --patch 2 and 1. (For 64:
 #    docs/results.md.) Why does the ratio grow with T, and why does one digit take nearly as long as
-#    ten?
+#    ten? (T passes over T words, and T over one each; and most of a small call is no arithmetic.)
+#        import time, transformer_ar
+#        model, start = transformer_ar.load(), time.time()
+#        model.sample(64)
+#        print(time.time() - start)
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ Reached   −log p(x) ≤ 85.69 nats, 0.1577 bits/dim on all 10,000 test images:
           of a shared server (AMD EPYC), seed 0: samples/vae/metrics.json. Published for one
           layer of latents: MLPs ≤ 86.35 (trained on (10) in place of (1): 84.78), a ResNet
           ≤ 81.08: "Given an afternoon".
-Gallery   samples/vae/README.md shows what this chapter's runs look like
+Gallery   samples/vae/README.md shows its runs; pictures that notes name lie beside it
 Left out  on purpose: convolutions (whether they pay is open: "What was measured"); and, not
           tried here, several layers of latents, and flows in q or in the prior.
 """
@@ -108,7 +108,8 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 #     log p(x) = log E_q[w] ≥ E_q[ log p(x|z) + log p(z) − log q(z|x) ] = ELBO                   (5)
 #
-# and the last two terms make −KL( q(z|x) ‖ p(z) ), which gives (1).
+# and the last two terms make −KL( q(z|x) ‖ p(z) ), which gives (1). (elbo_terms.png: early in the
+# run the KL rises as latents come to life; then it stays, and the reconstruction goes on falling.)
 #
 # The ELBO, second derivation (what is lost). As p(x|z) p(z) = p(x, z) = p(x) p(z|x), in (5)
 # log w = log p(x) + log p(z|x) − log q(z|x). In the mean over q:
@@ -121,9 +122,9 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 # Amortised inference. A q of its own for every image would need an optimisation per image. Instead
 # one network, the encoder, maps x to μ and σ: the cost is shared, and new images come for free.
-# The price: the gap in (6) now has two parts. The true posterior is no diagonal Gaussian (the
-# approximation gap), and the encoder's is not the best one for this image (the amortisation gap;
-# both names: Cremer et al. 2018).
+# (samples/vae_z2/latent_scatter.png, two latents: where does it put the test set, and which digits
+# overlap?) The price: the gap in (6) now has two parts. The true posterior is no diagonal Gaussian
+# (the approximation gap), nor the encoder's the best one (amortisation gap; Cremer et al. 2018).
 #
 # Reparameterization. We need the gradient ∇ of E_q[f(z)], f = log p(x|z), with respect to the
 # encoder's weights, which reach f only through the z that are drawn. Two ways:
@@ -310,7 +311,7 @@ class VAE(nn.Module):
         return self.decoder(self.with_label(z, y)).view(-1, 1, *self.image_size)
 
     def elbo_terms(self, x, y=None, generator=None):
-        """The two terms of (1), the first estimated from one z: (B,) nats and (B, Z) nats.
+        """The two terms of (1): E_q[log p(x|z)], by one z, and KL(q ‖ p). (B,) and (B, Z) nats.
 
         The decoder sees a z that was *drawn*. Hand it mu instead, and noise costs nothing: σ goes
         to 1, μ can shrink while the decoder's weights grow, so the KL falls and the sum bounds
@@ -322,7 +323,7 @@ class VAE(nn.Module):
         return bernoulli_log_prob(self.decode(z, y), x), kl_to_prior(mu, log_var)
 
     def elbo(self, x, y=None, generator=None):
-        """The bound (1) on log p(x), from one z. x: (B, 1, H, W) in {0, 1} -> (B,) nats.
+        """(1): log p(x|z) − KL(q ‖ p), of one z ~ q. x: (B, 1, H, W) in {0, 1} -> (B,) nats.
 
         In the mean −ELBO is the length of a code: send z (−log p(z) nats), then x (−log p(x|z)).
         Which z of q(z|x) it is can say −log q(z|x) nats of another message, which whoever has
@@ -390,8 +391,8 @@ class VAE(nn.Module):
 
 def gradient_variances(z_size=40, draws=20000, seed=0):
     """Mean and variance, over single draws, of three estimators of ∂/∂μ₁ E[f(z)], z ~ N(μ, I) at
-    μ = 0, f(z) = −½ Σ_i (z_i − 1)². The true gradient is 1. Returns (mean, variance) of (7), of (7)
-    with a baseline, and of (8)."""
+    μ = 0, f(z) = −½ Σ_i (z_i − 1)². The true gradient is 1. Returns (mean, variance) of (7),
+    f(z) ∇ log q(z), of (7) with a baseline, and of (8), ∇ f(μ + σ·ε)."""
     eps = torch.randn(draws, z_size, generator=torch.Generator().manual_seed(seed))
     z = eps  # μ = 0, σ = 1
     f = -0.5 * ((z - 1) ** 2).sum(dim=1)
@@ -460,8 +461,8 @@ def evaluate_without_label(model, x, y, num_samples):
 
 @torch.no_grad()
 def bounds_by_samples(model, x, y, num_samples, batch=100):
-    """−L_k (10) for k = 1 .. K, and the naive (3) likewise: two lists of K nats, means over x
-    (N, 1, H, W).
+    """−L_k (10) for k = 1 .. K, and likewise −log 1/k Σ p(x|z) of (3), z from the prior: two lists
+    of K nats, means over x (N, 1, H, W).
 
     Both are −log of an average of k unbiased estimates of p(x), so in expectation both are upper
     bounds on −log p(x) and sink towards it. What differs is where the z come from. How much slack
@@ -542,14 +543,18 @@ def plot_pictures(model, folder, x, y, digits, curve):
 
 
 def plot_bounds(path, curves):
-    """The two lists of bounds_by_samples against the number of samples."""
-    figure, ax = plt.subplots(figsize=(6, 3))
-    for nats, name in zip(curves, ("z from the encoder (−L_k)", "z from the prior (naive)")):
-        ax.plot(range(1, len(nats) + 1), nats, label=f"{name}, {nats[-1]:.1f} at the end")
-    ax.set(xscale="log", ylim=(0, 1.45 * max(max(nats) for nats in curves)),
-           xlabel="k, draws of z for each image", ylabel="bound on −log p(x), nats")
-    ax.legend(loc="upper right")
-    ax.grid(alpha=0.3)
+    """The two lists of bounds_by_samples against the number of samples; at the right the encoder's
+    alone, since beside the other one cannot see that it falls."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3))
+    names = "z from the encoder (−L_k)", "z from the prior (naive)"
+    for ax, shown in zip(axes, (2, 1)):
+        for nats, name in list(zip(curves, names))[:shown]:
+            ax.plot(range(1, len(nats) + 1), nats, label=f"{name}, {nats[-1]:.1f} at the end")
+        ax.set(xscale="log", xlabel="k, draws of z for each image")
+        ax.grid(alpha=0.3)
+    axes[0].set(ylim=(0, 1.45 * max(map(max, curves))), ylabel="bound on −log p(x), nats")
+    axes[0].legend(loc="upper right", fontsize=8)
+    axes[1].set_title("−L_k alone: L_1 ≤ L_2 ≤ …", fontsize=10)
     pictures.save_figure(path, figure)
 
 
@@ -769,6 +774,7 @@ ABOUT = {
 # the same images: that looks like memory, perhaps in part the encoder's, which has seen them (not
 # measured). Dropout (a tenth of what a hidden layer adds, silenced in each step; since removed)
 # brought the gap of 800 units from 2.9 to 2.4 (longer runs, 1,000 images of each), and cost a nat.
+# (In loss.png the gap is what lies between the two curves.)
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation −ELBO after --steps 900, seed 0; the default reaches 98.5. All
 # from results/ablations/vae.json.)
@@ -779,7 +785,11 @@ ABOUT = {
 #    (−E_q[log p(x|z)] falls to 47 nats, from 74; the KL nobody paid for is 265 nats. z from N(0, I)
 #    falls where q never was.)
 # 3. --beta 4: which dimensions survive, and what happens when you walk along one of them?
-#    (13 live, where β = 1 has 32; −ELBO 117.5.)
+#    (13 live, where β = 1 has 32; −ELBO 117.5.) A walk along dimension k:
+#        import pictures, torch, vae
+#        z = torch.zeros(9, 40)
+#        z[:, k] = torch.linspace(-3, 3, 9)
+#        pictures.save_grid("walk.png", vae.load("runs/vae_beta4").decode(z).sigmoid(), columns=9)
 # 4. Cut z from the graph in elbo_terms (z.detach()). How long do the latents live? (0 are left at
 #    the end; 205 nats, what 784 independent coins reach.)
 # 5. --z-size 10, then 80. Does the number of live latents follow? (With 10 all 10 live, and a

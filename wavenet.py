@@ -37,7 +37,7 @@ Run       python wavenet.py                    train, draw, measure; writes runs
 Reached   −log p(x) = 82.78 nats, 0.1523 bits/dim on all 10,000 test images, exact:
           5.5 minutes of training on 2 cores of a shared server (AMD EPYC), seed 0:
           samples/wavenet/metrics.json. For a WaveNet on MNIST we found nothing published.
-Gallery   samples/wavenet/README.md shows what this chapter's runs look like
+Gallery   samples/wavenet/README.md shows its runs; pictures that notes name lie beside it
 Left out  on purpose: softmax over 256 levels (an audio sample has more than two values;
           pixelcnn.py says what grey would take); several stacks of dilations one after the other.
 """
@@ -157,9 +157,9 @@ VARIANTS = {}  # no setting changes the defaults of others
 # out. For sound that is right, each moment is like any other. An image has a top and a middle. So
 # (7) has a learned vector for each step, and a bias for each logit: 19,600 of 66,328 weights, 30 %.
 # What do they bring? In short runs nothing that we could measure: without the vector 91.8, without
-# both 91.6. A field that reaches back to the beginning of the line *can* find out where it is, from
-# the zeros before it; a smaller one sees them at early steps only. Whole runs without them were not
-# made.
+# both 91.6. A step whose field reaches back beyond the line's beginning *can* find out where it is,
+# from the zeros there; with a smaller field only early steps see zeros. Whole runs without vector
+# and biases were not made.
 #
 # Labels. With --conditional (2) becomes taps_t = W h_t + W′ h_{t−δ} + w + V_y: each layer has a
 # learned vector V_y for each label y, the same at all steps ("global conditioning" in the paper).
@@ -172,12 +172,6 @@ VARIANTS = {}  # no setting changes the defaults of others
 # Completion works as in made.py: exact in completion_top.png, where what is given comes first in
 # the line, and not in completion_left.png. surprise.png shows where the nats are, sight.png what
 # logits look at.
-#
-# Sampling fast. The obvious loop runs the whole network for each pixel: 784 passes. But at step t
-# all that is new is one column of the drawing above: per layer, h_t from the layer below, and
-# h_{t−δ}, which was computed δ steps ago. Keep it in a queue of length δ. A step then costs two
-# taps per layer, whatever the field: O(L) instead of O(T L), and all steps together one forward
-# pass. This is Fast WaveNet (Le Paine et al.).
 #
 # What WaveNet was for. Sound: 16,000 samples a second, each one of 256 levels (a softmax in place
 # of our sigmoid), no end to the line, and several stacks of 1, 2, …, 512 for a field of several
@@ -195,7 +189,7 @@ VARIANTS = {}  # no setting changes the defaults of others
 
 
 def bernoulli_log_prob(logits, x):
-    """log p(x) of (1), given its factors' logits. Both (B, 1, H, W), x in {0, 1} -> (B,) nats."""
+    """(1): Σ_t x_t ℓ_t − softplus(ℓ_t). Both (B, 1, H, W), x in {0, 1} -> log p(x), (B,) nats."""
     utils.check_pixels(x)
     return (x * logits - F.softplus(logits)).sum(dim=(1, 2, 3))
 
@@ -298,8 +292,9 @@ class WaveNet(nn.Module):
         return torch.tanh(a) * torch.sigmoid(b)
 
     def streams(self, x, y=None):
-        """The stream h in front of layer 1 (7), …, L and after the last, by h + R g (5): L + 1 of
-        (T, B, C); and the sum of Q g (6), (T, B, S)."""
+        """The stream h in front of layer 1, first · v_t + position (7), …, L and after the last, by
+        taps W h_t + W′ h_{t−δ} + w (2), h + R g (5): L + 1 of (T, B, C); and the sum of Q g (6),
+        (T, B, S)."""
         # Shifted by one: step t is told pixels t − N … t − 1, and zeros before the first.
         taps = self.first.in_features
         v = F.pad(2 * x.flatten(1) - 1, (taps, 0)).unfold(1, taps, 1)  # (B, T + 1, N)
@@ -331,6 +326,12 @@ class WaveNet(nn.Module):
         return -self.log_prob(x, y).mean()
 
     # ------------------------------------------------------------------------------------ sampling
+    #
+    # Sampling fast. The obvious loop runs the whole network for each pixel: 784 passes. But at step
+    # t all that is new is one column of the drawing above: per layer, h_t from the layer below, and
+    # h_{t−δ}, which was computed δ steps ago. Keep it in a queue of length δ. A step then costs two
+    # taps per layer, whatever the field: O(L) instead of O(T L), and all steps together one forward
+    # pass. This is Fast WaveNet (Le Paine et al.).
 
     @torch.no_grad()
     def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
