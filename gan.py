@@ -51,7 +51,7 @@ import torch.nn.functional as F
 import pictures
 import utils
 from judge import data_labels, frechet_distance, judged, measure, obeyed
-from pictures import plt  # matplotlib, with a backend that needs no screen
+from pictures import plt  # matplotlib.pyplot
 from runner import Run, load_trained
 from settings import Setting
 

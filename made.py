@@ -778,7 +778,10 @@ def compare_averages(model, x, y):
                               for mask_set in zip(model.place, model.degree)])
         each -= torch.stack([bernoulli_log_prob(part, xb).sum() for part in logits]).cpu().double()
         logits_nats -= bernoulli_log_prob(logits.mean(dim=0), xb).sum().item()
-    return {"mask_nats": (each / len(x)).tolist(), "mixture_nats": evaluate(model, x, y),
+    mask_nats, mixture_nats = (each / len(x)).tolist(), evaluate(model, x, y)
+    if mixture_nats > sum(mask_nats) / len(mask_nats) + 0.01:  # more than rounding
+        raise AssertionError("(8) came out above the mean of its parts, and Jensen says: never.")
+    return {"mask_nats": mask_nats, "mixture_nats": mixture_nats,
             "logits_nats": logits_nats / len(x)}
 
 
@@ -807,6 +810,7 @@ def surprise(model, x, y):
     """Where the nats are: −log₂ of each factor of (1). x: binary (N, 1, H, W) -> bits, as many."""
     parts = []
     for xb, yb in utils.batches(x, y):
+        utils.check_pixels(xb)
         nats = F.binary_cross_entropy_with_logits(model.logits(xb, yb), xb, reduction="none")
         parts.append(nats / math.log(2))
     return torch.cat(parts)

@@ -3,6 +3,7 @@ streams.py: what is said while a script works, and where to
 ===========================================================
 No generative model: stdout and stderr that may be a terminal, a log file, a full disk, or nothing.
 """
+import contextlib
 import os
 import sys
 
@@ -46,4 +47,6 @@ class Patient:
 def seen_by_somebody():
     """Is there a terminal that a progress bar can move in? In a log file other lines would be glued
     to it: there those of evaluations have to do."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    with contextlib.suppress(AttributeError, ValueError):  # it has no such method, or is closed
+        return sys.stderr is not None and sys.stderr.isatty()
+    return False

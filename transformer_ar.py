@@ -599,6 +599,7 @@ def surprise(model, x, y):
     (N, 1, rows, columns), bits a word."""
     parts = []
     for xb, yb in utils.batches(x, y):
+        utils.check_pixels(xb)
         parts.append(-word_log_probs(model.logits(xb, yb), model.words(xb)) / math.log(2))
     return torch.cat(parts).unflatten(1, (1, model.rows, model.columns))
 

@@ -47,7 +47,7 @@ def start(main):
     sys.stdout, sys.stderr = Patient(sys.stdout), Patient(sys.stderr)
     with contextlib.suppress(AttributeError, ValueError):  # a notebook's stream has no such method
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
-    if "MPLBACKEND" not in os.environ:  # unless the user (or a notebook) chose how figures appear,
+    if "MPLBACKEND" not in os.environ and "IPython" not in sys.modules:  # nobody chose another:
         matplotlib.use("Agg")  # draw into files: works over ssh and without a screen
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # like Ctrl-C: clean up, then leave
@@ -143,11 +143,12 @@ def read_mnist_file(raw, name):
 def download_mnist(data_dir):
     """Let torchvision download MNIST into data_dir. Returns None, or why it did not work.
 
-    It runs in a process of its own, into a folder of its own: a network that accepts a connection
-    and then says nothing can hang for hours inside a system call, and only a process can be ended
-    from outside. What arrives is moved into place when it is whole.
-    """
-    code = "import sys, torchvision; torchvision.datasets.MNIST(sys.argv[1], download=True)"
+    It runs in a process and a folder of its own: a network that says nothing can hang for hours in
+    a system call, and only a process can be ended from outside; if we are killed, by its stdin,
+    which is closed then. What arrives is moved into place when it is whole."""
+    code = ("import os, shutil, sys, threading; threading.Thread(target=lambda: (os.read(0, 1), "
+            "shutil.rmtree(sys.argv[1], True), os._exit(1)), daemon=True).start(); import "
+            "torchvision; torchvision.datasets.MNIST(sys.argv[1], download=True)")
     raw = Path(data_dir) / "MNIST" / "raw"
     try:
         raw.mkdir(parents=True, exist_ok=True)
@@ -155,8 +156,8 @@ def download_mnist(data_dir):
                                          ignore_cleanup_errors=True) as inbox:
             print(f"MNIST is not in {data_dir}: downloading it (12 MB) ...", flush=True)
             words = tempfile.TemporaryFile()  # what it says: the last line has the reason
-            process = subprocess.Popen([sys.executable, "-c", code, inbox],
-                                       stdout=subprocess.DEVNULL, stderr=words)
+            process = subprocess.Popen([sys.executable, "-c", code, inbox], stderr=words,
+                                       stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
             try:
                 seen, since = None, time.monotonic()
                 while process.poll() is None:
@@ -168,7 +169,7 @@ def download_mnist(data_dir):
                     time.sleep(0.1)
             finally:
                 process.kill()
-                process.wait()
+                process.communicate()  # waits for it, and closes what it was told by
             if process.returncode != 0:
                 words.seek(0)
                 last = words.read().decode(errors="replace").strip().splitlines()[-1:]

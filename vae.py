@@ -304,6 +304,7 @@ class VAE(nn.Module):
 
     def encode(self, x, y=None):
         """Parameters of q(z|x). x: (B, 1, H, W) -> mu, log_var, each (B, Z)."""
+        utils.check_pixels(x)
         return self.encoder(self.with_label(x.flatten(1), y)).chunk(2, dim=1)
 
     def decode(self, z, y=None):

@@ -402,6 +402,7 @@ def surprise(model, x, y):
     """Where the nats are: −log₂ of each factor of (1). x: binary (N, 1, H, W) -> bits, as many."""
     parts = []
     for xb, yb in utils.batches(x, y):
+        utils.check_pixels(xb)
         nats = F.binary_cross_entropy_with_logits(model.logits(xb, yb), xb, reduction="none")
         parts.append(nats / math.log(2))
     return torch.cat(parts)

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -839,6 +840,16 @@ def test_missing_draws_are_drawn_by_the_chapters_own_command(capsys, monkeypatch
     assert f"| {found['binarized']['frechet']:.2f} |" in page
     compare.main([])  # the scores are kept: nothing has to be drawn
     assert "sample-only" not in capsys.readouterr().out and read("runs/comparison.md") == page
+
+
+@pytest.mark.usefixtures("sketches")
+def test_no_room_to_draw_in_is_told_and_the_rest_is_compared(runs_folder, capsys, monkeypatch):
+    (runs_folder / "gan/scores.json").unlink()
+    monkeypatch.setattr(tempfile, "tempdir", str(runs_folder / "nowhere"))
+    compare.main([])
+    assert "not scored: runs/gan: its digits could not be drawn (" in capsys.readouterr().err
+    text = read(runs_folder / "comparison.md")
+    assert "| GAN |" in text and "| VAE |" in text
 
 
 @pytest.mark.slow

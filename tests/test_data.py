@@ -5,6 +5,8 @@ import gzip
 import hashlib
 import math
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
 import draws
@@ -304,6 +307,36 @@ def test_a_network_that_hangs_counts_as_none(tmp_path, monkeypatch):
         silent.settimeout(1)
         silent.accept()  # it did come: the silence was the network's, not ours
     assert not list((tmp_path / "data").glob(".download-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.real_download
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a folder with open files")
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+def test_a_download_ends_with_who_asked_for_it(tmp_path, monkeypatch, how):
+    """Ended alone, in the middle: the process that downloads leaves, too, and takes its folder."""
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import utils; "
+            "utils.start(lambda: utils.download_mnist('data'))")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        asks = subprocess.Popen([sys.executable, "-c", code, str(ROOT)], cwd=tmp_path,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        silent.settimeout(120)
+        connection, _ = silent.accept()  # the download has begun
+        inbox, = (tmp_path / "data").glob(".download-*")
+        getattr(asks, how)()
+        asks.wait()
+        end = time.monotonic() + 20
+        while inbox.exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        connection.settimeout(20)
+        while connection.recv(4096):  # "" means that the other side is gone
+            pass
+        connection.close()
+    assert not inbox.exists()
 
 
 @pytest.mark.slow

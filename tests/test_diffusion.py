@@ -665,6 +665,27 @@ def test_bounds_and_errors_of_grey_levels_are_told_each_digits_label():
     assert min(diffusion.errors_by_noise(model, x, (y + 1) % 10, (1, 500))) > 0.1  # control
 
 
+def test_without_the_label_a_masked_model_is_told_none(few_images):
+    """marginal_nats: of the test bits, by the label that stands for "no label"."""
+    torch.set_default_dtype(torch.float32)
+    data = fit.told(utils.load_mnist(), True)
+    s = values(diffusion, "--variant masked --conditional --width 4 --test-draws 2 --bound-draws 1")
+    torch.manual_seed(0)
+    model = diffusion.build(s).average
+    model.sampling_steps = 1
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(std=0.2)
+    nats, figures = diffusion.final_figures(model, data, None, s)
+    nobody = torch.full((len(data.x_test),), 10)
+    told, not_told, validation = (diffusion.evaluate(model, x, y, 1) for x, y in (
+        (data.x_test, data.y_test), (data.x_test, nobody), (data.x_val, nobody)))
+    assert nats == pytest.approx(told)
+    assert figures["marginal_nats"] == pytest.approx(not_told)
+    for other in (told, validation):  # controls
+        assert not_told != pytest.approx(other, rel=1e-6)
+
+
 def test_validation_chooses_the_steps_of_the_grey_bound(monkeypatch):
     """On it 25 steps are best, on the test digits 5; and how frequent levels are training says."""
     torch.set_default_dtype(torch.float32)

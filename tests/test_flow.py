@@ -3,11 +3,14 @@ bound and its gap. Each with a control: the classic mistakes, made."""
 import functools
 import math
 
+import fit
 import pytest
 import torch
 from by_hand import conv, differ, doubled, enlivened, in_groups, linear, noise, normed, silu
 
 import flow
+import judge
+import utils
 from flow import Flow
 
 KINDS = ("spline", "affine", "additive")
@@ -461,6 +464,33 @@ def test_the_label_is_heard_by_every_coupling():
     assert right == (0.5 if by_label.argmax() in (0, 1) else 0)
     with pytest.raises(ValueError, match="conditional"):
         model.log_prob(x)
+
+
+@pytest.mark.parametrize("levels, conditional", [(256, False), (256, True), (2, True)])
+def test_what_is_published_is_of_the_test_digits_with_their_labels(few_images, levels, conditional):
+    """Nats, bounds, and what is left without the label; of validation digits, or by the labels of
+    others, they are others."""
+    data, words = fit.told(utils.load_mnist(), conditional), " --conditional" * conditional
+    s = fit.values(flow, f"--width 4 --levels {levels} --test-draws 10 --noise-draws 2{words}")
+    torch.manual_seed(0)
+    model = flow.build(s)
+    model.start_from_mean(data.train)
+    with torch.no_grad():  # a fresh one does not hear the label
+        for p in model.parameters():
+            p += 0.3 * torch.randn_like(p) * (p.shape[-1] if p.dim() > 1 else 1) ** -0.5
+
+    def figures(grey, bits, y):
+        x = grey if levels > 2 else bits
+        more = flow.evaluate_without_label(model, x, y) if levels == 2 else ()
+        return [flow.evaluate(model, x, y), *flow.evaluate_noise(model, x, y, 2), *more]
+
+    nats, found = flow.figures_at_the_end(model, data, judge.load_judge(), s)
+    told = [found["marginal_nats"], found["bayes_accuracy"]] if levels == 2 else []
+    published = [found["grey_nats"] if nats is None else nats, *found["bounds_by_draws"].values()]
+    assert published + told == pytest.approx(figures(data.test, data.x_test, data.y_test), rel=1e-6)
+    others = [figures(data.val, data.x_val, data.y_val)]  # controls
+    others += [figures(data.test, data.x_test, data.y_test.flip(0))] if conditional else []
+    assert all(other[0] != pytest.approx(published[0], rel=1e-5) for other in others)
 
 
 def test_sizes_that_cannot_be_are_refused_with_a_sentence():

@@ -366,6 +366,15 @@ def test_compare_averages_measures_what_it_says():
         -made.bernoulli_log_prob(logits, x.float()).mean().item(), rel=1e-5)
     assert result["mixture_nats"] < sum(result["mask_nats"]) / 3  # Jensen
 
+    class Worse:
+        """Control: a mixture that is worse than its parts."""
+
+        def log_prob(self, x, y=None):
+            return super().log_prob(x, y) - 5
+
+    with pytest.raises(AssertionError, match="Jensen"):
+        made.compare_averages(as_if(model, Worse), x, None)
+
 
 class Watched(made.MADE):
     """Notes which mask set each call of logits() is about."""

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from conftest import ROOT, StopsAt, checkpoint, result, same
 
 import judge
 import runner
+import streams
 import utils
 
 pytestmark = pytest.mark.usefixtures("sketches")
@@ -303,6 +306,22 @@ def test_the_line_that_a_stopped_run_prints_goes_on(capsys, tmp_path):
     assert np.array_equal(np.load("my run/samples.npy"), np.load("whole/samples.npy"))
 
 
+def test_the_lines_that_train_on_say_where_the_data_are(fails):
+    where = ["--data-dir", "my data", "--num-samples", "9"]
+    toy.main(["--out", "a", *where])
+    words = "--start-from a --steps 40 --data-dir 'my data' --num-samples 9"
+    fails(lambda: toy.main(["--resume", "--out", "a", "--steps", "40", *where]), words)
+
+    class Poisoned(runner.Run):
+        def check_finite(self, **values):
+            super().check_finite(**({"loss": math.nan} if self.step == 12 else values))
+
+    fails(lambda: toy.main(["--out", "b", *where], Poisoned), "--start-from b --lr",
+          "--data-dir 'my data'")
+    toy.main(runner.shlex.split(words) + ["--out", "c"])  # as it was told
+    assert Path("c/samples.npy").exists()
+
+
 # -------------------------------------------------------------------------------- folders and locks
 
 
@@ -413,6 +432,8 @@ def test_start_asks_streams_and_does_not_assume_them(monkeypatch):
             pass
 
     monkeypatch.setattr(sys, "stdout", Stream())
+    monkeypatch.setattr(sys, "stderr", Stream())
+    assert not streams.seen_by_somebody()  # nor isatty()
     handler = signal.getsignal(signal.SIGTERM)
     done = []
     try:
@@ -420,6 +441,33 @@ def test_start_asks_streams_and_does_not_assume_them(monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, handler)
     assert done == [1]
+
+
+def test_a_backend_that_somebody_chose_stays(monkeypatch):
+    """In a notebook, or by MPLBACKEND; else a script draws into files. Importing changes nothing:
+    start() alone asks for a backend."""
+    def begun(*chose):
+        matplotlib.use("svg")
+        monkeypatch.delenv("MPLBACKEND", raising=False)
+        monkeypatch.delitem(sys.modules, "IPython", raising=False)
+        if "MPLBACKEND" in chose:
+            monkeypatch.setenv("MPLBACKEND", "svg")
+        if "IPython" in chose:
+            monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace())
+        utils.start(lambda: None)
+        return matplotlib.get_backend().lower()
+
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back at the end
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    try:
+        assert (begun("MPLBACKEND"), begun("IPython"), begun()) == ("svg", "svg", "agg")
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        matplotlib.use("Agg")
+    for path in ROOT.glob("*.py"):
+        asks = re.findall(r"matplotlib\.use|switch_backend", path.read_text(encoding="utf-8"))
+        assert len(asks) == (path.name == "utils.py"), path.name
 
 
 # ------------------------------------------------------------------------------------ broken things
@@ -654,6 +702,8 @@ def test_a_mixture_that_is_less_than_a_tenth_of_its_part_is_noticed():
                            else own["test_nats"] + self.more)
 
     toy.main(["--out", "a"], Run)
+    Run.more = math.log(10) + 1e-4  # of digits that nobody takes for others: rounding decides
+    toy.main(["--out", "c"], Run)
     Run.more = 2.4  # more than log 10
     with pytest.raises(AssertionError, match="came out below"):
         toy.main(["--out", "b"], Run)
@@ -668,6 +718,75 @@ def test_a_start_that_fails_leaves_ctrl_c_as_it_was():
     with pytest.raises(OSError):
         toy.main(["--out", "a"], Run)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_the_random_state_is_of_the_card_that_was_asked_for(monkeypatch):
+    """--device cuda:1: its state is kept and put back, not the first card's. (No card is needed:
+    it is made up, and there while the run is saved and restored.)"""
+    asked, seven = [], torch.full((4,), 7, dtype=torch.uint8)
+    monkeypatch.setattr(runner.torch.cuda, "get_rng_state",
+                        lambda device="cuda": asked.append(str(device)) or seven)
+    monkeypatch.setattr(runner.torch.cuda, "set_rng_state",
+                        lambda state, device="cuda": asked.append((str(device), state.tolist())))
+
+    class Card(StopsAt):
+        def on_it(self, do):
+            usual, self.device = self.device, torch.device("cuda:1")
+            do()
+            self.device = usual
+
+        def save(self):
+            self.on_it(super().save)
+
+        def restore(self):
+            self.on_it(super().restore)
+
+    with pytest.raises(SystemExit):
+        toy.main(["--out", "a"], type("Stops", (Card,), {"at": 11}))
+    assert set(asked) == {"cuda:1"}
+    asked.clear()
+    toy.main(["--resume", "--out", "a"], Card)
+    assert asked[0] == ("cuda:1", [7, 7, 7, 7]) and set(asked[1:]) == {"cuda:1"}
+
+
+def test_a_signal_that_nobody_handles_ends_the_process_as_ever():
+    """Under pytest SIGTERM has its usual effect in training, too, or a job that was cancelled would
+    run on; a script handles it, and then it is heard after the step."""
+    class Noting(runner.Run):
+        def tick(self, *loss):
+            found.append([signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)])
+            return super().tick(*loss)
+
+    before, found = signal.getsignal(signal.SIGTERM), []
+    try:
+        for handler, kept in ((signal.SIG_DFL, True), (lambda *_: None, False)):
+            signal.signal(signal.SIGTERM, handler)
+            toy.main(["--out", "a"], Noting)
+            assert (found[-1][1] is handler) is kept
+            assert found[-1][0].__name__ == "on_signal"  # of Ctrl-C, which Python handles
+            assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_message_closes_the_bar_first(monkeypatch, fails):
+    """Else it is glued to it: `fails` wants a line that begins with the script's name."""
+    class Poisoned(runner.Run):
+        def check_finite(self, **values):
+            super().check_finite(**({"loss": math.nan} if self.step == 12 else values))
+
+    class Glued(runner.Run):
+        """Control: says it while the bar is there."""
+
+        def check_finite(self, **values):
+            print("toy.py: error: after step 12", file=sys.stderr)
+            raise SystemExit(2)
+
+    monkeypatch.setattr(runner, "seen_by_somebody", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["toy.py"])
+    fails(lambda: toy.main(["--out", "a"], Poisoned), "after step 12")
+    with pytest.raises(AssertionError):
+        fails(lambda: toy.main(["--out", "b"], Glued), "after step 12")
 
 
 def test_validation_chooses_the_weights_and_training_does_not():

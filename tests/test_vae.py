@@ -444,6 +444,12 @@ def test_the_label_matters_to_both_networks():
     assert not torch.allclose(model.decode(z, y), model.decode(z, y + 1))
 
 
+def test_grey_levels_are_nothing_to_encode():
+    small_vae().encode(all_images())  # control
+    with pytest.raises(ValueError, match="pixels have to lie in 0 … 1"):
+        small_vae().encode(255 * all_images())
+
+
 def test_labels_are_asked_for_and_refused():
     x, y = all_images()[:4], torch.arange(4)
     for call in ("elbo", "sample", "log_prob_bound"):
