@@ -76,15 +76,15 @@ def told(data, conditional):
     return SimpleNamespace(**{**vars(data), **labels})
 
 
-def fit(chapter, settings, data, build=None):
+def fit(chapter, settings, data, build=None, quiet=Quiet):
     """Train a chapter's model, or that of another build(settings) -> the model (of several players
     the one that draws), seconds of training, and the norms of all gradients. Raises Diverged.
 
-    data: as utils.load_mnist() has it.
+    data: as utils.load_mnist() has it. quiet: Quiet, or a subclass.
     """
     torch.manual_seed(settings.seed)
     model = (build or chapter.build)(settings)
-    data, quiet = told(data, settings.conditional), Quiet(settings)
+    data, quiet = told(data, settings.conditional), quiet(settings)
     if hasattr(model, "start_from_mean"):
         model.start_from_mean(data.train)
     chapter.train(model, data, quiet)

@@ -3,21 +3,22 @@
     python experiments/mutations.py [--jobs 2] [--only TEXT] [--json runs/mutations.json] [--list]
 
 Each mutation is a small, plausible slip: a sign, an index off by one, a term of an equation left
-out, weights chosen on the wrong set. The tree is copied, the line is changed, and pytest runs, with
--x: first the files whose names fit, then, if they pass, all others. A mutation that survives is a
-test that is missing. Rows that are there are not run again. Committed as results/mutations.json.
-A script to run, not a test: half an hour on two cores.
+out, weights chosen on the wrong set. The tree is copied, the line is changed, and pytest runs up to
+the first failure: the files whose names fit, fast tests first, then, if they pass, all others. A
+mutation that survives is a test that is missing. Rows that are there are not run again. Committed
+as results/mutations.json. A script to run, not a test: an hour on two cores.
 """
-import concurrent.futures
+import contextlib
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import pytest
 from fit import ROOT, command_line
 
 import utils
@@ -39,7 +40,8 @@ FITTING = {  # tests that are asked first
 def first_tests(file):
     """Files of tests/ that are asked first: of a chapter that is not in FITTING its own, if there
     is one, and what is tested of all."""
-    named = [f"tests/test_{name}.py" for name in FITTING.get(file, (file, "chapters"))]
+    usual = ("experiments",) if file.startswith("experiments/") else (file, "chapters")
+    named = [f"tests/test_{name}.py" for name in FITTING.get(file, usual)]
     return [name for name in named if (ROOT / name).exists()]
 
 
@@ -56,29 +58,51 @@ def all_mutations(path=LIST):
     return rows
 
 
+class FirstFailure:
+    """A plugin of pytest: fast tests run first, and the first that fails is kept by name."""
+
+    name = None
+
+    def pytest_collection_modifyitems(self, items):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is not None)  # stable
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.name = self.name or report.nodeid
+
+    pytest_collectreport = pytest_runtest_logreport
+
+
 def tried(mutation):
-    """Run the tests of a copy that has this mistake -> with "caught_by": a test's name, or None."""
-    file = mutation["file"]
-    start, environment = time.monotonic(), {**os.environ, "OMP_NUM_THREADS": "1"}
+    """Run the tests of a copy that has this mistake -> with "caught_by": a test's name, or None.
+
+    For a process of its own, forked from one that has imported torch: the copy's modules take the
+    place of ours.
+    """
+    file, start = mutation["file"], time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", "runs", "__pycache__"))
         path = tree / f"{file}.py"
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace(mutation["before"], mutation["after"]), encoding="utf-8")
-        first = first_tests(file)
+        ours = (ROOT, ROOT / "experiments", ROOT / "tests")
+        for name, module in list(sys.modules.items()):
+            if Path(getattr(module, "__file__", None) or "/").parent in ours:
+                del sys.modules[name]
+        sys.path[:] = [place for place in sys.path if Path(place) not in ours]
+        os.chdir(tree)
+        first, failure = first_tests(file), FirstFailure()
         rest = [f"tests/{p.name}" for p in sorted((tree / "tests").glob("test_*.py"))
                 if f"tests/{p.name}" not in first]
-        caught = None
-        for files in (first, rest):
-            words = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "--no-header", *files]
-            done = subprocess.run(words, cwd=tree, capture_output=True, text=True, env=environment)
-            failed = [line for line in done.stdout.splitlines()
-                      if line.startswith(("FAILED", "ERROR"))]
-            if done.returncode:
-                caught = failed[0].split(" - ")[0] if failed else done.stdout[-200:]
-                break
-    return {**mutation, "caught_by": caught, "seconds": round(time.monotonic() - start)}
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            for files in (first, rest):
+                code = pytest.main(["-n", "0", "-x", "-q", "--no-header", *files], [failure])
+                if code:
+                    failure.name = failure.name or f"pytest ended with {code!r}"
+                    break
+        os.chdir("/")
+    return {**mutation, "caught_by": failure.name, "seconds": round(time.monotonic() - start)}
 
 
 def main():
@@ -98,8 +122,9 @@ def main():
         print(*(f"{m['file']:16} {m['what']}" for m in todo), sep="\n")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        for row in pool.map(tried, todo):
+    os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start; they themselves have one thread
+    with multiprocessing.get_context("fork").Pool(args.jobs, maxtasksperchild=1) as pool:
+        for row in pool.imap(tried, todo, chunksize=1):
             rows.append(row)
             utils.write_atomically(path, (json.dumps(rows, indent=1) + "\n").encode())
             print(f"{row['file']:16} {row['what']:48} {row['caught_by'] or 'SURVIVED'}", flush=True)
