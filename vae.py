@@ -34,8 +34,8 @@ Run       python vae.py                                  train, draw, measure; w
           python vae.py --z-size 2                       a latent space that fits on paper
           python vae.py --sample-only --num-samples 1000 draw from the checkpoint of a run
 Reached   −log p(x) ≤ 85.69 nats, 0.1577 bits/dim on all 10,000 test images: a bound,
-          importance-weighted, K = 200. −ELBO 89.28 nats. 4.0 minutes of training on 2 cores
-          of a shared server (AMD EPYC), seed 0: samples/vae/metrics.json. Published for one
+          importance-weighted, K = 200. −ELBO 89.28 nats. 4.6 minutes of training on 2 cores
+          of a shared server (Intel Xeon), seed 0: samples/vae/metrics.json. Published for one
           layer of latents: MLPs ≤ 86.35 (trained on (10) in place of (1): 84.78), a ResNet
           ≤ 81.08: "Given an afternoon".
 Gallery   samples/vae/README.md shows its runs; pictures that notes name lie beside it
@@ -655,8 +655,7 @@ def main(argv=None):
     plot_bounds(run.folder / "bound_by_samples.png", curves)
     plot_pictures(model, run.folder, data.x_test, data.y_test, data.test_labels, run.curve)
     run.write_samples(model)
-    # left_out: what weights.pt does without. To draw, the decoder is enough.
-    run.finish(model, test_nats=iw_nats, likelihood="bound", left_out=["encoder."], **figures)
+    run.finish(model, test_nats=iw_nats, likelihood="bound", **figures)
 
 
 # What tables and tests know of this chapter (CONTRIBUTING.md).
@@ -758,15 +757,15 @@ ABOUT = {
 #
 #     python vae.py --steps 50000 --out runs/vae_long
 #
-# reaches ≤ 84.88 nats on the test set (the bound with K = 200), in 11.9 minutes (2 cores, seed 0;
-# 256 passes over the training set; samples/vae_long/), where the default has ≤ 85.69 in 4.0
-# minutes. Three times the time for 0.8 nats: it begins to stop paying. Published for one layer of
-# latents, on dynamic bits, with K = 5000: MLPs trained on the ELBO ≤ 86.76 to 86.35 (1 to 50 draws
-# of z a step), on L_50 ≤ 84.78 (IWAE paper, as nbip/IWAE quotes it, whose own runs reach 86.06 and
-# 84.32); a convolutional ResNet ≤ 81.08 (IAF paper, K = 128, as a later one quotes it). As −ELBO,
-# where the default has 89.28: 86.77 with convolutions, ≤ 80.72 with many layers of latents
-# (VD-VAE), both of the README of EugenHotaj/pytorch-generative, whose code trains on all 60,000
-# images and scores the test set after each epoch, on bits tossed anew.
+# reaches ≤ 84.88 nats on the test set (the bound with K = 200), in 11.9 minutes (2 cores, AMD, seed
+# 0; 256 passes over the training set; samples/vae_long/), where the default has ≤ 85.69 in 4.6 (on
+# an Intel). Three times the steps for 0.8 nats: it begins to stop paying. Published for one layer
+# of latents, on dynamic bits, with K = 5000: MLPs trained on the ELBO ≤ 86.76 to 86.35 (1 to 50
+# draws of z a step), on L_50 ≤ 84.78 (IWAE paper, as nbip/IWAE quotes it, whose own runs reach
+# 86.06 and 84.32); a convolutional ResNet ≤ 81.08 (IAF paper, K = 128, as a later one quotes it).
+# As −ELBO, where the default has 89.28: 86.77 with convolutions, ≤ 80.72 with many layers of
+# latents (VD-VAE), both of the README of EugenHotaj/pytorch-generative, whose code trains on all
+# 60,000 images and scores the test set after each epoch, on bits tossed anew.
 #
 # Does it learn by heart? Validation images cost 2.8 nats more than training images after the
 # default run, and 3.6 after this one (−ELBO, 10,000 of each). Sets differ without any memory: 784
