@@ -32,10 +32,11 @@ def table(head, rows):
 
 
 def nats_of(metrics):
-    """"85.56 (exact)", "≤ 87.32 (bound, K = 200)", "88.9 (estimate, 88.5 … 89.3)" or "no
-    likelihood"."""
+    """"85.56 (exact)", "≤ 87.32 (bound, K = 200)" or "88.9 (estimate, 88.5 … 89.3)", nats of bits;
+    else "0.960 bits/dim of 256 levels (exact)", or "no likelihood"."""
     if metrics["likelihood"] == "none":
-        return "no likelihood"
+        levels = metrics.get("grey_levels", 256)
+        return grey_of(metrics, f" bits/dim of {levels} levels") or "no likelihood"
     if metrics["likelihood"] == "estimate":
         low, high = metrics["nats_interval"]
         return f"{metrics['test_nats']:.2f} (estimate, {low:.2f} … {high:.2f})"
@@ -44,6 +45,17 @@ def nats_of(metrics):
             f"K = {metrics['iw_samples']}"
         return f"≤ {metrics['test_nats']:.2f} (bound, {by})"
     return f"{metrics['test_nats']:.2f} (exact)"
+
+
+def grey_of(metrics, unit=""):
+    """"0.960 (exact)" or "≤ 1.460 (bound, 10 steps)", of grey levels, the unit behind the number;
+    "" if it has neither."""
+    if "grey_bits_per_dim" not in metrics:
+        return ""
+    if "grey_bound_steps" in metrics:
+        steps = metrics["grey_bound_steps"]
+        return f"≤ {metrics['grey_bits_per_dim']:.3f}{unit} (bound, {steps} steps)"
+    return f"{metrics['grey_bits_per_dim']:.3f}{unit} (exact)"
 
 
 def bits_of(nats):
@@ -68,7 +80,8 @@ def minutes(metrics):
 
 def told(run):
     """What is behind the name of a conditional run: what its nats are."""
-    return ", `−log p(x|y)`" if run.conditional and run.metrics["likelihood"] != "none" else ""
+    has_one = run.metrics["likelihood"] != "none" or grey_of(run.metrics)
+    return ", `−log p(x|y)`" if run.conditional and has_one else ""
 
 
 def chapters_table(runs):
@@ -137,14 +150,9 @@ def published_table(runs):
 def grey_table(runs):
     """Likelihoods of grey levels, or bounds on them: another scale than nats of bits, and each
     number of levels has its own."""
-    def figure(metrics):
-        exact = "grey_bound_steps" not in metrics
-        return f"{metrics['grey_bits_per_dim']:.3f} (exact)" if exact else (
-            f"≤ {metrics['grey_bits_per_dim']:.3f} (bound, {metrics['grey_bound_steps']} steps)")
-
-    rows = [[run.name, run.metrics.get("grey_levels", 256), figure(run.metrics),
+    rows = [[run.name, run.metrics.get("grey_levels", 256), grey_of(run.metrics),
              f"`{run.metrics['command']}`"]
-            for run in runs if "grey_bits_per_dim" in run.metrics and not run.conditional]
+            for run in runs if grey_of(run.metrics) and not run.conditional]
     rows.sort(key=lambda row: -row[1])  # among those of as many levels the order of chapters stays
     return table(("model", "levels", "bits/dim", "command"), [map(str, row) for row in rows])
 

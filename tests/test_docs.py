@@ -223,7 +223,9 @@ def is_told(metrics, text):
     row = row_of(metrics, text)
     wanted = [f"{metrics['parameters']:,}", f"{metrics['train_seconds'] / 60:.1f} min"]
     if metrics["likelihood"] == "none":
-        wanted += ["no likelihood", f"{metrics['test_frechet']:.2f}",
+        of_levels = "grey_bits_per_dim" in metrics
+        wanted += [f"{metrics['grey_bits_per_dim']:.3f} bits/dim of " if of_levels
+                   else "no likelihood", f"{metrics['test_frechet']:.2f}",
                    f"{metrics['test_precision']:.2f}", f"{metrics['test_recall']:.2f}"]
     else:
         wanted += [f"{metrics['test_nats']:.2f} (" + metrics["likelihood"] + "," * (
@@ -401,7 +403,7 @@ def test_requirements_are_what_the_scripts_import():
 
     scripts = [*ROOT.glob("*.py"), *(ROOT / "experiments").glob("*.py")]
     ours = {path.stem for path in scripts} | sys.stdlib_module_names | {"PIL"}
-    needed = set().union(*map(imported, scripts)) - ours
+    needed = set().union(*map(imported, scripts)) - ours - {"pytest"}  # by experiments/mutations.py
     assert required("requirements.txt") == needed
     assert needed == {"torch", "torchvision", "numpy", "matplotlib", "tqdm"}
     assert required("requirements-dev.txt") == {"-r requirements.txt", "pytest",

@@ -170,8 +170,8 @@ def test_the_list_of_mutations_fits_the_code(tmp_path, fails):
         assert mutations.first_tests(file) == [f"tests/test_{name}.py" for name in names]
     assert mutations.first_tests("zz_copy") == ["tests/test_chapters.py"]  # no test of its own yet
     odd = tmp_path / "odd.json"
-    odd.write_text(json.dumps([{**rows[0], "before": "no such"}]))
-    fails(lambda: mutations.all_mutations(odd), "0 times 'no such'", "mend the list")  # control
+    odd.write_text(json.dumps([{**rows[0], "before": "no such line"}]))
+    fails(lambda: mutations.all_mutations(odd), "0 times 'no such line'", "mend the list")  # control
 
 
 def test_kills_are_as_the_docs_say():
@@ -270,9 +270,9 @@ def test_shipped_weights_are_scored_as_score_weights_says():
         kept = torch.load(SAMPLES / name / "weights.pt", weights_only=True)["best"]["weights"]
         assert all(torch.equal(value.half() if value.is_floating_point() else value, kept[key])
                    for key, value in model.state_dict().items())
-    model, left_out = score_weights.model_of(CHAPTERS["vae"], SAMPLES / "vae")
+    model, left_out = score_weights.model_of(CHAPTERS["ebm"], SAMPLES / "ebm_rbm")
     assert left_out and all(not key.startswith(left_out) for key in torch.load(
-        SAMPLES / "vae" / "weights.pt", weights_only=True)["best"]["weights"])
+        SAMPLES / "ebm_rbm" / "weights.pt", weights_only=True)["best"]["weights"])
 
 
 # ---------------------------------------------------------------------------- published figures

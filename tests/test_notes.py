@@ -432,7 +432,7 @@ COMPUTED = {
         ("better than the others, by {:.1f} and {:.1f}.",
          behind("vae", "lr / 3"), behind("vae", "lr * 3")),
         ("is behind by {:.1f} nats in equal time", long_behind("vae", "800 units", "400 units")),
-        ("Three times the time for {:.1f} nats",
+        ("Three times the steps for {:.1f} nats",
          RUNS["vae"]["test_nats"] - RUNS["vae_long"]["test_nats"]),
         ("cost {:.1f} nats more than training images after the default run, and {:.1f} after this",
          gap("vae"), gap("vae_long")),

@@ -720,35 +720,6 @@ def test_a_start_that_fails_leaves_ctrl_c_as_it_was():
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_the_random_state_is_of_the_card_that_was_asked_for(monkeypatch):
-    """--device cuda:1: its state is kept and put back, not the first card's. (No card is needed:
-    it is made up, and there while the run is saved and restored.)"""
-    asked, seven = [], torch.full((4,), 7, dtype=torch.uint8)
-    monkeypatch.setattr(runner.torch.cuda, "get_rng_state",
-                        lambda device="cuda": asked.append(str(device)) or seven)
-    monkeypatch.setattr(runner.torch.cuda, "set_rng_state",
-                        lambda state, device="cuda": asked.append((str(device), state.tolist())))
-
-    class Card(StopsAt):
-        def on_it(self, do):
-            usual, self.device = self.device, torch.device("cuda:1")
-            do()
-            self.device = usual
-
-        def save(self):
-            self.on_it(super().save)
-
-        def restore(self):
-            self.on_it(super().restore)
-
-    with pytest.raises(SystemExit):
-        toy.main(["--out", "a"], type("Stops", (Card,), {"at": 11}))
-    assert set(asked) == {"cuda:1"}
-    asked.clear()
-    toy.main(["--resume", "--out", "a"], Card)
-    assert asked[0] == ("cuda:1", [7, 7, 7, 7]) and set(asked[1:]) == {"cuda:1"}
-
-
 def test_a_signal_that_nobody_handles_ends_the_process_as_ever():
     """Under pytest SIGTERM has its usual effect in training, too, or a job that was cancelled would
     run on; a script handles it, and then it is heard after the step."""
