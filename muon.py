@@ -109,14 +109,18 @@ class Muon:
     @torch.no_grad()
     def step(self):
         self.adam.step()
-        lr = self.param_groups[0]["lr"]
+        lr, alike = self.param_groups[0]["lr"], {}
         for p, mean in zip(self.matrices, self.means):
-            if p.grad is None:
-                continue
-            mean.lerp_(p.grad, 1 - self.decay)  # from 0, uncorrected: orthogonal() forgets lengths
-            ahead = p.grad.lerp(mean, self.decay)  # Nesterov: the newest gradient counts once more
-            x = orthogonal(ahead.flatten(1) if p.dim() == 4 else ahead)
-            p.sub_(x.reshape(p.shape), alpha=lr * 0.2 * max(x.shape[-2:])**0.5)  # (1)
+            if p.grad is not None:
+                # From 0, uncorrected: orthogonal() forgets lengths.
+                mean.lerp_(p.grad, 1 - self.decay)
+                # Nesterov: the newest gradient counts once more.
+                alike.setdefault(p.shape, []).append((p, p.grad.lerp(mean, self.decay)))
+        for shape, pairs in alike.items():  # those of one shape at once: fewer, larger products
+            ahead = torch.stack([x for _, x in pairs])
+            x = orthogonal(ahead.flatten(2) if len(shape) == 4 else ahead)
+            for (p, _), step in zip(pairs, x):
+                p.sub_(step.reshape(shape), alpha=lr * 0.2 * max(step.shape[-2:])**0.5)  # (1)
 
     def state_dict(self):
         return {"adam": self.adam.state_dict(), "means": self.means}

@@ -171,7 +171,7 @@ def test_the_list_of_mutations_fits_the_code(tmp_path, fails):
     assert mutations.first_tests("zz_copy") == ["tests/test_chapters.py"]  # no test of its own yet
     odd = tmp_path / "odd.json"
     odd.write_text(json.dumps([{**rows[0], "before": "no such line"}]))
-    fails(lambda: mutations.all_mutations(odd), "0 times 'no such line'", "mend the list")  # control
+    fails(lambda: mutations.all_mutations(odd), "0 times", "mend the list")  # control
 
 
 def test_kills_are_as_the_docs_say():

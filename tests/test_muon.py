@@ -43,7 +43,7 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.position = nn.Parameter(torch.zeros(3, 5))
-        self.conv = nn.Conv2d(2, 4, 3)
+        self.conv, self.conv_2 = nn.Conv2d(2, 4, 3), nn.Conv2d(2, 4, 3)
         self.many = nn.Parameter(torch.zeros(3, 5, 7))
         self.last = nn.Linear(4, 2)
 
@@ -60,18 +60,29 @@ def with_gradients(lr=0.01):
 def test_what_is_a_matrix_gets_an_orthogonal_step_and_all_else_adams():
     net, optimizer = with_gradients()
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    assert [p.shape for p in optimizer.matrices] == [(3, 5, 7), (4, 2, 3, 3)]
+    assert [p.shape for p in optimizer.matrices] == [(3, 5, 7), (4, 2, 3, 3), (4, 2, 3, 3)]
     gradients = {name: p.grad.clone() for name, p in net.named_parameters()}
     optimizer.step()
     step = {name: before[name] - p for name, p in net.named_parameters()}
     for name in ("position", "conv.bias", "last.weight", "last.bias"):
         assert torch.allclose(step[name], 0.01 * gradients[name].sign(), rtol=1e-3)  # Adam's first
-    for name, flat in (("conv.weight", (4, 18)), ("many", (3, 5, 7))):
+    # Two of one shape go through orthogonal() together, and each gets its own.
+    for name, flat in (("conv.weight", (4, 18)), ("conv_2.weight", (4, 18)), ("many", (3, 5, 7))):
         expected = 0.01 * 0.2 * max(flat[-2:])**0.5 * orthogonal(gradients[name].view(flat))
         assert torch.allclose(step[name].view(flat), expected, atol=1e-6)
         assert 0.7 * 0.002 < step[name].square().mean()**0.5 < 1.2 * 0.002  # about 0.2 lr
     optimizer.zero_grad()
     assert all(p.grad is None for p in net.parameters())
+
+
+def test_what_has_no_gradient_stays_and_those_of_its_shape_move():
+    net, optimizer = with_gradients()
+    net.conv.weight.grad, before = None, net.conv.weight.detach().clone()
+    gradient, other = net.conv_2.weight.grad.clone(), net.conv_2.weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(net.conv.weight, before)
+    step = 0.01 * 0.2 * 18**0.5 * orthogonal(gradient.flatten(1)).view(other.shape)
+    assert torch.allclose(other - net.conv_2.weight, step, atol=1e-6)
 
 
 def test_the_rate_is_one_for_both():
