@@ -403,13 +403,13 @@ def plot_plane(path, runs, scores, floors):
     ax.minorticks_off()
     ax.grid(alpha=0.3)
     boxes = boxes_of(ax, [(x, y) for _, x, y in dots])
-    for name, y in lines:
-        for side in ("bottom", "top"):
-            word = ax.annotate(f"{name} (no nats): {y:.2f}", (0.99, y), fontsize=8, ha="right",
-                               va=side,
+    sides = [(x, ha, va) for x, ha in ((0.99, "right"), (0.01, "left")) for va in ("bottom", "top")]
+    for name, y in lines:  # above or below its line, at the right end if there is room
+        for x, ha, va in sides:
+            word = ax.annotate(f"{name} (no nats): {y:.2f}", (x, y), fontsize=8, ha=ha, va=va,
                                xycoords=("axes fraction", "data"))
             box = word.get_window_extent()
-            if side == "top" or not box.padded(-1).count_overlaps(boxes):
+            if (x, ha, va) == sides[-1] or not box.padded(-1).count_overlaps(boxes):
                 break
             word.remove()
         boxes.append(box)
