@@ -47,9 +47,9 @@ def with_adam(chapter):
     """A build(): of no weight's name muon.py thinks that it is a matrix, so Adam moves all."""
     def rename(model):
         class WithAdam(type(model)):
-            def named_parameters(self, *args, **how):
+            def named_parameters(self, *args, **options):
                 return ((f"{chapter.ADAM[0]}.{name}", p)
-                        for name, p in super().named_parameters(*args, **how))
+                        for name, p in super().named_parameters(*args, **options))
 
         model.__class__ = WithAdam
 
@@ -102,8 +102,8 @@ def main(variants, name, steps, description, figures, failed, paint=None):
         s = values(chapter, row["command"].split()[2:])
         try:
             model, seconds, norms = fit(chapter, s, data, build)
-            found, images = figures(variant, model, data, norms)
-            row |= {**found, "seconds": round(seconds, 1)}
+            measured, images = figures(variant, model, data, norms)
+            row |= {**measured, "seconds": round(seconds, 1)}
         except Diverged as after:
             row |= {**failed, "diverged_after": after.args[0]}
         print(row, flush=True)

@@ -145,14 +145,14 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
 
 def figures(name, model, data, norms):
     norms = sorted(norms)
-    found = {"gradient_median": norms[len(norms) // 2]}
+    row = {"gradient_median": norms[len(norms) // 2]}
     generator = torch.Generator().manual_seed(1)
     if has_nats(diffusion, model):
-        return {**found, "val_nats": nats(diffusion, model, data.x_val[:IMAGES])}, None
+        return {**row, "val_nats": nats(diffusion, model, data.x_val[:IMAGES])}, None
     draws = diffusion.sample_many(model, 2000, steps=25)
     scores = judge.scores(judge.load_judge("cpu"), draws, data.val)
     shares = scores.pop("shares")
-    return {**found, **scores, "least_share": min(shares), "most_share": max(shares)}, \
+    return {**row, **scores, "least_share": min(shares), "most_share": max(shares)}, \
         model.sample(16, None, generator)
 
 

@@ -137,22 +137,22 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
 @torch.no_grad()
 def figures(name, model, data, norms):
     generator, network = torch.Generator().manual_seed(1), judge.load_judge("cpu")
-    found = {"gradient_max": max(norms)}
+    row = {"gradient_max": max(norms)}
     x = data.x_val[:IMAGES]
     if isinstance(model, Residual):
-        _, found["effective_sample_size"] = model.measure(20000)
-        found["base_nats"] = -torch.cat(
+        _, row["effective_sample_size"] = model.measure(20000)
+        row["base_nats"] = -torch.cat(
             [model.base.log_prob(b) for b, _ in utils.batches(x, None, 250)]).mean().item()
-        found["val_nats"] = ebm.evaluate(model, x, None)
+        row["val_nats"] = ebm.evaluate(model, x, None)
     elif isinstance(model, RBM):
         low, high = model.measure(2000)
         nats, at = ebm.evaluate(model, x, None), model.log_z
-        found["val_nats"] = [nats + (end - at).item() for end in (low, high)]
-        found["frechet"] = distance(network, ebm.sample_many(model, 1000), data.x_val)
+        row["val_nats"] = [nats + (end - at).item() for end in (low, high)]
+        row["frechet"] = distance(network, ebm.sample_many(model, 1000), data.x_val)
     else:
         model.sampling_steps = 200
-        found["frechet"] = distance(network, ebm.sample_many(model, 500), data.val)
-    return found, model.sample(16, None, generator)
+        row["frechet"] = distance(network, ebm.sample_many(model, 500), data.val)
+    return row, model.sample(16, None, generator)
 
 
 def distance(network, draws, real):

@@ -48,11 +48,11 @@ def begun(command, data_dir, folder):
     return torch.load(folder / "run" / "checkpoint.pt", weights_only=True)["curve"][:ROWS]
 
 
-def differences(found, published):
+def differences(rows, published):
     """The largest relative difference of two lists of rows, and where it is."""
-    return max((abs(a[kind] - b[kind]) / abs(b[kind]), f"{kind} at step {b['step']}")
-               for a, b in zip(found, published, strict=True)
-               for kind in KINDS if b.get(kind) is not None)
+    return max((abs(a[key] - b[key]) / abs(b[key]), f"{key} at step {b['step']}")
+               for a, b in zip(rows, published, strict=True)
+               for key in KINDS if b.get(key) is not None)
 
 
 def main():
@@ -69,9 +69,9 @@ def main():
         if name not in runs:
             parser.error(f"samples/ has no run {name}: choose from {', '.join(runs)}.")
         with tempfile.TemporaryDirectory() as folder:
-            found = begun(runs[name]["command"], str(Path(args.data_dir).resolve()), Path(folder))
-        largest, where = differences(found, runs[name]["curve"][:ROWS])
-        rows[name] = {"steps": [row["step"] for row in found], "largest": largest, "where": where}
+            curve = begun(runs[name]["command"], str(Path(args.data_dir).resolve()), Path(folder))
+        largest, where = differences(curve, runs[name]["curve"][:ROWS])
+        rows[name] = {"steps": [row["step"] for row in curve], "largest": largest, "where": where}
         print(f"{name:28} {largest:.1e} ({where})", flush=True)
         if args.json:
             utils.write_atomically(args.json, (json.dumps(rows, indent=1) + "\n").encode())

@@ -108,8 +108,8 @@ def nats(chapter, model, x, y=None):
     two terms, reconstruction and KL: then their difference, −ELBO. An estimate is made anew."""
     if getattr(model, "likelihood", "") == "estimate":
         model.measure()
-    found = chapter.evaluate(model, x, y)
-    return found[1] - found[0] if isinstance(found, tuple) else found
+    terms = chapter.evaluate(model, x, y)
+    return terms[1] - terms[0] if isinstance(terms, tuple) else terms
 
 
 @torch.no_grad()

@@ -35,9 +35,9 @@ def of_model(model, x, y):
 @torch.no_grad()
 def of_draws(gan, model, data):
     labels, generator = gan.data_labels(told(data, model.classes), 5000), torch.Generator()
-    some = torch.randperm(len(data.test), generator=generator.manual_seed(0))[:5000]
+    chosen = torch.randperm(len(data.test), generator=generator.manual_seed(0))[:5000]
     heaps = {"draws": model.sample(5000, labels, generator.manual_seed(0)),
-             "test": data.test[some] / 255}
+             "test": data.test[chosen] / 255}
     return {name: mean_and_error(gan.nearest(heap, data.train)[0]) for name, heap in heaps.items()}
 
 

@@ -30,8 +30,8 @@ REAL = {"real training digits": ("train", N), "real validation digits": ("val", 
 def real_heap(digits, n, seed):
     """n of these digits by chance, as bits."""
     generator = torch.Generator().manual_seed(seed)
-    some = digits[torch.randperm(len(digits), generator=generator)[:n]]
-    return judge.coins(some.float() / 255, seed)
+    images = digits[torch.randperm(len(digits), generator=generator)[:n]]
+    return judge.coins(images.float() / 255, seed)
 
 
 @torch.no_grad()
@@ -65,16 +65,16 @@ def main():
             metrics = json.loads((runs[name] / "metrics.json").read_text(encoding="utf-8"))
             chapter = settings.chapters()[metrics["model"]]
             model, _ = model_of(chapter, runs[name])
-        found = []
+        scores = []
         for seed in range(1, args.heaps + 1):
             heap = real_heap(getattr(data, runs[name][0]), runs[name][1], seed) \
                 if name in REAL else drawn_heap(chapter, model, data, seed)
             score = judge.scores(network, heap, data.x_test)
-            found.append({key: round(score[key], 4) for key in ("frechet", "precision", "recall")})
-        rows[name] = found
+            scores.append({key: round(score[key], 4) for key in ("frechet", "precision", "recall")})
+        rows[name] = scores
         print(f"{name:28}" + "".join(
             f"  {key} {statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
-            for key in found[0] for values in [[row[key] for row in found]]), flush=True)
+            for key in scores[0] for values in [[row[key] for row in scores]]), flush=True)
         if args.json:
             utils.write_atomically(args.json, (json.dumps(rows, indent=1) + "\n").encode())
 

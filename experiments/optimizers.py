@@ -52,9 +52,9 @@ def another(name, network, optimizer):
         return Muon(network, lr, ADAM)
     if name == "Lion":
         return Lion(network, lr)
-    kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
+    optimizer_class = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
     decay = {"weight_decay": 0.1} if name == "AdamW" else {}
-    return kind(network.parameters(), lr=lr, betas=betas, fused=True, **decay)
+    return optimizer_class(network.parameters(), lr=lr, betas=betas, fused=True, **decay)
 
 
 def moved_by(name):

@@ -30,10 +30,10 @@ NOT_BITS = {"train_seconds", "eval_seconds", "sample_seconds_64",  # clocks
 
 def configurations():
     """{name: the words of a command}."""
-    return {name + label: [f"{chapter}.py", *flags.split(), *told, *LENGTH]
+    return {name + label: [f"{chapter}.py", *flags.split(), *conditional, *LENGTH]
             for chapter, module in settings.chapters().items()
             for name, flags in module.ABOUT["variants"].items()
-            for label, told in (("", []), (", conditional", ["--conditional"]))}
+            for label, conditional in (("", []), (", conditional", ["--conditional"]))}
 
 
 def run(checkout, words, folder):

@@ -40,10 +40,10 @@ def main():
     Path("runs").mkdir(exist_ok=True)
     model, _, _ = fit(flow, values(flow, f"--steps {args.steps}"), data)
     model.loss(*utils.random_batch(data, 64, grey=True)).backward()
-    named, found = dict(model.named_parameters()), {}
+    named, spectra = dict(model.named_parameters()), {}
     figure, axes = plt.subplots(1, len(MATRICES), figsize=(12, 2.8), sharey=True)
     for ax, (what, name) in zip(axes, MATRICES.items()):
-        before, after = found[what] = singular_values(named[name].grad)
+        before, after = spectra[what] = singular_values(named[name].grad)
         ax.semilogy(before, label="gradient")
         ax.semilogy(after, label="step")
         ax.set(title=what, xlabel="singular value, by size")
@@ -51,7 +51,7 @@ def main():
     axes[0].set(ylabel="size, largest = 1", ylim=(1e-4, 2))
     axes[0].legend()
     pictures.save_figure("runs/singular_values.png", figure)
-    text = json.dumps({"steps": args.steps, "matrices": found}, indent=1) + "\n"
+    text = json.dumps({"steps": args.steps, "matrices": spectra}, indent=1) + "\n"
     utils.write_atomically("runs/singular_values.json", text.encode())
 
 

@@ -153,9 +153,9 @@ def few_images(monkeypatch):
     nearly all of its time. The set is read once, and each who asks gets a copy."""
     load = utils.load_mnist
 
-    def few(*args, **how):
+    def few(*args, **options):
         if not SMALL:
-            SMALL.update(vars(load(*args, **how)))
+            SMALL.update(vars(load(*args, **options)))
             for name in ("val", "test", "val_labels", "test_labels", "x_train", "x_val", "x_test"):
                 SMALL[name] = SMALL[name][:100]
         return SimpleNamespace(**{name: value.clone() if isinstance(value, torch.Tensor) else value
@@ -172,10 +172,10 @@ def short_chains(monkeypatch):
     many chains and draws of the base are kept, are no settings.)"""
     short, ebm = {"sampling_steps": 10, "z_steps": 50}, CHAPTERS["ebm"]
     for chapter in (ebm, CHAPTERS["diffusion"]):
-        found = chapter.SETTINGS
-        for name in set(short) & set(found):
-            monkeypatch.setitem(found, name,
-                                dataclasses.replace(found[name], default=short[name]))
+        table = chapter.SETTINGS
+        for name in set(short) & set(table):
+            monkeypatch.setitem(table, name,
+                                dataclasses.replace(table[name], default=short[name]))
         for variant in chapter.VARIANTS.values():
             for name in set(short) & set(variant):
                 monkeypatch.setitem(variant, name, short[name])

@@ -242,11 +242,12 @@ def test_surprise_has_the_factors_of_the_chain_rule(name, flags):
         factors.append(-(now / before).log2())
         before = now
     by_step = torch.stack(factors, dim=1)  # (N, T)
-    found = CHAPTERS[name].surprise(model.float(), x, None)
-    if found.shape == x.shape:  # a factor a pixel, at its place
+    surprise = CHAPTERS[name].surprise(model.float(), x, None)
+    if surprise.shape == x.shape:  # a factor a pixel, at its place
         by_step = by_step[:, step - 1]
-    assert torch.allclose(found.flatten(1).double(), by_step, rtol=1e-3, atol=1e-3)
-    assert not torch.allclose(found.flatten(1).double(), by_step.roll(1, 1), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(surprise.flatten(1).double(), by_step, rtol=1e-3, atol=1e-3)
+    other = by_step.roll(1, 1)  # control
+    assert not torch.allclose(surprise.flatten(1).double(), other, rtol=1e-3, atol=1e-3)
 
 
 # ------------------------------------------------------------------------------------ dependence
@@ -288,12 +289,12 @@ def past_of(step, factors):
 
 def sees(model, moves_of):
     """(nothing but the past?, all of the past?), over all parts of a mixture."""
-    found = []
+    verdicts = []
     for sets, step in parts_of(model):
         moves = moves_of(model, sets)
         past = past_of(step, len(moves))
-        found.append((bool((moves[~past] == 0).all()), bool((moves[past] > 0).all())))
-    return all(only for only, _ in found), all(whole for _, whole in found)
+        verdicts.append((bool((moves[~past] == 0).all()), bool((moves[past] > 0).all())))
+    return all(only for only, _ in verdicts), all(whole for _, whole in verdicts)
 
 
 @every_case
@@ -482,16 +483,16 @@ def test_shapes_for_any_size_and_number(name, flags, sizes, n):
 
 @every_case
 def test_labels_are_asked_for_and_refused(name, flags):
-    told, not_told = (lively(name, flags, conditional=c) for c in (True, False))
-    x, y = noise(4, told.image_size), torch.arange(4)
+    conditional, plain = (lively(name, flags, conditional=c) for c in (True, False))
+    x, y = noise(4, conditional.image_size), torch.arange(4)
     for call, argument in (("logits", x), ("log_prob", x), ("loss", x), ("sample", 4),
                            ("sample_obvious", 4)):
-        getattr(not_told, call)(argument)
-        getattr(told, call)(argument, y=y)
+        getattr(plain, call)(argument)
+        getattr(conditional, call)(argument, y=y)
         with pytest.raises(ValueError, match="needs y"):
-            getattr(told, call)(argument)
+            getattr(conditional, call)(argument)
         with pytest.raises(ValueError, match="takes no y"):
-            getattr(not_told, call)(argument, y=y)
+            getattr(plain, call)(argument, y=y)
 
 
 @every_case

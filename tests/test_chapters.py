@@ -74,12 +74,12 @@ def test_a_run_writes_what_it_promises(name, flags, conditional, capsys, request
     painted = not conditional or name == "diffusion"
     if not painted:
         request.getfixturevalue("sketches")
-    found = weights_of_fit(chapter, words_of_settings(words))
+    fitted = weights_of_fit(chapter, words_of_settings(words))
     chapter.main([*words, "--out", "run"])
     folder, out = Path("run"), capsys.readouterr().out
-    assert same(found, weights_of_run(folder))
+    assert same(fitted, weights_of_run(folder))
     other = weights_of_fit(chapter, f"{words_of_settings(words)} --seed 1")
-    assert not same(found, other)  # control
+    assert not same(fitted, other)  # control
     m = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert m["model"] == name and m["conditional"] is conditional and m["steps"] == 2
     s = values(chapter, words_of_settings(words))
@@ -178,8 +178,8 @@ def check_figures(chapter, m, weights):
     if "elbo_nats" in m:
         assert m["elbo_nats"] == pytest.approx(fit.nats(chapter, model, data.x_test, y), rel=1e-6)
     if s.conditional:
-        found = chapter.evaluate_without_label(model, data.x_test, y, *draws)
-        assert (m["marginal_nats"], m["bayes_accuracy"]) == pytest.approx(found, rel=1e-6)
+        without_label = chapter.evaluate_without_label(model, data.x_test, y, *draws)
+        assert (m["marginal_nats"], m["bayes_accuracy"]) == pytest.approx(without_label, rel=1e-6)
 
 
 def words_of_settings(words):
@@ -193,18 +193,18 @@ def test_training_learns(chapter):
     """40 steps (150 of those that are quick) on the small set: below 206 nats, what 784 independent
     coins reach; or draws that are nearer to digits."""
     s, data = values(chapter, f"{chapter.ABOUT['small']} --width 16 --batch-size 16"), small_set()
-    found, quick = [], not hasattr(chapter.build(s), "sample_obvious")
+    figures, quick = [], not hasattr(chapter.build(s), "sample_obvious")
     for s.steps in (1, 150 if quick else 40):
         model, _, norms = fit.fit(chapter, s, data)
         assert len(norms) in (0, s.steps)
         if fit.has_nats(chapter, model):
-            found.append(fit.nats(chapter, model, data.x_val[:100]))
+            figures.append(fit.nats(chapter, model, data.x_val[:100]))
         else:
             draws = model.sample(500, None, torch.Generator().manual_seed(0))
             network = judge.load_judge()
-            found.append(judge.frechet_distance(judge.judged(network, draws)[0],
-                                                judge.judged(network, data.val)[0]))
-    assert found[1] < found[0] and found[1] < 203
+            figures.append(judge.frechet_distance(judge.judged(network, draws)[0],
+                                                  judge.judged(network, data.val)[0]))
+    assert figures[1] < figures[0] and figures[1] < 203
 
 
 def small_set():
@@ -400,8 +400,8 @@ def test_gradients_are_clipped(name):
     for clip in (norm / 7, norm * 7):
         spy, _, _ = loop(chapter, f"--clip {clip:.6g} --steps 1")
         assert spy.norms[0]["gradient"] == pytest.approx(norm, rel=1e-4)  # as it was, unclipped
-        found = math.sqrt(sum(g.square().sum().item() for g in spy.gradients[0]))
-        assert found == pytest.approx(min(norm, clip), rel=1e-3)
+        clipped = math.sqrt(sum(g.square().sum().item() for g in spy.gradients[0]))
+        assert clipped == pytest.approx(min(norm, clip), rel=1e-3)
 
 
 @pytest.mark.parametrize("conditional", [False, True])
@@ -461,7 +461,7 @@ def are_training_images(batches, data):
     alone: coins and levels leave them as they are."""
     for x, y in batches:
         where = [(data.train / 255 == image).flatten(1).all(dim=1).nonzero() for image in x]
-        if [len(found) for found in where] != [1] * len(x):
+        if [len(places) for places in where] != [1] * len(x):
             return False
         if y is not None and data.train_labels[torch.cat(where)[:, 0]].tolist() != y.tolist():
             return False
@@ -585,7 +585,7 @@ def test_each_step_moves_the_weights_by_fresh_gradients(name):
     chapter, data = CHAPTERS[name], toy_data(False, n=1)  # one image: all batches are alike
     spy, _, _ = loop(chapter, "--steps 6 --lr 1e-9 --clip 1e8", data=data)
     first = int(6 * getattr(spy.settings, "base_part", 1))  # ebm.py then trains another network
-    norms = [found["gradient"] for found in spy.norms][:first]
+    norms = [step["gradient"] for step in spy.norms][:first]
     if not hasattr(chapter.build(spy.settings), "sample_obvious"):  # noise is drawn in each step
         assert max(norms) < 3 * min(norms)
     else:
@@ -821,19 +821,19 @@ OWN = {"main", "build", "plot_pictures", "fields", "choose_dilations", ("vae", "
 
 def functions(text):
     """name: body without docstring, of the functions of a chapter's source."""
-    found = {}
+    bodies = {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
-            found[node.name] = ast.unparse(node.args) + "\n" + "\n".join(map(ast.unparse, body))
-    return found
+            bodies[node.name] = ast.unparse(node.args) + "\n" + "\n".join(map(ast.unparse, body))
+    return bodies
 
 
 def drifted(chapters):
     """Names of functions that two chapters have, and not alike."""
     first, wrong = {}, []
-    for chapter, found in chapters.items():
-        for name, body in found.items():
+    for chapter, bodies in chapters.items():
+        for name, body in bodies.items():
             if name not in OWN and (chapter, name) not in OWN:
                 wrong += [(chapter, name)] * (first.setdefault(name, body) != body)
     return wrong
@@ -863,8 +863,8 @@ def methods(text):
 
 
 def test_methods_that_are_repeated_are_the_same():
-    classes = {f"{name}.{key}": found for name in CHAPTERS
-               for key, found in methods(source(name)).items()}
+    classes = {f"{name}.{key}": bodies for name in CHAPTERS
+               for key, bodies in methods(source(name)).items()}
     for method, places in TWINS.items():
         assert len({classes[place][method] for place in places}) == 1, method
     assert classes["made.RNN"]["loss"] != classes["made.MADE"]["loss"]  # control

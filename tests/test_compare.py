@@ -422,11 +422,11 @@ def test_whatever_value_is_changed_scores_are_shown_or_none():
     for place, value in changes(usual, len(ODD_VALUES)):
         content = json.dumps(changed(text, place, value))
         Path("run/scores.json").write_text(content, encoding="utf-8")
-        found = compare.read_scores(run)
-        if found is not None:
+        scores = compare.read_scores(run)
+        if scores is not None:
             shown += 1
-            blocks_of([run], {run.folder: found}, {"a floor": {"nats": None, **found}})
-            tables.gallery(run, found)
+            blocks_of([run], {run.folder: scores}, {"a floor": {"nats": None, **scores}})
+            tables.gallery(run, scores)
     assert 10 < shown < 200
 
 
@@ -513,9 +513,9 @@ def test_a_mark_without_an_end_is_told(fails):
 
 
 def test_links_of_a_block_are_moved_with_it():
-    found = tables.moved({"a": ["![b](c.png) [d](../e/f.md#g) [h](https://i.j)"]}, ROOT / "samples",
+    moved = tables.moved({"a": ["![b](c.png) [d](../e/f.md#g) [h](https://i.j)"]}, ROOT / "samples",
                          ROOT / "docs")
-    assert found == {"a": ["![b](../samples/c.png) [d](../e/f.md#g) [h](https://i.j)"]}
+    assert moved == {"a": ["![b](../samples/c.png) [d](../e/f.md#g) [h](https://i.j)"]}
 
 
 # ------------------------------------------------------------------------------------ odd draws
@@ -599,7 +599,7 @@ def test_no_picture_is_no_digits(runs_folder):
 
 def test_draws_that_are_not_plain_ones_of_this_run_do_not_count(runs_folder):
     run = compare.read_run(runs_folder / "vae")
-    x, how = np.zeros((6000, 28, 28), np.float32), run.folder / "samples.json"
+    x, path = np.zeros((6000, 28, 28), np.float32), run.folder / "samples.json"
     assert run.has_means and compare.read_draws(run.folder, run) is None  # none at all
     np.save(run.folder / "samples.npy", x)
     assert compare.read_draws(run.folder, run) is None  # without its means
@@ -608,9 +608,9 @@ def test_draws_that_are_not_plain_ones_of_this_run_do_not_count(runs_folder):
     step = run.metrics["best_step"]
     for odd in ({"step": step - 1}, {"step": step, "temperature": 0.8}, {"step": step, "label": 3},
                 {}, []):
-        how.write_text(json.dumps(odd))
+        path.write_text(json.dumps(odd))
         assert compare.read_draws(run.folder, run) is None
-    how.write_text(json.dumps({"step": step}))
+    path.write_text(json.dumps({"step": step}))
     assert compare.read_draws(run.folder, run) is not None
     run.conditional = True
     assert compare.read_draws(run.folder, run) is None  # without labels
@@ -673,28 +673,29 @@ def planted(folder, model, draws, means=None, labels=None):
             x = x.repeat(-(-many // len(x)), *[1] * (x.ndim - 1))[:many]
             x = x if name == "labels" else x[:, 0].float()
             np.save(run.folder / f"{name}.npy", x.numpy())
-    found = compare.score_run(run, lambda: (Eye(), made_up()))
-    assert compare.read_scores(run) == found  # kept, and read again
-    return found
+    scores = compare.score_run(run, lambda: (Eye(), made_up()))
+    assert compare.read_scores(run) == scores  # kept, and read again
+    return scores
 
 
 def test_draws_are_scored_beside_the_binarized_test_digits():
     data = made_up()
-    found = planted("same", "transformer_ar", data.x_test)
-    scores = found["binarized"]
-    assert scores["frechet"] < 0.02 and scores["precision"] == 1 and scores["recall"] > 0.95
-    assert found["grey"] is None and found["label_agreement"] is None
-    assert scores["shares"] == pytest.approx([0.1] * 10, abs=0.001)
+    scores = planted("same", "transformer_ar", data.x_test)
+    binarized = scores["binarized"]
+    assert binarized["frechet"] < 0.02
+    assert binarized["precision"] == 1 and binarized["recall"] > 0.95
+    assert scores["grey"] is None and scores["label_agreement"] is None
+    assert binarized["shares"] == pytest.approx([0.1] * 10, abs=0.001)
     for name, other in (("val", data.x_val), ("train", data.train // 255)):  # controls
         assert planted(name, "transformer_ar", other)["binarized"]["frechet"] > 0.5
 
 
 def test_means_are_scored_beside_the_grey_test_digits():
     data = made_up()
-    found = planted("same", "vae", data.x_test, data.test / 255)
-    assert found["grey"]["frechet"] < 0.02 and found["binarized"]["frechet"] < 0.02
-    found = planted("other", "vae", data.test.sign(), data.x_test)  # control
-    assert found["grey"]["frechet"] > 0.3 and found["binarized"]["frechet"] > 0.1
+    scores = planted("same", "vae", data.x_test, data.test / 255)
+    assert scores["grey"]["frechet"] < 0.02 and scores["binarized"]["frechet"] < 0.02
+    scores = planted("other", "vae", data.test.sign(), data.x_test)  # control
+    assert scores["grey"]["frechet"] > 0.3 and scores["binarized"]["frechet"] > 0.1
 
 
 def test_grey_draws_are_scored_grey_and_after_a_coin_a_pixel():
@@ -703,14 +704,14 @@ def test_grey_draws_are_scored_grey_and_after_a_coin_a_pixel():
     data = made_up()
     grey = data.x_test.float().clone()
     grey[:, 0, 1:] = 0.5
-    found = planted("half", "gan", grey)
-    assert found["binarized"]["frechet"] < 0.1 < found["grey"]["frechet"]
+    scores = planted("half", "gan", grey)
+    assert scores["binarized"]["frechet"] < 0.1 < scores["grey"]["frechet"]
     assert planted("same", "gan", data.test / 255)["grey"]["frechet"] < 0.02
     for name, level in (("dark", 0.2), ("light", 0.8)):
         grey[:, 0, 1:] = level
-        found = planted(name, "gan", grey)
+        scores = planted(name, "gan", grey)
         # (level − ½)² a pixel from the means, and a little from the variances: ten such pixels.
-        assert found["binarized"]["frechet"] == pytest.approx(10 * (0.3 ** 2 + 0.1 ** 2), abs=0.1)
+        assert scores["binarized"]["frechet"] == pytest.approx(10 * (0.3 ** 2 + 0.1 ** 2), abs=0.1)
 
 
 def test_labels_are_asked_for_as_often_as_in_training_and_agreement_is_counted():
@@ -718,17 +719,17 @@ def test_labels_are_asked_for_as_often_as_in_training_and_agreement_is_counted()
     data = made_up()
     labels, draws = torch.arange(300) % 10, data.x_test.clone()
     draws[labels == 3] = draws[labels == 7]
-    found = planted("a", "transformer_ar_conditional", draws, labels=labels)
+    scores = planted("a", "transformer_ar_conditional", draws, labels=labels)
     count = torch.bincount(data.train_labels, minlength=10).double() / len(data.train_labels)
-    assert found["label_agreement"] == pytest.approx(1 - count[3].item(), abs=1e-3)
-    shares = found["binarized"]["shares"]
+    assert scores["label_agreement"] == pytest.approx(1 - count[3].item(), abs=1e-3)
+    shares = scores["binarized"]["shares"]
     assert shares[:3] == pytest.approx(count[:3].tolist(), abs=1e-3) and shares[3] == 0
     assert count[0] > 0.115 and count[1] < 0.085
     assert shares[7] == pytest.approx((count[3] + count[7]).item(), abs=1e-3)
-    assert found["label_agreement_grey"] is None
+    assert scores["label_agreement_grey"] is None
     grey = draws.float() * 0.9
-    found = planted("b", "vae_conditional", draws, grey, labels)
-    assert found["label_agreement_grey"] == pytest.approx(1 - count[3].item(), abs=1e-3)
+    scores = planted("b", "vae_conditional", draws, grey, labels)
+    assert scores["label_agreement_grey"] == pytest.approx(1 - count[3].item(), abs=1e-3)
 
 
 def test_floors_are_of_training_digits_and_of_independent_coins(monkeypatch):
@@ -808,8 +809,8 @@ def test_scores_that_cannot_be_kept_are_shown_all_the_same(capsys):
     (folder / "scores.json").unlink()
     (folder / "scores.json.part").mkdir()  # so that nothing can be written there
     np.save(folder / "samples.npy", data.x_test.repeat(17, 1, 1, 1)[:5000, 0].float().numpy())
-    found = compare.score_run(compare.read_run(folder), lambda: (Eye(), data))
-    assert found["binarized"]["precision"] == 1 and not (folder / "scores.json").exists()
+    scores = compare.score_run(compare.read_run(folder), lambda: (Eye(), data))
+    assert scores["binarized"]["precision"] == 1 and not (folder / "scores.json").exists()
     assert "scores.json cannot be written" in capsys.readouterr().err
 
 
@@ -829,15 +830,15 @@ def test_missing_draws_are_drawn_by_the_chapters_own_command(capsys, monkeypatch
     command = "python vae.py --sample-only --num-samples 1200 --out (a copy of runs/told)"
     assert command in out
     assert all(path.read_bytes() == content for path, content in before.items())
-    found = json.loads(read("runs/told/scores.json"))
-    assert found["grey"]["frechet"] > 20 and found["binarized"]["frechet"] > 20  # two steps
-    assert 0 < found["label_agreement"] < 0.5 and found["label_agreement_grey"] is not None
+    scores = json.loads(read("runs/told/scores.json"))
+    assert scores["grey"]["frechet"] > 20 and scores["binarized"]["frechet"] > 20  # two steps
+    assert 0 < scores["label_agreement"] < 0.5 and scores["label_agreement_grey"] is not None
     floors = json.loads(read("runs/comparison_floors.json"))
     assert floors["data"] == "mnist_5k"
     floor = floors["floors"]["real training digits"]
     assert floor["binarized"]["frechet"] < 3 and floor["label_agreement"] > 0.98
     page = read("runs/comparison.md")
-    assert f"| {found['binarized']['frechet']:.2f} |" in page
+    assert f"| {scores['binarized']['frechet']:.2f} |" in page
     compare.main([])  # the scores are kept: nothing has to be drawn
     assert "sample-only" not in capsys.readouterr().out and read("runs/comparison.md") == page
 
@@ -875,10 +876,10 @@ def painted(monkeypatch, plot, *of):
     with monkeypatch.context() as patch:
         patch.setattr(pictures, "save_figure", lambda path, figure: figures.append(figure))
         plot("a.png", *of)
-    found = [{line.get_label(): [tuple(point) for point in line.get_xydata()] for line in ax.lines}
-             for figure in figures for ax in figure.axes]
+    axes = [{line.get_label(): [tuple(point) for point in line.get_xydata()] for line in ax.lines}
+            for figure in figures for ax in figure.axes]
     tables.plt.close("all")
-    return found
+    return axes
 
 
 def points(axes):
@@ -899,8 +900,8 @@ def test_curves_are_of_what_runs_recorded(runs_folder, monkeypatch):
     assert "GAN" not in nats and "VAE" not in distances
     levels = {y for _, y in points(nats)} - {90, 85.5}
     assert levels == {81.45, 79.17} and {y for _, y in points(distances)} == {90, 85.5}
-    told = "\n".join(tables.published_table(published()[0]))
-    assert all(f"| {nats}" in told for nats in levels)
+    table = "\n".join(tables.published_table(published()[0]))
+    assert all(f"| {nats}" in table for nats in levels)
     of_folder(runs, "vae").metrics["curve"][-1]["val_nats"] = 85.6  # control
     assert painted(monkeypatch, tables.plot_curves, runs)[0]["VAE"] == [(1, 90), (3, 85.6)]
 
@@ -925,8 +926,8 @@ def test_drawing_times_are_of_what_files_say(monkeypatch):
     runs, scores, floors = published()
     axes, = painted(monkeypatch, tables.plot_times, runs, scores, floors, compare.read_sampling())
     for run in tables.chosen(runs):
-        m, found = (json.loads(read(run.folder / f"{name}.json")) for name in ("metrics", "scores"))
-        assert (m["sample_seconds_64"], found["binarized"]["frechet"]) in points(axes)
+        m, score = (json.loads(read(run.folder / f"{name}.json")) for name in ("metrics", "scores"))
+        assert (m["sample_seconds_64"], score["binarized"]["frechet"]) in points(axes)
     passes = json.loads(read(SAMPLES / "diffusion" / "metrics.json"))["speed"]["ddpm"]
     assert [(seconds, distance) for _, seconds, distance in passes] in axes.values()
     run = of_folder(runs, "made")
@@ -972,7 +973,7 @@ def test_completions_show_what_is_given_and_draws_of_that_digit(monkeypatch):
 
     rows, known = [], torch.zeros(4, 4, dtype=torch.bool)
     known[:2] = True
-    monkeypatch.setattr(pictures, "labelled_rows", lambda path, found, **_: rows.extend(found))
+    monkeypatch.setattr(pictures, "labelled_rows", lambda path, added, **_: rows.extend(added))
     x, y = torch.rand(3, 1, 4, 4), torch.tensor([7, 2, 9])
     pictures.plot_completions("a.png", Painter(), x, y, known)
     assert len(rows) == 3
@@ -1050,8 +1051,8 @@ def described(name, **settings):
     """(name, is it plain, is it first, its name for timings) of a chapter with these settings."""
     chapter = CHAPTERS[name]
     values = compare.resolve(chapter.SETTINGS, chapter.VARIANTS, settings)
-    found = compare.describe(chapter, values)
-    return found["name"], found["plain"], found["first"], found["asked"]
+    description = compare.describe(chapter, values)
+    return description["name"], description["plain"], description["first"], description["asked"]
 
 
 def test_sizes_are_part_of_a_name_and_of_nothing_else():
@@ -1136,14 +1137,14 @@ def test_digits_are_chosen_as_often_as_in_the_data():
 def test_digits_are_cut_from_a_grid_as_they_were_put_there(tmp_path):
     x = (torch.rand(80, 1, 28, 28) * 255).round() / 255
     pictures.save_grid(tmp_path / "samples.png", x)
-    plain, told = (SimpleNamespace(folder=tmp_path, conditional=c) for c in (False, True))
+    plain, conditional = (SimpleNamespace(folder=tmp_path, conditional=c) for c in (False, True))
     assert torch.allclose(tables.digits_of(plain, 16), x[:16], atol=1 / 255)
-    assert torch.allclose(tables.digits_of(told, 10), x[::8], atol=1 / 255)
+    assert torch.allclose(tables.digits_of(conditional, 10), x[::8], atol=1 / 255)
     assert tables.digits_of(plain, 81) is None
 
 
 def test_what_a_run_had_after_some_minutes():
     curve = [{"seconds": s, "val_nats": v} for s, v in
              ((5, 200.0), (50, 90.0), (70, 95.0), (130, 85.0))]
-    found = [tables.at_minute(curve, "val_nats", t) for t in (0.05, 0.5, 1, 2, 3)]
-    assert found == [None, 200.0, 90.0, 90.0, None]
+    nats = [tables.at_minute(curve, "val_nats", t) for t in (0.05, 0.5, 1, 2, 3)]
+    assert nats == [None, 200.0, 90.0, 90.0, None]

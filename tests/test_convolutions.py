@@ -15,10 +15,10 @@ import wavenet
 SIGHTS = [(1, 1), (1, 7), (7, 1), (3, 3), (5, 9), (9, 5), (28, 28), (14, 40)]
 
 
-def wave(kind="image", taps=1):
+def wave(pattern="image", taps=1):
     def make(size=3, seed=0, channels=6, **flags):
         torch.manual_seed(seed)
-        return shaken(wavenet.WaveNet(size, channels, 16, taps, kind, **flags), seed)
+        return shaken(wavenet.WaveNet(size, channels, 16, taps, pattern, **flags), seed)
 
     return make
 
@@ -107,11 +107,11 @@ def wavenet_by_hand(model, x, label, dilations):
             past = streams[k][t - dilations[k]] if t >= dilations[k] else None
             streams[k].append(h)
             size = 2 * len(h)
-            told = None
+            from_label = None
             if label is not None:
-                told = p["label_to_gates.weight"][label][k * size:(k + 1) * size]
+                from_label = p["label_to_gates.weight"][label][k * size:(k + 1) * size]
             g = gated(plus(times(p[f"now.{k}.weight"], h), p[f"now.{k}.bias"],
-                           times(p[f"past.{k}.weight"], past), told))
+                           times(p[f"past.{k}.weight"], past), from_label))
             h = plus(h, times(p[f"residual.{k}.weight"], g), p[f"residual.{k}.bias"])
             heard = plus(times(p[f"skip.{k}.weight"], g), p[f"skip.{k}.bias"])
             skips = plus(skips, heard) if skips else heard
@@ -148,9 +148,9 @@ def original_by_hand(model, x, label):
     """PixelCNN: mask A on the pixels, then blocks with mask B, each added to what it was given."""
     p, size = Plain(model), model.image_size
     signs = [[[2 * bit - 1] for bit in row] for row in x]
-    told = None if label is None else p["label.weight"][label]
+    from_label = None if label is None else p["label.weight"][label]
     first = convolved(p, "first", signs, MASK_A_7)
-    h = everywhere(size, lambda i, j: plus(first[i][j], position(p, i, j), told))
+    h = everywhere(size, lambda i, j: plus(first[i][j], position(p, i, j), from_label))
     for k in range(len(model.narrow)):
         narrow = everywhere(size, lambda i, j, k=k: relu(p.one(f"narrow.{k}", relu(h[i][j]))))
         looked = convolved(p, f"masked.{k}", narrow, MASK_B_3)
@@ -191,9 +191,9 @@ def row_lstm_by_hand(model, x, label):
     first = convolved(p, "first", signs, MASK_A_7)
     below = everywhere(size, lambda i, j: plus(first[i][j], position(p, i, j)))
     for k in range(len(model.input_to_state)):
-        told, four = None, 4 * len(below[0][0])
+        from_label, four = None, 4 * len(below[0][0])
         if label is not None:
-            told = p["label_to_gates.weight"][label][k * four:(k + 1) * four]
+            from_label = p["label_to_gates.weight"][label][k * four:(k + 1) * four]
         inputs = convolved(p, f"input_to_state.{k}", below, {(0, 0): (0, -1), (0, 1): (0, 0)})
         between = [[[kernel[tap] for kernel in row] for row in p[f"state_to_state.{k}.weight"]]
                    for tap in range(3)]
@@ -202,7 +202,7 @@ def row_lstm_by_hand(model, x, label):
             states.append([])
             cells.append([])
             for j in range(size[1]):
-                gates = plus(inputs[i][j], told, *(
+                gates = plus(inputs[i][j], from_label, *(
                     times(between[tap], at(states[:i], i - 1, j + tap - 1)) for tap in range(3)))
                 n = four // 4
                 above = at(cells[:i], i - 1, j) or [0.0] * n
@@ -219,17 +219,17 @@ def agrees(model, by_hand, label, *more):
     x = noise(2, model.image_size)
     logits = model.logits(x, None if label is None else torch.full((2,), label))
     flat = by_hand is wavenet_by_hand
-    found = [torch.tensor(by_hand(model, (image.flatten() if flat else image[0]).tolist(), label,
-                                  *more)).double().view_as(image) for image in x]
-    assert not torch.allclose(found[0], logits[1])
-    return torch.allclose(torch.stack(found), logits)
+    expected = [torch.tensor(by_hand(model, (image.flatten() if flat else image[0]).tolist(), label,
+                                     *more)).double().view_as(image) for image in x]
+    assert not torch.allclose(expected[0], logits[1])
+    return torch.allclose(torch.stack(expected), logits)
 
 
 @pytest.mark.parametrize("label", [None, 7])
-@pytest.mark.parametrize("kind, dilations", [("image", [1, 3, 2, 10, 4]),
-                                             ("line", [1, 2, 4, 8, 16])])
-def test_wavenet_is_what_its_equations_say(kind, dilations, label):
-    model = wave(kind, 3)((4, 5), channels=3, classes=10 * (label is not None))
+@pytest.mark.parametrize("pattern, dilations", [("image", [1, 3, 2, 10, 4]),
+                                                ("line", [1, 2, 4, 8, 16])])
+def test_wavenet_is_what_its_equations_say(pattern, dilations, label):
+    model = wave(pattern, 3)((4, 5), channels=3, classes=10 * (label is not None))
     assert agrees(model, wavenet_by_hand, label, dilations)
     assert not agrees(model, wavenet_by_hand, label, sorted(dilations, reverse=True))  # control
 
@@ -293,10 +293,10 @@ def test_the_row_lstm_is_an_lstm():
 def test_masks():
     assert pixelcnn.causal_mask(3, "A").tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
     assert pixelcnn.causal_mask(3, "B").tolist() == [[1, 1, 1], [1, 1, 0], [0, 0, 0]]
-    for kind in "AB":
-        mask = pixelcnn.causal_mask(7, kind)
+    for letter in "AB":
+        mask = pixelcnn.causal_mask(7, letter)
         assert (mask[:3] == 1).all() and (mask[4:] == 0).all()
-        assert mask[3].tolist() == [1, 1, 1, float(kind == "B"), 0, 0, 0]
+        assert mask[3].tolist() == [1, 1, 1, float(letter == "B"), 0, 0, 0]
 
 
 class Ahead(torch.nn.Module):
@@ -406,14 +406,14 @@ def test_dilations_are_those_of_the_notes():
     assert wavenet.choose_dilations("line", 28, 784) == [2**k for k in range(10)]
 
 
-@pytest.mark.parametrize("kind", ["line", "image"])
-def test_wavenet_sees_all_of_the_line_before(kind):
+@pytest.mark.parametrize("pattern", ["line", "image"])
+def test_wavenet_sees_all_of_the_line_before(pattern):
     for height, width in SIGHTS:
         sums = {0}
-        for delta in wavenet.choose_dilations(kind, width, height * width):
+        for delta in wavenet.choose_dilations(pattern, width, height * width):
             sums |= {s + delta for s in sums}
         assert set(range(height * width - 1)) <= sums, (height, width)
-    model, x = wave(kind)((5, 9)), noise(3, (5, 9)).requires_grad_()
+    model, x = wave(pattern)((5, 9)), noise(3, (5, 9)).requires_grad_()
 
     def seen():
         logit = model.logits(x)[:, 0, 4, 8].sum()
@@ -436,10 +436,10 @@ def test_a_model_is_told_where_it_is(make):
     model, x = make((9, 9), channels=12), torch.zeros(1, 1, 9, 9).double()
     model.bias.data.zero_()
     with torch.no_grad():
-        told = model.logits(x).flatten()
+        placed = model.logits(x).flatten()
         model.position.zero_()
-        not_told = model.logits(x).flatten()
-    assert len(told.unique()) > 40 and told[80] != not_told[80]
+        unplaced = model.logits(x).flatten()
+    assert len(placed.unique()) > 40 and placed[80] != unplaced[80]
 
 
 def test_sight_is_the_gradient_of_a_logit():

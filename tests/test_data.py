@@ -67,10 +67,10 @@ def test_fixed_bits_are_the_same_everywhere():
 def test_the_stream_of_the_fixed_bits_has_not_moved():
     """The full set need not be here: its 10,000 × 784 uniform numbers do not depend on it."""
     grey = torch.full((10000, 1, 28, 28), 128, dtype=torch.uint8)
-    found = [hashlib.sha256(np.packbits(utils.fixed_bits(grey, seed))).hexdigest()
-             for seed in (0, 1)]
-    assert found == ["6f98d66f33821a86cd148b7856591bd2aa5f2719646cb14595e3a115babc84a7",
-                     "df652c5ed7b55d0f270eaa6c887d4ddd1b01f8ee6ac14ebdd1c6bfdd6c22f14f"]
+    digests = [hashlib.sha256(np.packbits(utils.fixed_bits(grey, seed))).hexdigest()
+               for seed in (0, 1)]
+    assert digests == ["6f98d66f33821a86cd148b7856591bd2aa5f2719646cb14595e3a115babc84a7",
+                       "df652c5ed7b55d0f270eaa6c887d4ddd1b01f8ee6ac14ebdd1c6bfdd6c22f14f"]
 
 
 def test_a_change_of_the_fixed_bits_is_refused(monkeypatch):
@@ -140,13 +140,13 @@ def test_batches_cover_everything_once_and_in_order():
 
 
 def test_labels_for_a_row_each_and_for_models_that_take_none():
-    told, plain = SimpleNamespace(classes=10), SimpleNamespace(classes=0)
-    assert utils.row_labels(told, 12).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
-    assert utils.row_labels(told, 7, each=3).tolist() == [0, 0, 0, 1, 1, 1, 2]
+    conditional, plain = SimpleNamespace(classes=10), SimpleNamespace(classes=0)
+    assert utils.row_labels(conditional, 12).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    assert utils.row_labels(conditional, 7, each=3).tolist() == [0, 0, 0, 1, 1, 1, 2]
     assert utils.row_labels(plain, 7) is None
-    utils.check_label(told, torch.arange(3)), utils.check_label(plain, None)
+    utils.check_label(conditional, torch.arange(3)), utils.check_label(plain, None)
     with pytest.raises(ValueError, match="needs y"):
-        utils.check_label(told, None)
+        utils.check_label(conditional, None)
     with pytest.raises(ValueError, match="takes no y"):
         utils.check_label(plain, torch.arange(3))
 
@@ -312,8 +312,8 @@ def test_a_network_that_hangs_counts_as_none(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.real_download
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a folder with open files")
-@pytest.mark.parametrize("how", ["terminate", "kill"])
-def test_a_download_ends_with_who_asked_for_it(tmp_path, monkeypatch, how):
+@pytest.mark.parametrize("method", ["terminate", "kill"])
+def test_a_download_ends_with_who_asked_for_it(tmp_path, monkeypatch, method):
     """Ended alone, in the middle: the process that downloads leaves, too, and takes its folder."""
     code = ("import sys; sys.path.insert(0, sys.argv[1]); import utils; "
             "utils.start(lambda: utils.download_mnist('data'))")
@@ -327,7 +327,7 @@ def test_a_download_ends_with_who_asked_for_it(tmp_path, monkeypatch, how):
         silent.settimeout(120)
         connection, _ = silent.accept()  # the download has begun
         inbox, = (tmp_path / "data").glob(".download-*")
-        getattr(asks, how)()
+        getattr(asks, method)()
         asks.wait()
         end = time.monotonic() + 20
         while inbox.exists() and time.monotonic() < end:

@@ -111,8 +111,8 @@ def test_x_eps_and_v_are_one_guess_read_in_three_ways(straight, predict):
     x, eps = torch.rand(2, 6, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     t = torch.tensor([1, 20, 300, 500, 900, 990])
     alpha, sigma = (diffusion.spread(a, x) for a in model.path(t))
-    told = model.target(x, eps, alpha, sigma)
-    model.network.forward = lambda z, level, y=None: told
+    target = model.target(x, eps, alpha, sigma)
+    model.network.forward = lambda z, level, y=None: target
     assert torch.allclose(model.guess(model.noised(x, t, eps), t), x, atol=1e-9)
     other = gaussian_model(straight, {"x": "v", "eps": "x", "v": "eps"}[predict])  # control
     other.network.forward = model.network.forward
@@ -191,9 +191,9 @@ class Unfinished(Kept):
         return torch.cos(u * math.pi / 2), torch.sin(u * math.pi / 2)
 
 
-def moments(kind, sampler, steps, straight=False, late=0, mean=0.5, var=0.04):
+def moments(model_class, sampler, steps, straight=False, late=0, mean=0.5, var=0.04):
     torch.manual_seed(0)
-    model = kind(4, 4, straight)
+    model = model_class(4, 4, straight)
     model.guess = exact(model, mean, var, late)
     return drawn(model, sampler, steps)[0]
 
@@ -256,9 +256,9 @@ def test_encoding_goes_along_the_same_lines_as_drawing():
     scaled = z / (alpha**2 * 0.04 + sigma**2).sqrt()
     errors = []
     for steps in (20, 80, 320):
-        found = model.encode(x, None, torch.Generator().manual_seed(1), steps)
-        errors.append((found - scaled).abs().max().item())
-        drawn = 2 * model.sample(2, z=found, sampler="ddim", steps=steps) - 1
+        encoded = model.encode(x, None, torch.Generator().manual_seed(1), steps)
+        errors.append((encoded - scaled).abs().max().item())
+        drawn = 2 * model.sample(2, z=encoded, sampler="ddim", steps=steps) - 1
     assert errors[2] < errors[1] / 3 < errors[0] / 9 and errors[2] < 0.03
     assert torch.allclose(drawn, 0.2 * scaled, atol=0.02)
     assert (drawn - (2 * x - 1)).abs().max() > 0.03  # with the noise: another digit, a near one
@@ -380,15 +380,15 @@ def test_guidance_is_a_line_through_two_guesses():
 def test_labels_are_withheld_now_and_then():
     torch.manual_seed(0)
     y = torch.arange(10).repeat(2000)
-    found = diffusion.withheld(y, 10)
-    assert (found == 10).double().mean().item() == pytest.approx(0.1, abs=5 * 0.3 / 141)
-    assert bool(((found == y) | (found == 10)).all()) and diffusion.withheld(None, 10) is None
+    labels = diffusion.withheld(y, 10)
+    assert (labels == 10).double().mean().item() == pytest.approx(0.1, abs=5 * 0.3 / 141)
+    assert bool(((labels == y) | (labels == 10)).all()) and diffusion.withheld(None, 10) is None
 
 
-@pytest.mark.parametrize("kind", [Diffusion, MaskedDiffusion])
-def test_a_conditional_model_learns_what_no_label_means(kind):
+@pytest.mark.parametrize("model_class", [Diffusion, MaskedDiffusion])
+def test_a_conditional_model_learns_what_no_label_means(model_class):
     torch.manual_seed(0)
-    model = kind(4, 4, classes=10)
+    model = model_class(4, 4, classes=10)
     awake(model.network)
     x, y = (torch.rand(60, 1, 4, 4) < 0.5).to(D), torch.arange(60) % 10
     model.loss(x, y).backward()
@@ -441,17 +441,17 @@ def test_the_grey_bound_is_above_the_entropy_and_near_it(straight):
     generator = torch.Generator().manual_seed(0)
     x = torch.multinomial(p, 400 * 16, True, generator=generator).view(400, 1, 4, 4).byte()
     entropy = -(p * p.log2()).sum().item()
-    told = -p.log2()[x.long()].mean().item()  # of these very images
+    bits = -p.log2()[x.long()].mean().item()  # of these very images
     model = gaussian_model(straight)
     model.guess = categorical(model, p)
-    few, many = (diffusion.grey_bound(model, x, None, p, k, draws) for k, draws in ((4, 4),
-                                                                                    (200, 60)))
-    assert told - 0.02 < many < told + 0.12 and few > many + 0.02 and abs(told - entropy) < 0.05
+    coarse, fine = (diffusion.grey_bound(model, x, None, p, k, draws) for k, draws in ((4, 4),
+                                                                                       (200, 60)))
+    assert bits - 0.02 < fine < bits + 0.12 and coarse > fine + 0.02 and abs(bits - entropy) < 0.05
     model.guess = lambda z, t, y=None: categorical(model, p)(z, t) + 0.2  # controls: a worse guess
-    assert diffusion.grey_bound(model, x, None, p, 200, 4) > many + 0.2
+    assert diffusion.grey_bound(model, x, None, p, 200, 4) > fine + 0.2
     model.guess = categorical(model, p)
     flat = torch.full((256,), 1 / 256)  # and a worse idea of the levels
-    assert diffusion.grey_bound(model, x, None, flat, 4) > few + 0.2
+    assert diffusion.grey_bound(model, x, None, flat, 4) > coarse + 0.2
 
 
 # ------------------------------------------------------------------------------ masked, enumerated
@@ -513,10 +513,10 @@ def test_the_masked_bound_is_the_mean_over_orders():
     assert (bound > exact_nll + 1e-6).all()
     # evaluate() and the loss estimate it without bias; five standard errors.
     repeated = IMAGES.repeat(500, 1, 1, 1)
-    found = [diffusion.evaluate(model, repeated, None, draws=2)]
+    estimates = [diffusion.evaluate(model, repeated, None, draws=2)]
     torch.manual_seed(0)
-    found += [model.loss(repeated).item()]
-    for value in found:
+    estimates += [model.loss(repeated).item()]
+    for value in estimates:
         assert value == pytest.approx(bound.mean().item(), abs=0.06)
     model.pixels = 3  # control: a sum of another length
     assert abs(diffusion.evaluate(model, repeated, None) - bound.mean().item()) > 0.2
@@ -583,8 +583,8 @@ def test_a_masked_models_completions_are_its_own_conditionals():
             p_second = torch.sigmoid(model.logits(image, known)).flatten()[second]
             p = (p_first if a else 1 - p_first) * (p_second if b else 1 - p_second) / 2
             both[(a, b) if first == 1 else (b, a)] += p
-    found = torch.bincount((out[:, 0, 0, 1] * 2 + out[:, 0, 1, 0]).long(), minlength=4) / 20000
-    assert torch.allclose(found, both.flatten(), atol=5 * 0.5 / 141)
+    shares = torch.bincount((out[:, 0, 0, 1] * 2 + out[:, 0, 1, 0]).long(), minlength=4) / 20000
+    assert torch.allclose(shares, both.flatten(), atol=5 * 0.5 / 141)
 
 
 def test_hidden_pixels_say_nothing():
@@ -678,12 +678,12 @@ def test_without_the_label_a_masked_model_is_told_none(few_images):
             p.normal_(std=0.2)
     nats, figures = diffusion.final_figures(model, data, None, s)
     nobody = torch.full((len(data.x_test),), 10)
-    told, not_told, validation = (diffusion.evaluate(model, x, y, 1) for x, y in (
+    with_label, without_label, validation = (diffusion.evaluate(model, x, y, 1) for x, y in (
         (data.x_test, data.y_test), (data.x_test, nobody), (data.x_val, nobody)))
-    assert nats == pytest.approx(told)
-    assert figures["marginal_nats"] == pytest.approx(not_told)
-    for other in (told, validation):  # controls
-        assert not_told != pytest.approx(other, rel=1e-6)
+    assert nats == pytest.approx(with_label)
+    assert figures["marginal_nats"] == pytest.approx(without_label)
+    for other in (with_label, validation):  # controls
+        assert without_label != pytest.approx(other, rel=1e-6)
 
 
 def test_validation_chooses_the_steps_of_the_grey_bound(monkeypatch):

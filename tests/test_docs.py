@@ -125,10 +125,10 @@ def test_every_command_on_a_page_is_understood(place, capsys, monkeypatch):
 
 
 def test_readme_and_docs_have_the_commands_one_needs():
-    found = commands_of_page(README)
+    commands = commands_of_page(README)
     for command in ("python vae.py", "python -m pytest", 'python -m pytest -m "not slow"',
                     "python compare.py samples", "python vae.py --sample-only --num-samples N"):
-        assert command in found
+        assert command in commands
     assert len(commands_of_page(TEXTS["docs/flags.md"])) >= 20
 
 
@@ -182,7 +182,7 @@ def anchors(text):
 
 def broken(text, folder):
     """Links of a page that lead nowhere."""
-    found = []
+    dead_links = []
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         target, _, anchor = link.partition("#")
         path = folder / target
@@ -190,8 +190,8 @@ def broken(text, folder):
             continue
         if not path.exists() or (anchor and anchor not in anchors(
                 text if not target else path.read_text(encoding="utf-8"))):
-            found.append(link)
-    return found
+            dead_links.append(link)
+    return dead_links
 
 
 @pytest.mark.parametrize("place", list(TEXTS))
@@ -284,28 +284,28 @@ def told_of_files():
         row["name"]: row["val_nats"] for row in results("ablations/made.json")}
     span = [(min(row[key] for row in seeds), max(row[key] for row in seeds))
             for key in ("test_frechet", "test_precision", "test_recall")]
-    found = {f"{value:.2f}" for pair in span for value in pair}
-    found |= {f"{leaks[name]:.1f}" for name in ("no masks", "output mask >=", "LayerNorm")}
+    numbers = {f"{value:.2f}" for pair in span for value in pair}
+    numbers |= {f"{leaks[name]:.1f}" for name in ("no masks", "output mask >=", "LayerNorm")}
     robust = [json.loads(path.read_text(encoding="utf-8"))
               for path in (ROOT / "results" / "robustness").glob("*.json")]
     nats = [row["score"] - rows[0]["score"] for rows in robust for row in rows
             if "least_share" not in row]
     gans = [(row["score"] / rows[0]["score"], row["least_share"]) for rows in robust for row in rows
             if "least_share" in row]
-    found |= {f"{max(nats):.1f}", f"{max(ratio for ratio, _ in gans):.1f}",
-              f"{100 * min(share for _, share in gans):.1f}"}
+    numbers |= {f"{max(nats):.1f}", f"{max(ratio for ratio, _ in gans):.1f}",
+                f"{100 * min(share for _, share in gans):.1f}"}
     for heaps in results("heaps.json").values():
         distances = [row["frechet"] for row in heaps]
-        found |= {f"{statistics.mean(distances):.2f}", f"{statistics.stdev(distances):.2f}"}
+        numbers |= {f"{statistics.mean(distances):.2f}", f"{statistics.stdev(distances):.2f}"}
     spreads = [statistics.stdev(row[key] for row in heaps) for key in ("precision", "recall")
                for name, heaps in results("heaps.json").items() if not name[0].isdigit()]
     assert "by 0.01 at most" in TEXTS["docs/results.md"] and f"{max(spreads):.2f}" == "0.01"
-    found |= {f"{max(spreads):.2f}"}
+    numbers |= {f"{max(spreads):.2f}"}
     floors = json.loads(read("samples/comparison_floors.json"))["floors"]["real training digits"]
-    found |= {f"{100 * floors['label_agreement_grey']:.1f}", f"{math.log(10):.1f}",
-              f"{floors['binarized']['frechet']:.2f}"}
-    found |= {f"{max(RUNS[name]['parameters'] for name in RUNS) / 1e6:.1f}"}  # million weights
-    return found
+    numbers |= {f"{100 * floors['label_agreement_grey']:.1f}", f"{math.log(10):.1f}",
+                f"{floors['binarized']['frechet']:.2f}"}
+    numbers |= {f"{max(RUNS[name]['parameters'] for name in RUNS) / 1e6:.1f}"}  # million weights
+    return numbers
 
 
 # Figures that are no result of ours: of papers and their sources, versions, and examples in flags;
@@ -387,13 +387,13 @@ def test_continuous_integration_runs_what_the_readme_says():
 
 def imported(path):
     """Top-level names of all that a script imports."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module.split(".")[0])
-    return found
+            names.add(node.module.split(".")[0])
+    return names
 
 
 def test_requirements_are_what_the_scripts_import():
@@ -493,10 +493,10 @@ def test_the_readme_of_the_data_is_right():
     text = one_line(TEXTS["data/README.md"])
     small = ROOT / "data" / "mnist_5k.npz"
     assert hashlib.sha256(small.read_bytes()).hexdigest() in text
-    with np.load(small) as found:
-        assert found["images"].shape == (5000, 28, 28) and found["labels"].shape == (5000,)
-        assert found["images"].dtype == found["labels"].dtype == np.uint8
-        assert np.bincount(found["labels"]).tolist() == [500] * 10
+    with np.load(small) as arrays:
+        assert arrays["images"].shape == (5000, 28, 28) and arrays["labels"].shape == (5000,)
+        assert arrays["images"].dtype == arrays["labels"].dtype == np.uint8
+        assert np.bincount(arrays["labels"]).tolist() == [500] * 10
     data = utils.load_mnist()
     sizes = [len(data.train), len(data.val), len(data.test)]
     assert "{:,} / {:,} / {:,} (train, validation, test)".format(*sizes) in text

@@ -81,11 +81,11 @@ def test_the_free_energy_is_what_is_left_of_all_hidden_bits():
     assert torch.allclose(model.energy(x), -joint.logsumexp(dim=1))
 
 
-@pytest.mark.parametrize("kind", ["rbm", "residual"])
-def test_the_gradient_is_data_minus_model(kind):
+@pytest.mark.parametrize("variant", ["rbm", "residual"])
+def test_the_gradient_is_data_minus_model(variant):
     """(2) against finite differences of the exact mean of −log p; without the draws it is wrong."""
-    model = lively_rbm() if kind == "rbm" else lively_residual()
-    x = all_images() if kind == "rbm" else all_images()[::50]  # any set of images has a Z
+    model = lively_rbm() if variant == "rbm" else lively_residual()
+    x = all_images() if variant == "rbm" else all_images()[::50]  # any set of images has a Z
     data = all_images()[[3, 777, 40000]]
 
     def exact():
@@ -93,7 +93,7 @@ def test_the_gradient_is_data_minus_model(kind):
 
     p = (-model.energy(x)).softmax(dim=0).detach()
     loss = model.energy(data).mean() - (p * model.energy(x)).sum()  # (3), with all draws there are
-    name = "weight" if kind == "rbm" else "network.body.0.weight"
+    name = "weight" if variant == "rbm" else "network.body.0.weight"
     weight = dict(model.named_parameters())[name]
     gradient, = torch.autograd.grad(loss, weight)
     half, = torch.autograd.grad(model.energy(data).mean(), weight)
@@ -132,12 +132,12 @@ def test_a_sweep_leaves_its_distribution_as_it_is(beta):
     assert (p @ step - p).abs().sum() > 0.05
     # And sweep() has these probabilities.
     start = all_images(3)[[300]].flatten(1).repeat(40000, 1)
-    found = model.sweep(start, torch.zeros(len(start), dtype=torch.long),
+    drawn = model.sweep(start, torch.zeros(len(start), dtype=torch.long),
                         torch.Generator().manual_seed(0), beta)
-    found = torch.bincount((found @ WEIGHTS[:9]).long(), minlength=512) / len(start)
+    shares = torch.bincount((drawn @ WEIGHTS[:9]).long(), minlength=512) / len(start)
     _, step = transitions(model, beta)
-    assert (found - step[300]).abs().sum() < 0.12
-    assert (found - step[511 - 300]).abs().sum() > 0.2 or beta == 0
+    assert (shares - step[300]).abs().sum() < 0.12
+    assert (shares - step[511 - 300]).abs().sum() > 0.2 or beta == 0
 
 
 @pytest.mark.parametrize("conditional", [False, True])
@@ -168,8 +168,8 @@ def test_what_is_kept_lies_in_the_middle_of_both_sides():
     model.__class__, model.sampling_steps = Planted, 2
     z_0 = F.softplus(model.a).sum().item() + 5 * math.log(2)
     for model.back, low, high in ((-2.0, 0, 2), (1.0, -1, 0)):  # which side is the lower one?
-        found = [end.item() for end in model.measure(10)]
-        assert found == pytest.approx([z_0 + low, z_0 + high])
+        ends = [end.item() for end in model.measure(10)]
+        assert ends == pytest.approx([z_0 + low, z_0 + high])
         assert model.log_z.item() == pytest.approx(z_0 + (low + high) / 2)
 
 
@@ -249,9 +249,9 @@ def base_by_hand(base, x, label, reach, left_out=None):
 @torch.no_grad()
 def test_the_energy_is_what_is_written(label):
     net, x = enlivened(ebm.Energy((8, 12), 3, 10)), noise(3, 1, 8, 12)
-    found = net(x, None if label is None else torch.full((3,), label))
-    assert found.shape == (3,)
-    for number, image in zip(found, x):
+    energies = net(x, None if label is None else torch.full((3,), label))
+    assert energies.shape == (3,)
+    for number, image in zip(energies, x):
         assert number.item() == pytest.approx(energy_by_hand(net, image, label).item())
         for part in ["-1 … 1", "silu"] + ["label"] * (label is not None):  # controls
             assert differ(number, energy_by_hand(net, image, label, part)), part
@@ -262,13 +262,13 @@ def test_the_energy_is_what_is_written(label):
 @torch.no_grad()
 def test_the_base_is_what_is_written(label, reach):
     base, x = enlivened(ebm.Base((6, 8), 5, 10, reach)), (noise(3, 1, 6, 8) < 0).double()
-    found = base.log_prob(x, None if label is None else torch.full((3,), label))
-    for number, image in zip(found.tolist(), x):
+    log_probs = base.log_prob(x, None if label is None else torch.full((3,), label))
+    for number, image in zip(log_probs.tolist(), x):
         assert number == pytest.approx(base_by_hand(base, image, label, reach))
         for part in ["position", "residual"] + ["label"] * (label is not None):  # controls
             other = base_by_hand(base, image, label, reach, part)
             assert number != pytest.approx(other, abs=1e-3), part
-    assert found[0].item() != pytest.approx(base_by_hand(base, x[1], label, reach), abs=1e-3)
+    assert log_probs[0].item() != pytest.approx(base_by_hand(base, x[1], label, reach), abs=1e-3)
 
 
 # ---------------------------------------------------------------------------------------- residual
@@ -370,13 +370,13 @@ def test_what_is_published_spans_both_sides(few_images):
     with torch.no_grad():
         model.network.last.weight.normal_(std=20)
     s = fit.values(ebm, "--width 4 --z-steps 1000 --test-draws 10")
-    nats, found = ebm.figures_in_the_end(model, data, judge.load_judge("cpu"), s)
+    nats, figures = ebm.figures_in_the_end(model, data, judge.load_judge("cpu"), s)
     sides = model.measure(1000)[0], model.measure_from_digits(data.x_val, None, 2)
     low, high = (torch.stack(ends).squeeze() for ends in zip(*sides))
     wanted = [nats + (end - model.log_z).item() for end in (low.min(), high.max())]
-    assert found["nats_interval"] == pytest.approx(wanted, abs=1e-3)
+    assert figures["nats_interval"] == pytest.approx(wanted, abs=1e-3)
     assert (low[0] - low[1]).abs() + (high[0] - high[1]).abs() > 0.01  # it can fail
-    assert wanted[0] < found["nats_from_digits"] < wanted[1]
+    assert wanted[0] < figures["nats_from_digits"] < wanted[1]
 
 
 def test_at_first_the_energy_says_nothing():
@@ -406,13 +406,13 @@ def test_noise_contrast_finds_the_ratio_and_log_z():
     model, x = lively_residual(), all_images()[:64]
     model.base_steps = 0
     torch.manual_seed(1)
-    found = model.loss(x, step=1).item()  # not a step at which the pool changes
+    models_loss = model.loss(x, step=1).item()  # not a step at which the pool changes
     torch.manual_seed(1)
     drawn = model.pool[torch.randint(len(model.pool), (64,))].to(torch.float64)
     wanted = F.softplus(model.network(x)).mean() + F.softplus(-model.network(drawn)).mean()
-    assert found == pytest.approx(wanted.item())
+    assert models_loss == pytest.approx(wanted.item())
     swapped = F.softplus(-model.network(x)).mean() + F.softplus(model.network(drawn)).mean()
-    assert found != pytest.approx(swapped.item(), abs=1e-3)  # control
+    assert models_loss != pytest.approx(swapped.item(), abs=1e-3)  # control
 
 
 def test_the_pool_holds_what_the_base_drew():
@@ -441,8 +441,8 @@ def test_metropolis_draws_from_p():
     where = torch.arange(2**16) % 4 + 4 * (torch.arange(2**16) // 16 % 4)
     model.sampling_steps, n = 30, 4000
     drawn = index(model.sample(n, generator=torch.Generator().manual_seed(0)))
-    found = torch.bincount(where[drawn], minlength=16)
-    chi = [((found - n * e) ** 2 / (n * e).clamp(min=1)).sum().item() for e in (
+    counts = torch.bincount(where[drawn], minlength=16)
+    chi = [((counts - n * e) ** 2 / (n * e).clamp(min=1)).sum().item() for e in (
         torch.zeros(16, dtype=torch.float64).index_add(0, where, d) for d in (p, q))]
     assert chi[0] < 45 < chi[1]  # control: the draws of the base itself
 
@@ -612,11 +612,11 @@ class StillSmoothed(Smoothed):
         return x
 
 
-@pytest.mark.parametrize("kind", ["rbm", "conv"])
-def test_both_means_of_the_loss_have_the_same_labels(kind):
+@pytest.mark.parametrize("variant", ["rbm", "conv"])
+def test_both_means_of_the_loss_have_the_same_labels(variant):
     """Chains that stand still, those of label k with pixel k on: the loss takes those of y."""
     torch.manual_seed(0)
-    model = StillRBM(4, 5, 10, 40) if kind == "rbm" else StillSmoothed(4, 4, 10, chains=40)
+    model = StillRBM(4, 5, 10, 40) if variant == "rbm" else StillSmoothed(4, 4, 10, chains=40)
     model.to(torch.float64)
     for p in model.parameters():
         p.data += 0.3 * torch.randn_like(p)
@@ -625,8 +625,8 @@ def test_both_means_of_the_loss_have_the_same_labels(kind):
     y = torch.tensor([1, 1, 1, 7, 3])
     assert (ebm.chains_of(y, 40, 10) % 10).tolist() == y.tolist()
     twelve = torch.arange(12).repeat(50)  # of others' images: all chains of a label, no other's
-    found = ebm.chains_of(twelve, 40, 12)
-    assert (found % 12).tolist() == twelve.tolist() and set(found.tolist()) == set(range(36))
+    places = ebm.chains_of(twelve, 40, 12)
+    assert (places % 12).tolist() == twelve.tolist() and set(places.tolist()) == set(range(36))
     x = (torch.arange(5 * 16).view(5, 1, 4, 4) % 3 == 0).to(torch.float64)
     chains = F.one_hot(y, 16).view(5, 1, 4, 4).to(torch.float64)
     wanted = model.energy(x, y).mean() - model.energy(chains, y).mean()
@@ -642,9 +642,9 @@ def test_labels_have_a_z_of_their_own():
     for k in (0, 7):
         y = torch.full((len(x),), k)
         assert model.log_prob(x, y).exp().sum().item() == pytest.approx(1)
-    some = x[[3, 777]]
-    marginal, right = ebm.evaluate_without_label(model, some, torch.tensor([0, 1]))
-    by_label = torch.stack([model.log_prob(some, torch.full((2,), k)) for k in range(10)])
+    pair = x[[3, 777]]
+    marginal, right = ebm.evaluate_without_label(model, pair, torch.tensor([0, 1]))
+    by_label = torch.stack([model.log_prob(pair, torch.full((2,), k)) for k in range(10)])
     assert marginal == pytest.approx(-by_label.exp().mean(dim=0).log().mean().item())
     assert right == (by_label.argmax(dim=0) == torch.tensor([0, 1])).double().mean().item()
     with pytest.raises(ValueError, match="conditional"):

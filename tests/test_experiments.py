@@ -98,16 +98,16 @@ def has_table(text, rows, chapter):
 def test_a_chapter_says_how_robust_it_is(chapter):
     """Its table is what robustness.py prints of the committed rows, each of which is of the
     settings as they are today, and within what is promised."""
-    text, rows = measured(chapter), [row for found in ROBUST.values() for row in found]
+    text, rows = measured(chapter), [row for model_rows in ROBUST.values() for row in model_rows]
     mine = [row for row in rows if robustness.MODELS[row["model"]][0] == chapter]
     models = [model for model, (name, _) in robustness.MODELS.items() if name == chapter]
     for model in models:
-        found = {row["change"]: row for row in mine if row["model"] == model}
-        assert set(found) == set(robustness.CHANGES)
+        by_change = {row["change"]: row for row in mine if row["model"] == model}
+        assert set(by_change) == set(robustness.CHANGES)
         for change in robustness.CHANGES:
-            assert robustness.plan(model, change)[0].items() <= found[change].items()
-            assert robustness.kept(found[change], found["default"])
-        default = found["default"]
+            assert robustness.plan(model, change)[0].items() <= by_change[change].items()
+            assert robustness.kept(by_change[change], by_change["default"])
+        default = by_change["default"]
         far = 2.01 * default["score"] if "least_share" in default else default["score"] + 3.01
         assert not robustness.kept({**default, "score": far}, default)  # controls
         assert not robustness.kept({**default, "score": None}, default)
@@ -120,8 +120,8 @@ def test_a_chapter_says_how_robust_it_is(chapter):
 
 
 def test_rows_of_robustness_are_as_near_as_the_docs_say():
-    rows = [(row, found[0]) for found in ROBUST.values() for row in found]
-    assert all(found[0]["change"] == "default" for found in ROBUST.values())
+    rows = [(row, model_rows[0]) for model_rows in ROBUST.values() for row in model_rows]
+    assert all(model_rows[0]["change"] == "default" for model_rows in ROBUST.values())
     robust = {model for model, (name, _) in robustness.MODELS.items() if name in PUBLISHED}
     assert {row["model"] for row, _ in rows} == robust
     gans = [(row["score"] / default["score"], row["least_share"])
@@ -142,11 +142,11 @@ def test_a_row_of_robustness_changes_what_it_says():
     """One setting each, of runs of a fifth of the default's steps."""
     for model, (name, flags) in robustness.MODELS.items():
         given = values(CHAPTERS[name], flags)
-        found = {change: values(CHAPTERS[name], robustness.plan(model, change)[1])
-                 for change in robustness.CHANGES}
-        usual = found["default"]
+        by_change = {change: values(CHAPTERS[name], robustness.plan(model, change)[1])
+                     for change in robustness.CHANGES}
+        usual = by_change["default"]
         assert vars(usual) == {**vars(given), "steps": given.steps // 5}
-        for change, s in found.items():
+        for change, s in by_change.items():
             other = {key: value for key, value in vars(s).items() if value != vars(usual)[key]}
             what = robustness.CHANGES[change]
             if isinstance(what, int):
@@ -175,17 +175,17 @@ def test_the_list_of_mutations_fits_the_code(tmp_path, fails):
 
 
 def test_kills_are_as_the_docs_say():
-    found, text = rows_of("kills.json"), one_line(read(ROOT / "docs" / "troubleshooting.md"))
-    assert set(found) >= set(PUBLISHED)
+    rows, text = rows_of("kills.json"), one_line(read(ROOT / "docs" / "troubleshooting.md"))
+    assert set(rows) >= set(PUBLISHED)
     # Where kills came too soon, nothing but the beginning was ever gone on from.
-    early = [name for name, row in found.items() if row["resumed_at"][-1] < 0.2 * row["steps"]]
+    early = [name for name, row in rows.items() if row["resumed_at"][-1] < 0.2 * row["steps"]]
     assert f"first fifth before each kill: {', '.join(early) or 'none'}." in text
-    assert all(row["kills"] == 20 and row["broken"] == 0 and row["same"] for row in found.values())
-    assert all(row["while_writing"] for row in found.values())
-    kills, writing = (sum(row[key] for row in found.values()) for key in ("kills", "while_writing"))
+    assert all(row["kills"] == 20 and row["broken"] == 0 and row["same"] for row in rows.values())
+    assert all(row["while_writing"] for row in rows.values())
+    kills, writing = (sum(row[key] for row in rows.values()) for key in ("kills", "while_writing"))
     assert (f"Of {kills} kills {writing} came while a checkpoint was being written. Broken "
             "checkpoints: 0.") in text
-    assert f"that nobody disturbed: {len(found)} of {len(found)}." in text
+    assert f"that nobody disturbed: {len(rows)} of {len(rows)}." in text
 
 
 def works_every_time(rows, least=0.7, times=1.5, share=0.05):
@@ -243,10 +243,10 @@ def test_five_seeds_of_the_gan_are_as_chapter_and_docs_claim():
 
 
 def test_what_the_shipped_weights_score_is_that_of_the_runs_as_they_are():
-    found = rows_of("weights.json")
-    assert set(found) == {path.parent.name for path in SAMPLES.glob("*/weights.pt")}
+    rows = rows_of("weights.json")
+    assert set(rows) == {path.parent.name for path in SAMPLES.glob("*/weights.pt")}
     keys = {"nats": "test_nats", "−ELBO": "elbo_nats", "Fréchet distance": "test_frechet"}
-    for name, row in found.items():
+    for name, row in rows.items():
         assert row["run"] == RUNS[name][keys[row["what"]]], name
         near = 0.02 * row["run"] if row["what"] == "Fréchet distance" else 0.01
         assert abs(row["run"] - row["shipped"]) < max(0.01, near), name
@@ -333,8 +333,8 @@ def is_told_of_an_afternoon(text, rows, metrics):
 @pytest.mark.parametrize("chapter", AFTERNOONS)
 def test_a_chapter_says_what_an_afternoon_brings(chapter):
     """Figures of all candidates, dropout's among them, which is gone from the chapters since."""
-    found = re.search(r"^# Given an afternoon\..*?(?=^# -{20}|\Z)", measured(chapter), re.S | re.M)
-    text, rows = one_line(found[0]), rows_of(f"afternoon/{chapter}.json")
+    match = re.search(r"^# Given an afternoon\..*?(?=^# -{20}|\Z)", measured(chapter), re.S | re.M)
+    text, rows = one_line(match[0]), rows_of(f"afternoon/{chapter}.json")
     wanted = {f"python {chapter}.py {' '.join([*flags.split(), '--steps', str(steps)])}"
               for flags, short in afternoon.CANDIDATES[chapter].values()
               for steps in (short, 3 * short)}
@@ -389,9 +389,9 @@ def test_every_variant_can_be_built_and_trained(script):
         weights[name] = (variant, {k: v.double().sum().item()
                                    for k, v in model.state_dict().items()})
         with torch.no_grad():
-            kind = type(model)
-            assert all(hasattr(kind, part) for part in ("forward", "sample"))
-    for name, (variant, found) in weights.items():
+            model_class = type(model)
+            assert all(hasattr(model_class, part) for part in ("forward", "sample"))
+    for name, (variant, sums) in weights.items():
         chapter, flags, build = variant
         for other, (another, theirs) in weights.items():
             if name < other and (chapter, flags) == (another[0], another[1]):
@@ -402,9 +402,9 @@ def test_every_variant_can_be_built_and_trained(script):
                 if {name, other} in ({"default", "attention as written"},
                                      {"conv", "conv, squares of energies in the loss"}) \
                         or script == "ablate_flow" and {name, other} == {"default", "Adam"}:
-                    assert found == pytest.approx(theirs, abs=1e-3)
+                    assert sums == pytest.approx(theirs, abs=1e-3)
                 else:
-                    assert found != theirs, (name, other)
+                    assert sums != theirs, (name, other)
 
 
 def test_one_tap_makes_the_blind_spot_and_another_does_not():
@@ -438,11 +438,11 @@ MEAN = "start_from_mean(data.train)"
 def test_a_main_that_begins_with_other_images_has_other_weights(name):
     """Control of that: the mean of validation, not of training."""
     flags = {"diffusion": "--variant masked", "ebm": "--variant rbm"}.get(name, "")
-    words, found = small(CHAPTERS[name], *flags.split(), "--steps", 1), []
+    words, parts = small(CHAPTERS[name], *flags.split(), "--steps", 1), []
     for of in (MEAN, "start_from_mean(data.val)"):
         train_by_main(rewritten(name, MEAN, of), [*words, "--out", of])
-        found.append(checkpoint(of)["parts"])
-    assert not same(*found)
+        parts.append(checkpoint(of)["parts"])
+    assert not same(*parts)
 
 
 class Sealed:
@@ -462,17 +462,17 @@ def test_main_opens_the_test_set_after_training(name, monkeypatch):
     on data that have it. (A start_from_mean() of test digits would stop it before.)"""
     chapter, load = CHAPTERS[name], utils.load_mnist
     words = small(chapter, "--steps", 2)
-    found = weights_of_fit(chapter, words)
+    fitted = weights_of_fit(chapter, words)
 
-    def sealed(*args, **how):
-        data = load(*args, **how)
+    def sealed(*args, **options):
+        data = load(*args, **options)
         data.test = data.x_test = data.test_labels = Sealed()
         return data
 
     monkeypatch.setattr(utils, "load_mnist", sealed)
     with pytest.raises(AssertionError, match="test set was opened"):
         chapter.main([*words, "--out", "run"])
-    assert same(found, weights_of_run("run"))
+    assert same(fitted, weights_of_run("run"))
 
 
 def test_a_run_that_diverges_is_told():
@@ -585,12 +585,12 @@ def test_two_checkouts_are_compared_run_by_run(tree, tmp_path):
 
 
 def test_all_chapters_and_variants_are_compared_plain_and_conditional():
-    found = same_bits.configurations()
-    assert len(found) == 2 * sum(len(c.ABOUT["variants"]) for c in CHAPTERS.values())
-    for words in found.values():
+    commands = same_bits.configurations()
+    assert len(commands) == 2 * sum(len(c.ABOUT["variants"]) for c in CHAPTERS.values())
+    for words in commands.values():
         chapter = CHAPTERS[words[0][:-len(".py")]]
         assert values(chapter, words[1:]).steps == 12
-    assert sum("--conditional" in words for words in found.values()) == len(found) // 2
+    assert sum("--conditional" in words for words in commands.values()) == len(commands) // 2
 
 
 @pytest.mark.slow
@@ -614,15 +614,15 @@ def test_a_copied_chapter_is_taken_up_by_all_that_measures(tree):
     done = subprocess.run([sys.executable, "-c", code, str(tree)], capture_output=True, text=True,
                           encoding="utf-8", env=ENV, cwd=tree)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["robust"] == ["zz_copy", "--lr 1"] and found["norms"] == 1
-    assert Path(found["file"]).parent == tree and "80.00, 80.00" in found["table"][3]
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["robust"] == ["zz_copy", "--lr 1"] and printed["norms"] == 1
+    assert Path(printed["file"]).parent == tree and "80.00, 80.00" in printed["table"][3]
     s = values(CHAPTERS["wavenet"])
-    assert found["plan"].startswith(f"python zz_copy.py --steps {s.steps // 5} --batch-size ")
-    assert found["plan"].endswith(f"--width {s.width // 2}")
-    assert {"zz_copy.py", "zz_copy.py --lr 1", "wavenet.py"} <= set(found["bench"])
-    assert found["kills"] == [*CHAPTERS, "zz_copy"]
-    assert {"zz", "zz, conditional", "zz, fast, conditional", "wavenet"} <= set(found["bits"])
+    assert printed["plan"].startswith(f"python zz_copy.py --steps {s.steps // 5} --batch-size ")
+    assert printed["plan"].endswith(f"--width {s.width // 2}")
+    assert {"zz_copy.py", "zz_copy.py --lr 1", "wavenet.py"} <= set(printed["bench"])
+    assert printed["kills"] == [*CHAPTERS, "zz_copy"]
+    assert {"zz", "zz, conditional", "zz, fast, conditional", "wavenet"} <= set(printed["bits"])
 
 
 # --------------------------------------------------------------------------------- kills, timings
@@ -715,11 +715,11 @@ def test_first_evaluations_are_told_apart_by_their_largest_difference():
     published = [{"step": 8, "train_nats": 200.0, "val_nats": 210.0},
                  {"step": 30, "train_nats": None, "val_nats": 150.0, "val_frechet": 4.0}]
     assert first_evaluations.differences(published, published)[0] == 0
-    found = [dict(published[0], val_nats=210.21), dict(published[1], val_frechet=4.1, other=9)]
-    largest, where = first_evaluations.differences(found, published)
+    curve = [dict(published[0], val_nats=210.21), dict(published[1], val_frechet=4.1, other=9)]
+    largest, where = first_evaluations.differences(curve, published)
     assert largest == pytest.approx(0.025) and where == "val_frechet at step 30"
     with pytest.raises(ValueError):  # a run that was not long enough
-        first_evaluations.differences(found[:1], published)
+        first_evaluations.differences(curve[:1], published)
 
 
 def test_published_runs_begin_as_the_docs_say():

@@ -16,10 +16,10 @@ from flow import Flow
 KINDS = ("spline", "affine", "additive")
 
 
-def lively(levels=2, kind="spline", size=4, conditional=False, scale=0.5):
+def lively(levels=2, formula="spline", size=4, conditional=False, scale=0.5):
     """A flow with weights that say something, in float64; black is 0.7 of all pixels."""
     torch.manual_seed(0)
-    model = Flow(size, levels, 4, kind, 10 * conditional)
+    model = Flow(size, levels, 4, formula, 10 * conditional)
     model.counts.copy_(torch.tensor([7 * (levels - 1), *[3] * (levels - 1)]))
     with torch.no_grad():
         for p in model.parameters():
@@ -73,13 +73,13 @@ def conv_net_by_hand(net, seen, label, left_out=None):
 
 def pixel_net_by_hand(nets, seen, label, d, left_out=None):
     """What the network of pixel d says, of one image. seen: (m, E), what is told of each pixel."""
-    told = range(d + 1) if left_out == "order" else range(d)  # those before it
+    earlier = range(d + 1) if left_out == "order" else range(d)  # those before it
     h = nets.biases[0][d, 0]
-    for i in told:
+    for i in earlier:
         h = h + seen[i, 0] * nets.first[d, i]
     if d and left_out != "mean":
         for e in range(seen.shape[1]):
-            h = h + sum(seen[i, e] for i in told) / len(told) * nets.mean[d, e]
+            h = h + sum(seen[i, e] for i in earlier) / len(earlier) * nets.mean[d, e]
     if label is not None and left_out != "label":
         h = h + nets.label.weight[label].view(-1, len(h))[d]
     h = normed(silu(h))
@@ -95,8 +95,8 @@ def test_the_networks_of_fine_pixels_are_what_is_written(label):
     net, seen = enlivened(flow.ConvNet(2, 3, (4, 8), 4, 10)), noise(2, 2, 4, 8, flow.SEEN)
     out = net(seen, None if label is None else torch.tensor([label, label]))
     assert out.shape == (2, 3, 4, 8)
-    for found, image in zip(out, seen):
-        assert torch.allclose(found, conv_net_by_hand(net, image, label), atol=1e-9)
+    for numbers, image in zip(out, seen):
+        assert torch.allclose(numbers, conv_net_by_hand(net, image, label), atol=1e-9)
     left_out = ["position", "residual", "skip", "hub", "around the hub", "hub's residual", "bias"]
     for part in left_out + ["label", "hub's label"] * (label is not None):  # controls
         assert differ(out[1], conv_net_by_hand(net, seen[1], label, part)), part
@@ -123,47 +123,47 @@ def test_the_networks_of_coarse_pixels_are_what_is_written(label):
 # -------------------------------------------------------------------------------------- maps of u
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_slopes_are_those_of_autograd_and_the_way_back_is_one(kind):
+@pytest.mark.parametrize("formula", KINDS)
+def test_slopes_are_those_of_autograd_and_the_way_back_is_one(formula):
     torch.manual_seed(0)
     edges = torch.tensor([0, 0.3, 0.301, 0.7, 1], dtype=torch.float64)
-    says = 0.5 * torch.randn(500, 4 if kind == "spline" else 2, dtype=torch.float64)
+    says = 0.5 * torch.randn(500, 4 if formula == "spline" else 2, dtype=torch.float64)
     u = (0.01 + 0.98 * torch.rand(500, dtype=torch.float64)).requires_grad_()
 
     def there(u):
-        return flow.spline(u, says, edges) if kind == "spline" else flow.affine(
-            u, says, kind == "additive")
+        return flow.spline(u, says, edges) if formula == "spline" else flow.affine(
+            u, says, formula == "additive")
 
     z, log_slope = there(u)
     slope, = torch.autograd.grad(z.sum(), u)
     assert torch.allclose(slope.log(), log_slope, atol=1e-9)
-    back = flow.spline_back(z, says, edges) if kind == "spline" else flow.affine_back(
-        z, says, kind == "additive")
+    back = flow.spline_back(z, says, edges) if formula == "spline" else flow.affine_back(
+        z, says, formula == "additive")
     assert torch.allclose(back, u, atol=1e-9) and (z - u).abs().max() > 0.1
     # From 0 to 1, rising: a distribution function.
     for end in (0, 1):
         assert torch.allclose(there(torch.full_like(u, end))[0], torch.full_like(u, end))
     grid = torch.linspace(0.001, 0.999, 500, dtype=torch.float64)
     one = says[:1].expand(500, -1)
-    z, log_slope = flow.spline(grid, one, edges) if kind == "spline" else flow.affine(
-        grid, one, kind == "additive")
+    z, log_slope = flow.spline(grid, one, edges) if formula == "spline" else flow.affine(
+        grid, one, formula == "additive")
     assert (z.diff() > 0).all()
     # The area under the slope is what z rises by.
     area = torch.trapezoid(log_slope.exp(), grid)
     assert area.item() == pytest.approx((z[-1] - z[0]).item(), abs=2e-3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("formula", KINDS)
 @pytest.mark.parametrize("levels", [2, 256])
-def test_the_determinant_is_that_of_the_jacobian(kind, levels):
-    model = lively(levels, kind, scale=0.5 if kind == "spline" else 0.15)
+def test_the_determinant_is_that_of_the_jacobian(formula, levels):
+    model = lively(levels, formula, scale=0.5 if formula == "spline" else 0.15)
     x = torch.randint(levels, (1, 1, 4, 4))
     u, _ = model.dequantize(x, torch.Generator().manual_seed(1))
     z, log_det = model.encode(u)
     jacobian = torch.autograd.functional.jacobian(
         lambda v: model.encode(v.view(1, 1, 4, 4))[0].flatten(), u.flatten())
-    sign, found = torch.linalg.slogdet(jacobian)
-    assert sign > 0 and found.item() == pytest.approx(log_det.item(), abs=1e-8)
+    sign, log_abs_det = torch.linalg.slogdet(jacobian)
+    assert sign > 0 and log_abs_det.item() == pytest.approx(log_det.item(), abs=1e-8)
     assert log_det.abs() > 0.1
     # One coupling at a time, too: determinants multiply.
     states = [u]
@@ -172,10 +172,10 @@ def test_the_determinant_is_that_of_the_jacobian(kind, levels):
     assert moved == [c.moved.numel() for c in model.couplings] and sum(moved) == 16
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("formula", KINDS)
 @pytest.mark.parametrize("levels", [2, 256])
-def test_reconstruction_is_exact(kind, levels):
-    model = lively(levels, kind, 8, scale=0.5 if kind == "spline" else 0.1)
+def test_reconstruction_is_exact(formula, levels):
+    model = lively(levels, formula, 8, scale=0.5 if formula == "spline" else 0.1)
     x = torch.randint(levels, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     u, _ = model.dequantize(x)
     back = model.decode(model.encode(u)[0])
@@ -192,15 +192,15 @@ def test_reconstruction_is_exact(kind, levels):
 
 @functools.cache
 @torch.no_grad()
-def probabilities(kind):
+def probabilities(formula):
     """Of all images: (65,536,)."""
-    return lively(kind=kind).log_prob(all_images()).exp()
+    return lively(formula=formula).log_prob(all_images()).exp()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("formula", KINDS)
 @torch.no_grad()
-def test_the_probabilities_of_all_images_sum_to_1(kind):
-    model, x, p = lively(kind=kind), all_images(), probabilities(kind)
+def test_the_probabilities_of_all_images_sum_to_1(formula):
+    model, x, p = lively(formula=formula), all_images(), probabilities(formula)
     assert p.sum().item() == pytest.approx(1, abs=1e-6)
     assert p.max() > 4 * p.median()
     one = model.couplings[0]
@@ -332,20 +332,20 @@ class EqualBins(Flow):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_bound_is_a_bound_and_its_mean_is_exact(kind):
+@pytest.mark.parametrize("formula", KINDS)
+def test_the_bound_is_a_bound_and_its_mean_is_exact(formula):
     """E[exp(bound)] = P(x): on 4×4 bits, over many draws of the noise. With noise of half the
     width it is not."""
-    model = lively(kind=kind, scale=0.4 if kind == "spline" else 0.15)
-    n = 500 if kind == "spline" else 20000  # of a spline all draws of the noise say the same
+    model = lively(formula=formula, scale=0.4 if formula == "spline" else 0.15)
+    n = 500 if formula == "spline" else 20000  # of a spline all draws of the noise say the same
     x = all_images()[[3, 777, 40000]].repeat_interleave(n, 0)
-    found = model.bound(x, generator=torch.Generator().manual_seed(0)).view(3, -1)
+    bounds = model.bound(x, generator=torch.Generator().manual_seed(0)).view(3, -1)
     exact = model.log_prob(x[::n])
-    mean, error = found.exp().mean(1), found.exp().std(1) / n**0.5
+    mean, error = bounds.exp().mean(1), bounds.exp().std(1) / n**0.5
     assert ((mean - exact.exp()).abs() < 5 * error + 2e-3 * exact.exp()).all()
-    assert (found.mean(1) < exact + 1e-6).all()
-    gap = (exact[:, None] - found).abs().max().item()
-    if kind == "spline":  # its slope is the same all over a cell: nothing is lost
+    assert (bounds.mean(1) < exact + 1e-6).all()
+    gap = (exact[:, None] - bounds).abs().max().item()
+    if formula == "spline":  # its slope is the same all over a cell: nothing is lost
         assert gap < 1e-6
         grey = lively(256, size=8)
         grey.counts.copy_(torch.arange(256).flip(0) ** 3 + 1)
@@ -365,7 +365,7 @@ def test_the_bound_is_a_bound_and_its_mean_is_exact(kind):
 
 
 def test_a_bound_below_the_exact_figure_is_noticed():
-    model, x = lively(kind="affine"), all_images()[::100]
+    model, x = lively(formula="affine"), all_images()[::100]
     one, ten = flow.evaluate_noise(model, x, None, 10)
     exact = flow.evaluate(model, x, None)
     assert exact < ten < one
@@ -374,22 +374,22 @@ def test_a_bound_below_the_exact_figure_is_noticed():
         flow.evaluate_noise(model, x, None, 10)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_draws_have_the_probabilities_that_it_says(kind):
+@pytest.mark.parametrize("formula", KINDS)
+def test_draws_have_the_probabilities_that_it_says(formula):
     """χ² of 20,000 draws: patterns of the four pixels that are drawn first, summed exactly."""
-    model, n = lively(kind=kind), 20000
+    model, n = lively(formula=formula), 20000
     model.couplings.to(torch.float64)
     drawn = model.sample(n, generator=torch.Generator().manual_seed(0))
     first = [int(d) for c in list(model.couplings)[-4:] for d in c.moved.flatten()][-4:]
     weights = torch.tensor([1, 2, 4, 8], dtype=torch.float64)
     pattern = (all_images().flatten(1)[:, first] @ weights).long()
-    expected = torch.zeros(16, dtype=torch.float64).index_add(0, pattern, probabilities(kind))
-    found = torch.bincount((drawn.flatten(1)[:, first].to(torch.float64) @ weights).long(),
-                           minlength=16)
-    chi = ((found - n * expected) ** 2 / (n * expected).clamp(min=1)).sum()
+    expected = torch.zeros(16, dtype=torch.float64).index_add(0, pattern, probabilities(formula))
+    counts = torch.bincount((drawn.flatten(1)[:, first].to(torch.float64) @ weights).long(),
+                            minlength=16)
+    chi = ((counts - n * expected) ** 2 / (n * expected).clamp(min=1)).sum()
     assert chi < 45  # 15 degrees of freedom: one time in 10,000
     wrong = expected.roll(1)  # control
-    assert ((found - n * wrong) ** 2 / (n * wrong).clamp(min=1)).sum() > 100
+    assert ((counts - n * wrong) ** 2 / (n * wrong).clamp(min=1)).sum() > 100
 
 
 def test_the_density_integrates_to_1_on_a_grid():
@@ -436,18 +436,18 @@ def test_temperature_0_is_the_middle_of_each_distribution():
     assert cold < warm
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_a_network_says_makes_nan(kind):
+@pytest.mark.parametrize("formula", KINDS)
+def test_nothing_a_network_says_makes_nan(formula):
     edges = torch.tensor([0, 0.8, 0.8002, 1])
     says = torch.tensor([[1e4, -1e4, 1e4], [-1e4] * 3, [1e4] * 3, [0, 1e4, 0]])
-    says = says if kind == "spline" else says[:, :2]
+    says = says if formula == "spline" else says[:, :2]
     for u in (1e-7, 0.5, 1 - 6e-8):
         u = torch.full((4,), u)
-        z, log_slope = flow.spline(u, says, edges) if kind == "spline" else flow.affine(
-            u, says, kind == "additive")
+        z, log_slope = flow.spline(u, says, edges) if formula == "spline" else flow.affine(
+            u, says, formula == "additive")
         assert z.isfinite().all() and log_slope.isfinite().all()
-        back = flow.spline_back(z, says, edges) if kind == "spline" else flow.affine_back(
-            z, says, kind == "additive")
+        back = flow.spline_back(z, says, edges) if formula == "spline" else flow.affine_back(
+            z, says, formula == "additive")
         assert back.isfinite().all() and (back >= 0).all() and (back <= 1).all()
 
 
@@ -484,10 +484,11 @@ def test_what_is_published_is_of_the_test_digits_with_their_labels(few_images, l
         more = flow.evaluate_without_label(model, x, y) if levels == 2 else ()
         return [flow.evaluate(model, x, y), *flow.evaluate_noise(model, x, y, 2), *more]
 
-    nats, found = flow.figures_at_the_end(model, data, judge.load_judge(), s)
-    told = [found["marginal_nats"], found["bayes_accuracy"]] if levels == 2 else []
-    published = [found["grey_nats"] if nats is None else nats, *found["bounds_by_draws"].values()]
-    assert published + told == pytest.approx(figures(data.test, data.x_test, data.y_test), rel=1e-6)
+    nats, metrics = flow.figures_at_the_end(model, data, judge.load_judge(), s)
+    without_label = [metrics["marginal_nats"], metrics["bayes_accuracy"]] if levels == 2 else []
+    published = [metrics["grey_nats"] if nats is None else nats]
+    published += [*metrics["bounds_by_draws"].values(), *without_label]
+    assert published == pytest.approx(figures(data.test, data.x_test, data.y_test), rel=1e-6)
     others = [figures(data.val, data.x_val, data.y_val)]  # controls
     others += [figures(data.test, data.x_test, data.y_test.flip(0))] if conditional else []
     assert all(other[0] != pytest.approx(published[0], rel=1e-5) for other in others)

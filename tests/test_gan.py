@@ -40,19 +40,19 @@ def moved(network, before):
 # ------------------------------------------------------------------------------------------ steps
 
 
-@pytest.mark.parametrize("kind", ["ns", "wgan-gp"])
+@pytest.mark.parametrize("objective", ["ns", "wgan-gp"])
 @pytest.mark.parametrize("conditional", [False, True])
-def test_each_step_changes_its_own_network_only(kind, conditional):
-    G, D = players(norm=kind == "ns", classes=10 * conditional)
+def test_each_step_changes_its_own_network_only(objective, conditional):
+    G, D = players(norm=objective == "ns", classes=10 * conditional)
     opt_G, opt_D = optimizers(G, D)
     x, y = torch.rand(16, 1, 8, 8), torch.arange(16) % 10 if conditional else None
     for _ in range(3):
         g, d = weights(G), weights(D)
-        gan.discriminator_step(G, D, opt_D, x, y, kind, 10.0)
+        gan.discriminator_step(G, D, opt_D, x, y, objective, 10.0)
         # A bias in front of a batch norm, and the last one of a critic, have no gradient.
         assert not any(moved(G, g)) and sum(moved(D, d)) > len(d) / 2
         d = weights(D)
-        gan.generator_step(G, D, opt_G, 16, y, kind)
+        gan.generator_step(G, D, opt_G, 16, y, objective)
         assert not any(moved(D, d)) and all(moved(G, g))
 
 
@@ -80,7 +80,7 @@ def test_one_optimizer_for_both_would_be_caught():
 
 def test_each_step_goes_the_right_way():
     """D's raises D(x) and lowers D(G(z)); G's raises D(G(z))."""
-    for kind in ("ns", "wgan-gp"):
+    for objective in ("ns", "wgan-gp"):
         G, D = players(norm=False)
         opt_G, opt_D = optimizers(G, D, lr=1e-3)
         x, z = torch.rand(64, 1, 8, 8), G.noise(64, torch.Generator().manual_seed(0))
@@ -91,11 +91,11 @@ def test_each_step_goes_the_right_way():
 
         real, fake = gap()
         for _ in range(5):
-            gan.discriminator_step(G, D, opt_D, x, None, kind, 0.0)
+            gan.discriminator_step(G, D, opt_D, x, None, objective, 0.0)
         assert gap()[0] - gap()[1] > real - fake
         fake = gap()[1]
         for _ in range(5):
-            gan.generator_step(G, D, opt_G, 64, None, kind)
+            gan.generator_step(G, D, opt_G, 64, None, objective)
         assert gap()[1] > fake
 
 
@@ -230,10 +230,10 @@ def noted(flags, conditional=False, evaluate_at=()):
         def noted_step(*args):
             owned = {id(p) for group in args[2].param_groups for p in group["params"]}
             assert owned == {id(p) for p in args[network].parameters()}  # its own optimizer
-            found = step(*args)
-            calls.append(SimpleNamespace(name=name, args=args, noise=args[noise], found=found,
+            figures = step(*args)
+            calls.append(SimpleNamespace(name=name, args=args, noise=args[noise], found=figures,
                                          state=copy.deepcopy(args[network].state_dict())))
-            return found
+            return figures
         return noted_step
 
     model.discriminator_step = noting("D", gan.discriminator_step, 1, 7)
@@ -336,9 +336,9 @@ def test_measure_compares_grey_with_grey_and_coins_with_bits():
     """Planted heaps: draws that are the real digits, grey; their coins are near to real bits."""
     network = judge.load_judge()
     data = utils.load_mnist("nowhere")
-    found = gan.measure(network, data.test / 255, (data.test, data.x_test))
-    assert found["frechet"] == pytest.approx(0, abs=1e-6) and found["precision"] == 1
-    assert 0 < found["frechet_binary"] < 0.2 and found["precision_binary"] > 0.9
+    scores = gan.measure(network, data.test / 255, (data.test, data.x_test))
+    assert scores["frechet"] == pytest.approx(0, abs=1e-6) and scores["precision"] == 1
+    assert 0 < scores["frechet_binary"] < 0.2 and scores["precision_binary"] > 0.9
     swapped = gan.measure(network, data.test / 255, (data.x_test, data.test))  # control
     assert swapped["frechet"] > 0.1 and swapped["frechet_binary"] > 0.2
     inverted = gan.measure(network, 1 - data.test / 255, (data.test, data.x_test))
@@ -352,7 +352,7 @@ def test_figures_of_a_run_are_of_its_best_weights_and_the_test_digits(conditiona
     """All of them, recomputed from the checkpoint."""
     flags = "--width 4 --eval-draws 200 --test-draws 300 --steps 6 --batch-size 8 --lr 0.1 --seed 2"
     gan.main(f"{flags} --out run".split() + ["--conditional"] * conditional)
-    found = json.loads(Path("run/metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads(Path("run/metrics.json").read_text(encoding="utf-8"))
     best, s = checkpoint("run")["best"], values(gan, flags)
     assert best["step"] < 6  # at such a rate the last weights are not the best ones
     s.conditional, s.classes = conditional, 10 * conditional
@@ -370,19 +370,19 @@ def test_figures_of_a_run_are_of_its_best_weights_and_the_test_digits(conditiona
                                                                    "recall")]
 
     x = draws(best["weights"])
-    kept = [found[f"test_{name}{kind}"] for kind in ("", "_binary")
+    kept = [metrics[f"test_{name}{ending}"] for ending in ("", "_binary")
             for name in ("frechet", "precision", "recall")]
     assert kept == pytest.approx(scores(x, data.test, data.x_test), rel=1e-5)
     classes = judge.judged(network, x)[1]
-    assert found["test_shares"] == [(classes == k).double().mean().item() for k in range(10)]
+    assert metrics["test_shares"] == [(classes == k).double().mean().item() for k in range(10)]
     if conditional:
         agreement = (classes == y).double().mean().item()
-        assert found["test_label_agreement"] == pytest.approx(agreement)
+        assert metrics["test_label_agreement"] == pytest.approx(agreement)
     train = data.train.flatten(1) / 255
     for name, heap in (("draws", x), ("test_digits", data.test / 255)):
         distances = torch.cdist(heap.flatten(1), train).min(dim=1).values
-        assert found[f"nearest_of_{name}"] == pytest.approx(distances.median().item(), rel=1e-4)
-    assert found["test_draws"] == 300 and found["test_images"] == 500
+        assert metrics[f"nearest_of_{name}"] == pytest.approx(distances.median().item(), rel=1e-4)
+    assert metrics["test_draws"] == 300 and metrics["test_images"] == 500
     # Controls: beside validation digits, or of the last weights, they are others.
     last = draws(checkpoint("run")["parts"]["average"])
     for other in (scores(x, data.val, data.x_val), scores(last, data.test, data.x_test)):
@@ -452,12 +452,12 @@ def test_losses_of_a_discriminator_that_tosses_coins():
     assert gan.generator_loss(half).item() == pytest.approx(math.log(2))
     real, fake = torch.randn(2, 50).double()
     p, q = real.sigmoid(), fake.sigmoid()
-    for found, expected in (
+    for loss, expected in (
             (gan.discriminator_loss(real, fake), -(p.log().mean() + (1 - q).log().mean())),
             (gan.generator_loss(fake), -q.log().mean()),
             (gan.discriminator_loss(real, fake, "wgan-gp"), fake.mean() - real.mean()),
             (gan.generator_loss(fake, "wgan-gp"), -fake.mean())):
-        assert found.item() == pytest.approx(expected.item())
+        assert loss.item() == pytest.approx(expected.item())
     assert torch.isfinite(gan.discriminator_loss(-torch.full((1,), 1e4), torch.full((1,), 1e4)))
 
 
@@ -564,8 +564,8 @@ def test_the_generator_is_what_the_notes_say(conditional, training):
     h = np.maximum(normed(G.norm_4, each(doubled, G.up_2, h)), 0)
     expected = 1 / (1 + np.exp(-each(convolved, G.last, h)))
     assert expected.shape == (3, 1, 8, 4) and expected.std() > 0.04
-    found = G(z, y if conditional else None).detach().numpy()
-    assert np.allclose(found, expected, atol=1e-10)
+    images = G(z, y if conditional else None).detach().numpy()
+    assert np.allclose(images, expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("conditional", [False, True])
@@ -608,8 +608,8 @@ def test_gradient_penalty_of_known_slopes():
     direction = F.normalize(torch.randn(64), dim=0)
     real, fake, mix = torch.rand(5, 1, 8, 8), torch.rand(5, 1, 8, 8), torch.rand(5, 1, 1, 1)
     for slope, expected in ((1.0, 0.0), (2.0, 1.0), (0.0, 1.0), (3.0, 4.0)):
-        found = gan.gradient_penalty(lambda x: slope * x.flatten(1) @ direction, real, fake, mix)
-        assert found.item() == pytest.approx(expected, abs=1e-5)
+        penalty = gan.gradient_penalty(lambda x: slope * x.flatten(1) @ direction, real, fake, mix)
+        assert penalty.item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_penalty_is_taken_between_real_and_drawn_and_has_a_gradient():

@@ -146,16 +146,16 @@ def test_a_judge_is_trained_on_grey_and_on_coins_shifted_by_two_pixels_at_most()
 def test_the_distance_is_of_all_and_the_parts_are_of_as_many(digits):
     """In a larger heap neighbours are nearer: of 1,200 draws beside 500 digits 500 are taken."""
     data, network = digits
-    found = judge.scores(network, data.train[:1200], data.test)
+    scores = judge.scores(network, data.train[:1200], data.test)
     a, b = (judge.judged(network, x)[0] for x in (data.train[:1200], data.test))
-    assert found["frechet"] == pytest.approx(judge.frechet_distance(a, b))
+    assert scores["frechet"] == pytest.approx(judge.frechet_distance(a, b))
     generator = torch.Generator().manual_seed(0)
     a, b = (x[torch.randperm(len(x), generator=generator)[:500]] for x in (a, b))
     distances = {"aa": torch.cdist(a, a), "bb": torch.cdist(b, b), "ab": torch.cdist(a, b)}
     for name, d, support in (("precision", distances["ab"], "bb"),
                              ("recall", distances["ab"].T, "aa")):
         radius = distances[support].sort(dim=1).values[:, 3]  # the point itself is the first
-        assert found[name] == (d <= radius).any(dim=1).double().mean().item()
+        assert scores[name] == (d <= radius).any(dim=1).double().mean().item()
 
 
 def test_precision_is_of_the_draws_and_recall_of_the_real_digits(digits):
@@ -164,11 +164,11 @@ def test_precision_is_of_the_draws_and_recall_of_the_real_digits(digits):
     data, network = digits
     noisy = torch.cat([data.train[:500] / 255, torch.rand(500, 1, 28, 28)])
     half = data.train[data.train_labels < 5][:1000] / 255
-    found = judge.scores(network, noisy, data.train[1000:2000])
-    assert found["precision"] < 0.6 and found["recall"] > 0.8
-    found = judge.scores(network, half, data.train[1000:2000])
-    assert found["precision"] > 0.8 and found["recall"] < 0.6
-    assert sum(found["shares"][:5]) > 0.97
+    scores = judge.scores(network, noisy, data.train[1000:2000])
+    assert scores["precision"] < 0.6 and scores["recall"] > 0.8
+    scores = judge.scores(network, half, data.train[1000:2000])
+    assert scores["precision"] > 0.8 and scores["recall"] < 0.6
+    assert sum(scores["shares"][:5]) > 0.97
 
 
 def test_coins_come_up_as_often_as_they_should():
@@ -203,7 +203,7 @@ def test_bits_are_scored_beside_binarized_test_digits_alone(digits):
     data, network = digits
     rows = {(row["kind"], row["what"]): row for row in
             judge.score(network, data.x_test.float(), data)}
-    assert {kind for kind, _ in rows} == {"binarized"}
+    assert {pixels for pixels, _ in rows} == {"binarized"}
     assert rows["binarized", "images"]["frechet"] == pytest.approx(0, abs=1e-6)
     train = torch.from_numpy(utils.fixed_bits(data.train[by_chance(data)], 3))
     floor = judge.scores(network, train, data.x_test)
@@ -219,7 +219,7 @@ def test_files_are_scored_beside_their_floor(digits, capsys):
     judge.main(["grey.npy", "--json", "grey.json"])
     grey = json.loads(Path("grey.json").read_text())
     assert [(row["kind"], row["what"], row["n"]) for row in grey["rows"]] == [
-        (kind, what, 300) for kind in ("grey", "binarized")
+        (pixels, what, 300) for pixels in ("grey", "binarized")
         for what in ("images", "real training digits")]
     judge.main(["bits.npy", "--json", "bits.json"])
     bits = json.loads(Path("bits.json").read_text())

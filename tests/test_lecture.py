@@ -40,8 +40,8 @@ def nats(run):
     return RUNS[run]["test_nats"]
 
 
-def frechet(run, kind="binarized"):
-    return scores(run, kind)["frechet"]
+def frechet(run, pixels="binarized"):
+    return scores(run, pixels)["frechet"]
 
 
 def precision(run):
@@ -223,7 +223,7 @@ LECTURE = [
     ("Grey means have a Fréchet distance of {:.2f} to grey digits, binarized draws one of {:.2f} "
      "to", frechet("vae", "grey"), frechet("vae")),
     ("neither is near real digits ({:.2f} and {:.2f})",
-     *(FLOOR[kind]["frechet"] for kind in ("grey", "binarized"))),
+     *(FLOOR[pixels]["frechet"] for pixels in ("grey", "binarized"))),
     ("Its nats are a bound, ≤ {:.2f},", nats("vae")),
     ("(recall {:.2f}), at the price of ≤ {:.2f} nats", recall("vae_z2"), nats("vae_z2")),
     # A flow
@@ -243,7 +243,7 @@ LECTURE = [
      *(RUNS[run]["settings"]["z_size"] for run in ("gan", "vae"))),
     # A GAN
     ("has a distance of {:.2f} binarized and {:.2f} grey, the default {:.2f} and {:.2f}.",
-     *(frechet(run, kind) for run in ("gan_long", "gan") for kind in ("binarized", "grey"))),
+     *(frechet(run, pixels) for run in ("gan_long", "gan") for pixels in ("binarized", "grey"))),
     ("One network, one pass, all pixels: {:.3f} s", seconds("gan")),
     ("Recall is {:.2f} binarized, where exact models of one order have {:.2f} to {:.2f} and real "
      "training digits {:.2f}; told the digit, precision rises to {:.2f} and recall falls to "
@@ -343,9 +343,9 @@ def compared(claims, text=PROSE):
 
 def changed(form, values):
     """The same with one value off by two in its last place, or with another word; of each."""
-    kinds = re.findall(r"\{(.*?)\}", form)
-    for i, (kind, value) in enumerate(zip(kinds, values)):
-        places = int((re.findall(r"\.(\d)f", kind) or [0])[0])
+    specs = re.findall(r"\{(.*?)\}", form)
+    for i, (spec, value) in enumerate(zip(specs, values)):
+        places = int((re.findall(r"\.(\d)f", spec) or [0])[0])
         other = f"not {value}" if isinstance(value, str) else value + 2 * 10 ** -places
         yield form.format(*values[:i], other, *values[i + 1:])
 

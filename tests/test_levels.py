@@ -131,9 +131,9 @@ def test_a_run_of_levels_is_of_another_scale(name, monkeypatch):
     model = chapter.build(values(chapter, small(chapter, "--levels", "4")))
     model.load_state_dict(torch.load("a/checkpoint.pt", weights_only=True)["best"]["weights"])
     draws, data = many(model, 200), utils.load_mnist()
-    found, grey = (judge.scores(judge.load_judge(), draws, real)["frechet"]
-                   for real in (utils.to_levels(data.test, 4), data.test))
-    assert m["test_frechet"] == pytest.approx(found, rel=1e-5) != pytest.approx(grey, rel=1e-3)
+    levelled, grey = (judge.scores(judge.load_judge(), draws, real)["frechet"]
+                      for real in (utils.to_levels(data.test, 4), data.test))
+    assert m["test_frechet"] == pytest.approx(levelled, rel=1e-5) != pytest.approx(grey, rel=1e-3)
     assert m["test_frechet"] > 0 and all(row["val_nats"] is None for row in m["curve"])
     assert m["curve"][-1]["val_grey_nats"] < 600  # 784 log 4 = 1087 is knowing nothing
     drawn = np.load("a/samples.npy")

@@ -136,11 +136,11 @@ def test_made_is_what_its_equations_say(flags, label):
     y = None if label is None else torch.full((3,), label)
     for sets in zip(model.place, model.degree):
         logits = model.logits(x, y, *sets).flatten(1)
-        for image, found in zip(x.flatten(1).tolist(), logits):
+        for image, row in zip(x.flatten(1).tolist(), logits):
             by_hand = torch.tensor(made_by_hand(model, image, label, *sets)).double()
-            assert torch.allclose(by_hand, found)
+            assert torch.allclose(by_hand, row)
             other = torch.tensor(made_by_hand(model, image, label, sets[0], sets[1].roll(1)))
-            assert not torch.allclose(other.double(), found)  # control
+            assert not torch.allclose(other.double(), row)  # control
 
 
 @pytest.mark.parametrize("label", [None, 7])
@@ -151,12 +151,12 @@ def test_the_rnn_is_what_its_equations_say(cell, order, reach, label):
                       classes=10 * (label is not None))
     x = noise(3, (3, 4))
     logits = model.logits(x, None if label is None else torch.full((3,), label)).flatten(1)
-    for image, found in zip(x.flatten(1).tolist(), logits):
+    for image, row in zip(x.flatten(1).tolist(), logits):
         by_hand = torch.tensor(rnn_by_hand(model, image, label, reach, cell)).double()
-        assert torch.allclose(by_hand, found)
+        assert torch.allclose(by_hand, row)
     image[0] = 1 - image[0]  # control
     assert not torch.allclose(torch.tensor(rnn_by_hand(model, image, label, reach, cell)).double(),
-                              found)
+                              row)
 
 
 def test_the_rnn_starts_by_remembering():
@@ -471,13 +471,13 @@ def test_the_lines_of_exercise_1_show_who_looks_at_whom(monkeypatch):
 @torch.no_grad()
 def test_nats_in_an_order_are_those_of_its_masks():
     model, x = small_made((3, 4), order="agnostic").float(), noise(207, (3, 4))
-    found = []
+    expected = []
     for place in (made.natural_place(3, 4), made.natural_place(3, 4).flip(0)):
         logits = model.logits(x.float(), None, place, model.degree_as_trained())
-        found.append(-made.bernoulli_log_prob(logits, x.float()).mean().item())
+        expected.append(-made.bernoulli_log_prob(logits, x.float()).mean().item())
         nats = made.nats_in_order(model, x.to(torch.uint8), None, place)
-        assert nats == pytest.approx(found[-1], rel=1e-5)
-    assert abs(found[0] - found[1]) > 0.01
+        assert nats == pytest.approx(expected[-1], rel=1e-5)
+    assert abs(expected[0] - expected[1]) > 0.01
     reading = small_made((3, 4)).float()  # of the same masks evaluate() says the same
     reading.degree[0] = reading.degree_as_trained()
     assert made.nats_in_order(reading, x, None, reading.place[0]) == pytest.approx(

@@ -16,13 +16,13 @@ def matrices(*shape, seed=0):
 @pytest.mark.parametrize("shape", [(5, 5), (3, 8), (8, 3), (4, 6, 2), (4, 2, 6)])
 def test_the_directions_stay_and_become_equally_long(shape):
     x = matrices(*shape) * torch.linspace(1, 0.2, shape[-1])
-    found, (u, s, vh) = orthogonal(x), torch.linalg.svd(x, full_matrices=False)
-    inside = u.mT @ found @ vh.mT  # in the directions of x: a diagonal
+    step, (u, s, vh) = orthogonal(x), torch.linalg.svd(x, full_matrices=False)
+    inside = u.mT @ step @ vh.mT  # in the directions of x: a diagonal
     values = inside.diagonal(dim1=-2, dim2=-1)
     assert torch.allclose(inside, torch.diag_embed(values), atol=1e-12)
     large = s / x.norm(dim=(-2, -1))[..., None] > 0.003
     assert (values[large] > 0.68).all() and (values < 1.21).all()
-    assert torch.allclose(orthogonal(100 * x), found, atol=1e-4)  # lengths do not count
+    assert torch.allclose(orthogonal(100 * x), step, atol=1e-4)  # lengths do not count
     assert (s.amax(-1) / s.amin(-1)).max() > 2  # control: they were not equally long
 
 
@@ -35,8 +35,8 @@ def test_rows_that_are_zero_stay_zero():
     """Those of pixels that a network is not told of (flow.py), up to a whole matrix."""
     x = matrices(2, 6, 4)
     x[0, 2:], x[1] = 0, 0
-    found = orthogonal(x)
-    assert (found[0, 2:] == 0).all() and (found[1] == 0).all() and (found[0, :2] != 0).all()
+    step = orthogonal(x)
+    assert (step[0, 2:] == 0).all() and (step[1] == 0).all() and (step[0, :2] != 0).all()
 
 
 class Net(nn.Module):

@@ -39,20 +39,20 @@ def source(chapter):
 
 def paragraphs(text):
     """Of the comments of a text: [prose, lines of the table or equation below it] each."""
-    found, new = [], True
+    blocks, new = [], True
     for line in text.splitlines():
         body = re.sub(r"^ *#(?: ?-{20,}$)?", "", line) if line.lstrip().startswith("#") else ""
-        if body.startswith("     ") and found:
-            found[-1][1].append(body.strip())
+        if body.startswith("     ") and blocks:
+            blocks[-1][1].append(body.strip())
             new = True
         elif not body.strip():
             new = True
         else:
             if new or re.match(r" \d+\. ", body):
-                found.append(["", []])
-            found[-1][0] += f" {body.strip()}" if found[-1][0] else body.strip()
+                blocks.append(["", []])
+            blocks[-1][0] += f" {body.strip()}" if blocks[-1][0] else body.strip()
             new = False
-    return found
+    return blocks
 
 
 def one_line(text):
@@ -115,19 +115,19 @@ def results(name):
 
 def named(text):
     """Files of results/ and runs in samples/ that are named in a text."""
-    found = []
+    files = []
     for name in re.findall(r"(?:results|samples)/[\w/{},-]+(?:\.json)?", text):
         first, several, last = re.match(r"([^{]*)(?:\{(.*)\})?(.*)", name).groups()
         for word in (several or "").split(","):
             name = first + word + last
             run = "/".join(name.split("/")[:2])
             if name.startswith("results/robustness/"):
-                found.append("results/robustness")
+                files.append("results/robustness")
             elif (ROOT / run / "metrics.json").exists():
-                found.append(run)
+                files.append(run)
             elif name.endswith(".json"):
-                found.append(name)
-    return found
+                files.append(name)
+    return files
 
 
 @functools.cache
@@ -143,12 +143,12 @@ def records(name, chapter):
     rows = results(name)
     if not name.startswith("results/ablations/"):
         return [list(numbers(rows))]
-    found = [list(numbers(row)) for row in rows]
-    for row, more in zip(rows, found):
+    row_numbers = [list(numbers(row)) for row in rows]
+    for row, more in zip(rows, row_numbers):
         if "base_nats" in row:  # what an energy gains, and e^−2·gained, which cannot be above 1
             gained = row["base_nats"] - row["val_nats"]
             more += [abs(gained), min(1, math.exp(-2 * gained))]
-    return found
+    return row_numbers
 
 
 @functools.cache
@@ -161,12 +161,12 @@ def as_written(name, chapter, places, percent):
 def rows_with(figures, names, chapter, percent=False):
     """In how many rows of the files do all these figures stand?"""
     places = {figure: len(figure.rstrip(" %").partition(".")[2]) for figure in figures}
-    found = 0
+    count = 0
     for name in names:
         rows = [[figure.rstrip(" %").replace(",", "") in row for row in as_written(
             name, chapter, n, percent or "%" in figure)] for figure, n in places.items()]
-        found += sum(map(all, zip(*rows)))
-    return found
+        count += sum(map(all, zip(*rows)))
+    return count
 
 
 # ------------------------------------------------------------------------- computed, and of others
@@ -180,9 +180,9 @@ for path in sorted((ROOT / "results" / "robustness").glob("*.json")):
 ABLATED = {path.stem: {row["name"]: row for row in results(f"results/ablations/{path.name}")}
            for path in (ROOT / "results" / "ablations").glob("*.json")}
 AFTERNOON = {path.stem: {} for path in (ROOT / "results" / "afternoon").glob("*.json")}
-for chapter, found in AFTERNOON.items():
+for chapter, candidates in AFTERNOON.items():
     for row in results(f"results/afternoon/{chapter}.json"):
-        found.setdefault(row["candidate"], []).append(row)
+        candidates.setdefault(row["candidate"], []).append(row)
 
 
 def behind(model, change):
@@ -249,8 +249,8 @@ def ms_of_run(run):
     return 1000 * RUNS[run]["train_seconds"] / RUNS[run]["steps"] / RUNS[run]["batch_size"]
 
 
-def scores(run, kind="binarized"):
-    return results(f"samples/{run}/scores.json")[kind]
+def scores(run, pixels="binarized"):
+    return results(f"samples/{run}/scores.json")[pixels]
 
 
 def reached(run, *keys):
@@ -512,8 +512,8 @@ COMPUTED = {
         ("the default has {:.2f}, {:.2f}, {:.2f} and {:.2f} in {:.1f} minutes", *reached(
             "diffusion", "frechet", "frechet_binary", "precision", "recall"), minutes("diffusion")),
         ("the same weights have {:.2f} and {:.2f}, the default's {:.2f} and {:.2f} (", *(
-            scores(run, kind)["frechet"] for run in ("diffusion_long", "diffusion")
-            for kind in ("grey", "binarized"))),
+            scores(run, pixels)["frechet"] for run in ("diffusion_long", "diffusion")
+            for pixels in ("grey", "binarized"))),
         ("training digits, {:.2f} and {:.2f} (", GREY["frechet"], BITS["frechet"]),
         ("Longer: {:.2f} and {:.2f} in {:.1f} minutes", *reached(
             "diffusion_long", "frechet", "frechet_binary"), minutes("diffusion_long")),
@@ -621,9 +621,9 @@ def wrong(chapter, prose, lines, names):
 
 def all_wrong(chapter, text):
     """The same of all its paragraphs, each with how it begins; and what is computed otherwise."""
-    found = [(prose[:50], part) for prose, lines, names in told(text)
-             for part in wrong(chapter, prose, lines, names)]
-    return found + [words for words in computed(chapter) if words not in one_line(text)]
+    faults = [(prose[:50], part) for prose, lines, names in told(text)
+              for part in wrong(chapter, prose, lines, names)]
+    return faults + [words for words in computed(chapter) if words not in one_line(text)]
 
 
 # ------------------------------------------------------------------------------------------- tests

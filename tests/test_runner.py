@@ -108,8 +108,8 @@ def test_the_best_weights_are_the_ones_kept():
 
 def test_figures_that_are_not_finite_are_not_published(fails):
     class Run(runner.Run):
-        def finish(self, *args, **own):
-            super().finish(*args, **{**own, "entropy": math.nan})
+        def finish(self, *args, **figures):
+            super().finish(*args, **{**figures, "entropy": math.nan})
 
     fails(lambda: toy.main([], Run), "entropy", "nan")
     assert not Path("runs/toy/metrics.json").exists()
@@ -256,8 +256,8 @@ def test_settings_come_back_by_themselves_and_must_not_be_contradicted(fails):
         fails(lambda: toy.main([flag, "--out", "a", "--variant", "plain"]), "--variant fancy")
     fails(lambda: toy.main(["--resume", "--out", "a", "--seed", "3"]), "--seed 0")
     toy.main(["--resume", "--out", "a", "--width", "16"])
-    found = json.loads(Path("a/metrics.json").read_text())["settings"]
-    assert (found["variant"], found["width"], found["steps"]) == ("fancy", 16, 20)
+    settings = json.loads(Path("a/metrics.json").read_text())["settings"]
+    assert (settings["variant"], settings["width"], settings["steps"]) == ("fancy", 16, 20)
 
 
 def test_a_default_that_changed_since_does_not_matter(monkeypatch):
@@ -276,7 +276,7 @@ def runner_setting(default):
 
 def test_resume_of_a_run_that_was_killed_while_it_was_scored():
     class Killed(runner.Run):
-        def finish(self, *args, **own):
+        def finish(self, *args, **figures):
             raise ZeroDivisionError
 
     toy.main(["--out", "whole"])
@@ -407,16 +407,16 @@ def test_two_processes_do_not_share_a_folder(process, fails):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_a_process_that_is_stopped_can_be_resumed(process, how):
+@pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_a_process_that_is_stopped_can_be_resumed(process, signal_name):
     p = process("--steps", "100000", "--out", "a")
     wait_for("a/checkpoint.pt", p)
     time.sleep(0.4)
-    p.send_signal(getattr(signal, how))
+    p.send_signal(getattr(signal, signal_name))
     out, err = p.communicate(timeout=60)
     assert "Traceback" not in err
     c = checkpoint("a")  # whole, whatever the moment was
-    if how != "SIGKILL":
+    if signal_name != "SIGKILL":
         assert p.returncode == 130 and "--resume --out a" in out + err and c["step"] > 0
     stop_at(c["step"] + 1, "--resume", "--out", "a")
     assert checkpoint("a")["step"] == c["step"] + 1
@@ -695,11 +695,11 @@ def test_a_mixture_that_is_less_than_a_tenth_of_its_part_is_noticed():
     class Run(runner.Run):
         more = 2.2
 
-        def finish(self, *args, **own):
+        def finish(self, *args, **figures):
             self.settings.classes = 10
-            super().finish(*args, **own, bayes_accuracy=0.5,
+            super().finish(*args, **figures, bayes_accuracy=0.5,
                            marginal_nats=args[1] + self.more if len(args) > 1
-                           else own["test_nats"] + self.more)
+                           else figures["test_nats"] + self.more)
 
     toy.main(["--out", "a"], Run)
     Run.more = math.log(10) + 1e-4  # of digits that nobody takes for others: rounding decides
@@ -725,16 +725,16 @@ def test_a_signal_that_nobody_handles_ends_the_process_as_ever():
     run on; a script handles it, and then it is heard after the step."""
     class Noting(runner.Run):
         def tick(self, *loss):
-            found.append([signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)])
+            handlers.append([signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)])
             return super().tick(*loss)
 
-    before, found = signal.getsignal(signal.SIGTERM), []
+    before, handlers = signal.getsignal(signal.SIGTERM), []
     try:
         for handler, kept in ((signal.SIG_DFL, True), (lambda *_: None, False)):
             signal.signal(signal.SIGTERM, handler)
             toy.main(["--out", "a"], Noting)
-            assert (found[-1][1] is handler) is kept
-            assert found[-1][0].__name__ == "on_signal"  # of Ctrl-C, which Python handles
+            assert (handlers[-1][1] is handler) is kept
+            assert handlers[-1][0].__name__ == "on_signal"  # of Ctrl-C, which Python handles
             assert signal.getsignal(signal.SIGTERM) is handler
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -784,10 +784,10 @@ def test_training_seconds_are_of_training_alone_and_go_on_after_a_stop(monkeypat
             clock[0] += 1
             return super().tick(*loss)
 
-        def record(self, *args, **how):
+        def record(self, *args, **options):
             clock[0] += 100
             self.plot_seconds = 1e9  # no picture after the first: painting sets the clock, too
-            super().record(*args, **how)
+            super().record(*args, **options)
 
     toy.main(["--out", "whole"], Clocked)
     with pytest.raises(SystemExit):

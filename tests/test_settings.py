@@ -27,9 +27,10 @@ def test_what_holds_is_the_default_the_variants_then_what_was_typed():
 
 def test_a_checkpoint_goes_before_defaults_and_behind_what_was_typed():
     then = vars(holds("--variant fancy --width 9 --lr 0.5"))
-    found = settings.resolve(toy.SETTINGS, toy.VARIANTS, {"seed": 3}, then)
-    assert (found["variant"], found["width"], found["lr"], found["steps"]) == ("fancy", 9, 0.5, 80)
-    assert found["seed"] == 3
+    resolved = settings.resolve(toy.SETTINGS, toy.VARIANTS, {"seed": 3}, then)
+    assert (resolved["variant"], resolved["width"]) == ("fancy", 9)
+    assert (resolved["lr"], resolved["steps"]) == (0.5, 80)
+    assert resolved["seed"] == 3
     del then["beta"]  # made before there was such a setting
     assert settings.resolve(toy.SETTINGS, toy.VARIANTS, {}, then)["beta"] == 1.0
 
@@ -41,8 +42,8 @@ def test_a_checkpoint_goes_before_defaults_and_behind_what_was_typed():
     ("--beta 0.5 --steps 2", "toy_beta0.5"), ("--beta 1e-7", "toy_beta1e-07"),
 ])
 def test_the_name_of_a_run_says_what_is_unusual(flags, name):
-    found = vars(holds(flags))
-    assert settings.run_name("toy", toy.SETTINGS, toy.VARIANTS, found) == name
+    chosen = vars(holds(flags))
+    assert settings.run_name("toy", toy.SETTINGS, toy.VARIANTS, chosen) == name
 
 
 BAD = [
@@ -109,19 +110,19 @@ def test_numbers_that_are_allowed():
 
 def test_devices(monkeypatch):
     assert settings.pick_device("cpu") == torch.device("cpu")
-    found = settings.pick_device("auto").type
-    assert found == ("cuda" if torch.cuda.is_available() else
-                     "mps" if torch.backends.mps.is_available() else "cpu")
+    device = settings.pick_device("auto").type
+    assert device == ("cuda" if torch.cuda.is_available() else
+                      "mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def test_chapters_are_found_and_not_listed(monkeypatch, fails):
     """That one which is copied to a new name is found, too, and in its order, is tried in a copy of
     the scripts: test_a_copied_chapter_is_taken_up_by_all_that_measures, test_experiments.py."""
-    found = settings.chapters()
-    assert {"made", "vae", "gan"} <= set(found) and "toy" not in found and "utils" not in found
-    order = [chapter.ABOUT["order"] for chapter in found.values()]
+    chapters = settings.chapters()
+    assert {"made", "vae", "gan"} <= set(chapters) and not {"toy", "utils"} & set(chapters)
+    order = [chapter.ABOUT["order"] for chapter in chapters.values()]
     assert order == sorted(order)
-    monkeypatch.delitem(found["vae"].ABOUT, "order")
+    monkeypatch.delitem(chapters["vae"].ABOUT, "order")
     fails(settings.chapters, 'vae.py: ABOUT has no "order"')
 
 
@@ -156,13 +157,13 @@ def test_the_line_is_kept_as_it_was_typed():
 
 
 def test_a_flag_may_be_for_several_variants_and_for_drawing_only(fails):
-    found = {"variant": Setting("a", "which", choices=("a", "b", "c")),
+    table = {"variant": Setting("a", "which", choices=("a", "b", "c")),
              "clip": Setting(1.0, "length", only=("variant", "a", "b")),
              "paths": Setting(5, "paths", only=("variant", "a", "b"), drawing=True)}
 
     def hold(words, then=None):
-        _, chosen, _ = settings.parse("toy", "", found, {}, words.split())
-        return settings.resolve(found, {}, chosen, then)
+        _, chosen, _ = settings.parse("toy", "", table, {}, words.split())
+        return settings.resolve(table, {}, chosen, then)
 
     assert hold("--variant b --clip 2")["clip"] == 2
     fails(lambda: hold("--variant c --clip 2"), "--clip is for --variant a or b", "add that")
@@ -172,7 +173,7 @@ def test_a_flag_may_be_for_several_variants_and_for_drawing_only(fails):
     fails(lambda: hold(draw, {"variant": "c"}), "--paths is for --variant a or b", "leave --paths")
     # A checkpoint holds all settings: one that nobody typed is refused to nobody.
     assert hold("", {"variant": "c", "paths": 5, "clip": 1.0})["variant"] == "c"
-    text = settings.make_parser("toy", "", found, {}).format_help()
+    text = settings.make_parser("toy", "", table, {}).format_help()
     words = " ".join(text.split())
     assert "with --variant a or b: length" in words
     assert "with --sample-only and --variant a or b: paths" in words

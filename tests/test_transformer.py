@@ -70,8 +70,8 @@ def transformer_by_hand(model, image, label):
     sentence, streams = sum(words, []), []
     for t in range(rows * columns):
         i, j = divmod(t, columns)
-        told = sentence[t - 1] if t else 2**bits  # the start is a word of its own
-        h = plus(p["word.weight"][told], p["row"][i][0], p["column"][0][j])
+        before = sentence[t - 1] if t else 2**bits  # the start is a word of its own
+        h = plus(p["word.weight"][before], p["row"][i][0], p["column"][0][j])
         for r in range(reach + 1):  # mask A: rows above, and what is left
             for c in range(2 * reach + 1):
                 at = i + r - reach, j + c - reach
@@ -116,8 +116,8 @@ def test_the_transformer_is_what_its_equations_say(patch, size, reach, heads, la
         by_hand, weights = transformer_by_hand(model, image, label)
         assert torch.allclose(torch.tensor(by_hand).double(), logits[k])
         assert not torch.allclose(torch.tensor(by_hand).double(), logits[1 - k])  # control
-        for layer, found in zip(weights, maps):
-            assert torch.allclose(torch.tensor(layer).double(), found[k])
+        for layer, attention in zip(weights, maps):
+            assert torch.allclose(torch.tensor(layer).double(), attention[k])
     assert len(maps) == layers
 
 

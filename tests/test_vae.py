@@ -23,12 +23,12 @@ def all_images(height=3, width=3):
     return bits.double().view(-1, 1, height, width)
 
 
-def small_vae(conditional=False, wrong_q=0.0, z_size=1, strength=4, kind=vae.VAE):
+def small_vae(conditional=False, wrong_q=0.0, z_size=1, strength=4, model_class=vae.VAE):
     """A VAE of 3×3 images in float64; wrong_q moves and narrows its encoder's q. Fresh networks
     hardly react to z, so that the prior would be the right q for each image: strength makes z
     matter."""
     torch.manual_seed(0)
-    model = kind(3, z_size=z_size, width=16, depth=2, classes=10 * conditional).double()
+    model = model_class(3, z_size=z_size, width=16, depth=2, classes=10 * conditional).double()
     with torch.no_grad():
         for p in model.decoder.parameters():
             p.mul_(strength)
@@ -178,7 +178,7 @@ def test_elbo_below_importance_weighted_bound_below_log_p():
     assert bounds_are_ordered(small_vae(wrong_q=0.7))
     assert bounds_are_ordered(small_vae(wrong_q=0.7, strength=1))
     for broken in (NoKL, NoLogQ):  # controls
-        assert not bounds_are_ordered(small_vae(wrong_q=0.7, strength=1, kind=broken))
+        assert not bounds_are_ordered(small_vae(wrong_q=0.7, strength=1, model_class=broken))
 
 
 @torch.no_grad()
@@ -193,7 +193,7 @@ def weights_are_unbiased(model):
 
 def test_importance_weights_are_unbiased():
     assert weights_are_unbiased(small_vae(wrong_q=0.3))
-    assert not weights_are_unbiased(small_vae(wrong_q=0.3, kind=NoSigma))  # control
+    assert not weights_are_unbiased(small_vae(wrong_q=0.3, model_class=NoSigma))  # control
 
 
 @torch.no_grad()
@@ -231,7 +231,7 @@ def test_curves_of_bounds_agree_with_the_bound():
 def test_the_bound_divides_by_the_draws_that_it_uses():
     """(10) by hand: log of the mean of K weights, from the same noise."""
     model, x, k = small_vae(wrong_q=0.5), all_images()[:20], 7
-    found = model.log_prob_bound(x, k, generator=torch.Generator().manual_seed(3))
+    bound = model.log_prob_bound(x, k, generator=torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
     mu, log_var = model.encode(x)
     weights = []
@@ -240,7 +240,7 @@ def test_the_bound_divides_by_the_draws_that_it_uses():
         z = mu + (0.5 * log_var).exp() * eps
         log_p = vae.bernoulli_log_prob(model.decode(z), x) + Normal(0.0, 1.0).log_prob(z).sum(1)
         weights.append(log_p - Normal(mu, (0.5 * log_var).exp()).log_prob(z).sum(1))
-    assert torch.allclose(found, torch.stack(weights).exp().mean(0).log())
+    assert torch.allclose(bound, torch.stack(weights).exp().mean(0).log())
 
 
 @torch.no_grad()
@@ -267,7 +267,7 @@ def test_a_bound_that_cannot_be_stops_the_run():
     x = all_images().to(torch.uint8)
     assert vae.evaluate_bound(small_vae().float(), x, None, 5) > 0
     with pytest.raises(AssertionError, match="above −ELBO"):
-        vae.evaluate_bound(small_vae(kind=Wrong).float(), x, None, 5)
+        vae.evaluate_bound(small_vae(model_class=Wrong).float(), x, None, 5)
 
 
 def test_a_bound_of_one_draw_may_be_above_the_elbo_by_chance():
@@ -370,7 +370,7 @@ def test_gradients_flow_through_z():
             return tuple(t.detach() for t in super().encode(x, y))
 
     assert gradient_reaches_encoder(small_vae())
-    assert not gradient_reaches_encoder(small_vae(kind=Cut))  # control: z is cut from the graph
+    assert not gradient_reaches_encoder(small_vae(model_class=Cut))  # control: z cut from the graph
 
 
 def test_gradient_of_the_elbo_is_the_gradient_of_its_mean():
@@ -524,8 +524,8 @@ def test_without_the_label():
                                            num_samples)[0] for i in range(16)]
         return sum(math.exp(-n) for n in nats)  # of means of logarithms: a little below 1
 
-    few, many = total(10), total(100)
-    assert few < many < 1.01 and many == pytest.approx(1, abs=0.01) and few < 0.985
+    by_10, by_100 = total(10), total(100)
+    assert by_10 < by_100 < 1.01 and by_100 == pytest.approx(1, abs=0.01) and by_10 < 0.985
     with torch.no_grad():
         exact = torch.stack([model.log_prob_bound(x.float(), 2000, torch.full((16,), k))
                              for k in range(10)])
@@ -595,7 +595,7 @@ def test_figures_of_a_run_are_of_its_best_weights_and_the_test_bits(conditional)
     flags += f" --lr 0.1 --seed {1 if conditional else 4} --out run"
     words = flags.split() + ["--conditional"] * conditional
     vae.main(words)
-    found = json.loads(Path("run/metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads(Path("run/metrics.json").read_text(encoding="utf-8"))
     best, s = checkpoint("run")["best"], values(vae, flags.split(" --out")[0])
     assert best["step"] < 6  # at such a rate the last weights are not the best ones
     s.conditional, s.classes = conditional, 10 * conditional
@@ -615,8 +615,9 @@ def test_figures_of_a_run_are_of_its_best_weights_and_the_test_bits(conditional)
     if conditional:
         expected["marginal_nats"], expected["bayes_accuracy"] = vae.evaluate_without_label(
             model, data.x_test, data.test_labels, 5)
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    assert found["iw_samples"] == 5 and found["naive_samples"] == 7 and found["test_images"] == 500
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert metrics["iw_samples"] == 5 and metrics["naive_samples"] == 7
+    assert metrics["test_images"] == 500
     # Controls: validation bits, another's labels and the last weights give other figures.
     others = [figures(data.x_val, data.val_labels)]
     if conditional:

@@ -60,10 +60,10 @@ def test_what_cannot_be_loaded_is_said():
     CHAPTERS["vae"].main(small(CHAPTERS["vae"], "--out", "b"))
     with pytest.raises(ValueError, match="vae.py, not of toy.py"):
         load("b")
-    found = weights.read("b/weights.pt", "vae")
-    found["best"]["weights"] = {k: v[:1] for k, v in found["best"]["weights"].items()}
+    content = weights.read("b/weights.pt", "vae")
+    content["best"]["weights"] = {k: v[:1] for k, v in content["best"]["weights"].items()}
     Path("b/checkpoint.pt").unlink()
-    torch.save(found, "b/weights.pt")
+    torch.save(content, "b/weights.pt")
     with pytest.raises(ValueError, match="does not fit vae.py"):
         CHAPTERS["vae"].load("b")
 
@@ -198,8 +198,8 @@ def test_pictures_are_there_from_the_first_evaluation_on_and_are_renewed():
     shown = []
 
     class Seen(StopsAt):
-        def record(self, *args, **how):
-            super().record(*args, **how)
+        def record(self, *args, **options):
+            super().record(*args, **options)
             shown.append(Path("runs/toy/progress.png").read_bytes())
 
     toy.main(["--steps", "800"], Seen)
