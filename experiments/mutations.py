@@ -59,12 +59,15 @@ def all_mutations(path=LIST):
 
 
 class FirstFailure:
-    """A plugin of pytest: fast tests run first, and the first that fails is kept by name."""
+    """A plugin of pytest: tests that have the file's name in theirs run first, of these and of the
+    others the fast ones; the first that fails is kept by name."""
 
-    name = None
+    def __init__(self, file):
+        self.file, self.name = file, None
 
     def pytest_collection_modifyitems(self, items):
-        items.sort(key=lambda item: item.get_closest_marker("slow") is not None)  # stable
+        items.sort(key=lambda item: (Path(self.file).name not in item.name,
+                                     item.get_closest_marker("slow") is not None))  # stable
 
     def pytest_runtest_logreport(self, report):
         if report.failed:
@@ -92,7 +95,7 @@ def tried(mutation):
                 del sys.modules[name]
         sys.path[:] = [place for place in sys.path if Path(place) not in ours]
         os.chdir(tree)
-        first, failure = first_tests(file), FirstFailure()
+        first, failure = first_tests(file), FirstFailure(file)
         rest = [f"tests/{p.name}" for p in sorted((tree / "tests").glob("test_*.py"))
                 if f"tests/{p.name}" not in first]
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):

@@ -485,6 +485,7 @@ def test_the_loss_is_given_each_training_image_with_its_own_label(name, flags, m
     assert mistaken(lambda x, y: (x.roll(1, 3), y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [False, True])
 def test_an_evaluation_scores_what_it_says(chapter, conditional):
     """Training bits under "train", validation bits under "val", each with its labels, of the model
@@ -554,6 +555,7 @@ def test_a_main_that_begins_with_the_test_set_is_noticed(name):
     assert leaves_the_test_set_alone(rewritten(name, MEAN, MEAN), flags)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CHAPTERS))
 def test_a_main_that_scores_the_last_weights_is_noticed(name):
     """Control of the same: a main() that forgets to ask for the best ones."""
@@ -690,6 +692,7 @@ def test_every_setting_of_drawing_is_heard(name, flags, key, young_runs):
         assert other == usual or not np.array_equal(plain, draws(flag, str(other)))
 
 
+@pytest.mark.slow
 def test_a_setting_of_drawing_that_nobody_reads_is_noticed(young_runs):
     """Control of the test above."""
     folder = young_runs("transformer_ar", "")
@@ -887,6 +890,7 @@ def test_what_chapters_repeat_is_the_same_in_all():
     assert len(drifted(chapters)) >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, flags", VARIANTS)
 def test_validation_digits_and_no_others_choose_the_weights(name, flags):
     """In every variant: of other validation digits the score is another; of other training bits

@@ -435,6 +435,7 @@ def row(line):
     return re.split(r"(?<!\\)\|", line.strip().strip("|"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
 def test_names_with_bars_line_ends_and_foreign_bytes_break_no_table(runs_folder, capsys):
     names = ["a|b", "a\nb", "$a_b^c$", "<b>", "a`b"]
@@ -921,6 +922,7 @@ def test_pictures_of_many_runs_name_few():
     assert tables.chosen(runs[:12]) == runs[:12] != tables.chosen(runs[:13])
 
 
+@pytest.mark.slow
 def test_drawing_times_are_of_what_files_say(monkeypatch):
     """Of the committed files, read apart; then of a planted run, with controls."""
     runs, scores, floors = published()

@@ -322,6 +322,7 @@ def leaks(model):
     return (abs(log_probs(model).exp().sum().item() - 1) > 1e-6, not sees(model, gradients)[0])
 
 
+@pytest.mark.slow
 def test_each_way_to_see_the_future_is_caught():
     for make in MODELS.values():
         assert leaks(make()) == (False, False)

@@ -198,6 +198,7 @@ def moments(model_class, sampler, steps, straight=False, late=0, mean=0.5, var=0
     return drawn(model, sampler, steps)[0]
 
 
+@pytest.mark.slow
 @PATHS
 @pytest.mark.parametrize("sampler, steps", [("ddpm", 1000), ("ddim", 250), ("heun", 40)])
 def test_samplers_draw_gaussian_data_if_the_guess_is_exact(sampler, steps, straight):
@@ -207,6 +208,7 @@ def test_samplers_draw_gaussian_data_if_the_guess_is_exact(sampler, steps, strai
     assert var == pytest.approx(0.04, rel=0.05)
 
 
+@pytest.mark.slow
 def test_each_classic_mistake_shows_in_the_moments():
     """Controls of the test above."""
     mean, var = moments(NoiseAtTheEnd, "ddpm", 250)
@@ -433,6 +435,7 @@ def categorical(model, p):
     return guess
 
 
+@pytest.mark.slow
 @PATHS
 def test_the_grey_bound_is_above_the_entropy_and_near_it(straight):
     p = torch.zeros(256) + 1e-9
@@ -669,7 +672,8 @@ def test_without_the_label_a_masked_model_is_told_none(few_images):
     """marginal_nats: of the test bits, by the label that stands for "no label"."""
     torch.set_default_dtype(torch.float32)
     data = fit.told(utils.load_mnist(), True)
-    s = values(diffusion, "--variant masked --conditional --width 4 --test-draws 2 --bound-draws 1")
+    s = values(diffusion, "--variant masked --conditional --width 4 --test-draws 10 "
+                          "--bound-draws 1")
     torch.manual_seed(0)
     model = diffusion.build(s).average
     model.sampling_steps = 1

@@ -140,6 +140,7 @@ def test_a_sweep_leaves_its_distribution_as_it_is(beta):
     assert (shares - step[511 - 300]).abs().sum() > 0.2 or beta == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [False, True])
 def test_annealing_finds_log_z_from_both_sides(conditional):
     model = lively_rbm(conditional=conditional)
@@ -320,6 +321,7 @@ def test_a_word_sees_those_before_it_and_no_other():
     assert not torch.allclose(words(x), before)
 
 
+@pytest.mark.slow
 def test_the_energy_is_normalised_by_draws_of_the_base():
     model, x = lively_residual(scale=0.35), all_images()
     exact = exact_log_z(model)
@@ -364,6 +366,7 @@ def test_every_step_of_the_chains_from_digits_leaves_p_as_it_is():
     assert low - 0.01 < exact_log_z(model) < high + 0.01 and high - low < 0.1
 
 
+@pytest.mark.slow
 def test_what_is_published_spans_both_sides(few_images):
     torch.manual_seed(0)
     model, data = Residual(28, 4), fit.told(utils.load_mnist(), False)
@@ -432,6 +435,7 @@ def test_the_pool_holds_what_the_base_drew():
         assert model.pool.float().mean().item() == pytest.approx(1 - quarters / 4)
 
 
+@pytest.mark.slow
 def test_metropolis_draws_from_p():
     model = lively_residual(scale=0.35)
     with torch.no_grad():
@@ -480,6 +484,7 @@ def test_energies_add_up():
     assert not torch.allclose(model.score(x), (mean - x) * precision)  # it is still what it was
 
 
+@pytest.mark.slow
 def test_walking_leaves_a_gaussian_nearly_as_it_is():
     """In the end chains have mean and variance, but for ε; with noise that is too small (the
     classic mistake) they have not."""
@@ -565,6 +570,7 @@ def test_the_rate_rises_and_falls_twice_where_a_base_comes_first():
         assert ebm.rate(50, s) == pytest.approx(0.25)  # the square of one half
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant, momentum", [("rbm", 0.0), ("conv", 0.9), ("residual", 0.9)])
 def test_an_rbm_is_trained_without_momentum(variant, momentum):
     class Told(fit.Quiet):

@@ -639,6 +639,7 @@ def test_timings_are_of_autoregressive_models_as_they_are():
             assert hasattr(model, method)
 
 
+@pytest.mark.slow
 def test_a_timing_has_its_parts():
     s = values(CHAPTERS["made"], CHAPTERS["made"].ABOUT["small"])
     fast, one_pass, obvious, whole, share, parameters = bench_sampling.measure(

@@ -197,6 +197,7 @@ def probabilities(formula):
     return lively(formula=formula).log_prob(all_images()).exp()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formula", KINDS)
 @torch.no_grad()
 def test_the_probabilities_of_all_images_sum_to_1(formula):
@@ -364,6 +365,7 @@ def test_the_bound_is_a_bound_and_its_mean_is_exact(formula):
     assert ((mean - exact.exp()).abs() > 5 * error).any()
 
 
+@pytest.mark.slow
 def test_a_bound_below_the_exact_figure_is_noticed():
     model, x = lively(formula="affine"), all_images()[::100]
     one, ten = flow.evaluate_noise(model, x, None, 10)
@@ -374,6 +376,7 @@ def test_a_bound_below_the_exact_figure_is_noticed():
         flow.evaluate_noise(model, x, None, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formula", KINDS)
 def test_draws_have_the_probabilities_that_it_says(formula):
     """χ² of 20,000 draws: patterns of the four pixels that are drawn first, summed exactly."""
@@ -466,6 +469,7 @@ def test_the_label_is_heard_by_every_coupling():
         model.log_prob(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels, conditional", [(256, False), (256, True), (2, True)])
 def test_what_is_published_is_of_the_test_digits_with_their_labels(few_images, levels, conditional):
     """Nats, bounds, and what is left without the label; of validation digits, or by the labels of

@@ -332,6 +332,7 @@ def test_labels_to_draw_by_are_as_frequent_as_in_training():
     assert gan.data_labels(data, 8) is None
 
 
+@pytest.mark.slow
 def test_measure_compares_grey_with_grey_and_coins_with_bits():
     """Planted heaps: draws that are the real digits, grey; their coins are near to real bits."""
     network = judge.load_judge()

@@ -37,6 +37,7 @@ def test_frechet_distance_of_known_gaussians():
         assert distance != distance  # nan, and no traceback
 
 
+@pytest.mark.slow
 def test_precision_and_recall_of_constructed_clouds():
     torch.manual_seed(0)
     left, right = torch.randn(300, 2).double(), torch.randn(300, 2).double() + 100
@@ -80,6 +81,7 @@ def test_the_judge_reads_digits_it_ships_with(digits):
     assert torch.allclose(features, again, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_scores_of_real_digits_of_one_class_and_of_noise(digits):
     data, network = digits
     real = judge.scores(network, data.train[:500], data.test)
@@ -158,6 +160,7 @@ def test_the_distance_is_of_all_and_the_parts_are_of_as_many(digits):
         assert scores[name] == (d <= radius).any(dim=1).double().mean().item()
 
 
+@pytest.mark.slow
 def test_precision_is_of_the_draws_and_recall_of_the_real_digits(digits):
     """Half of the draws are noise: half are no digits, but all kinds of digits are drawn. Of real
     digits half the classes: all are digits, and half of the kinds are missing."""
@@ -185,6 +188,7 @@ def by_chance(data):
     return torch.randperm(len(data.train), generator=generator)[:500]
 
 
+@pytest.mark.slow
 def test_grey_images_are_scored_beside_grey_test_digits_and_as_coins_beside_bits(digits):
     """Planted: the test digits themselves are at 0 from the test digits; their coins are near."""
     data, network = digits
@@ -198,6 +202,7 @@ def test_grey_images_are_scored_beside_grey_test_digits_and_as_coins_beside_bits
     assert rows["grey", "real training digits"]["frechet"] == pytest.approx(floor["frechet"])
 
 
+@pytest.mark.slow
 def test_bits_are_scored_beside_binarized_test_digits_alone(digits):
     """Planted: the bits of the test digits are at 0 from those, and no other heap is."""
     data, network = digits
@@ -212,6 +217,7 @@ def test_bits_are_scored_beside_binarized_test_digits_alone(digits):
     assert other["frechet"] > 0.1
 
 
+@pytest.mark.slow
 def test_files_are_scored_beside_their_floor(digits, capsys):
     data, _ = digits
     np.save("grey.npy", data.val[:300, 0].numpy())

@@ -662,6 +662,7 @@ def test_another_digit_is_noticed(chapter):
     assert len(noticed) > 10 and sum(noticed) > 0.75 * len(noticed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chapter", PUBLISHED)
 def test_a_paragraph_without_a_source_is_noticed(chapter):
     """Control: one that is put behind a heading; and all, if they name no file any more."""

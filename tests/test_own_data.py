@@ -140,6 +140,7 @@ def test_drawing_needs_no_data_and_knows_how_many_labels_there_are(file, fails):
     fails(lambda: toy.main(["--sample-only", "--out", "a", "--label", "3"]), "--label 3", "0 … 2")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_images_only(file, fails, capsys):
     toy.main(["--data", file, "--out", "whole"])
 

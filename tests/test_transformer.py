@@ -169,6 +169,7 @@ def test_each_way_to_see_the_future_breaks_the_sum(patch):
     assert off(as_if(lively(size, patch), NotShifted)) > 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patch, heads, reach", [(1, 2, 1), (2, 2, 1), (1, 2, 0), (2, 2, 0),
                                                  (2, 1, 1)])
 @pytest.mark.parametrize("size", [(4, 4), (6, 8)])
@@ -335,6 +336,7 @@ def test_a_sampler_of_another_model_is_caught(break_it):
     assert not torch.equal(right, model.sample(60, None, torch.Generator().manual_seed(0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patch, conditional", [(1, False), (2, True)])
 def test_both_samplers_have_the_same_temperature(patch, conditional):
     model, n = lively((6, 4), patch, classes=10 * conditional), 40

@@ -174,6 +174,7 @@ class NoSigma(vae.VAE):
         return super().log_weight(x, y, mu, log_var, generator) - 0.5 * log_var.sum(1)
 
 
+@pytest.mark.slow
 def test_elbo_below_importance_weighted_bound_below_log_p():
     assert bounds_are_ordered(small_vae(wrong_q=0.7))
     assert bounds_are_ordered(small_vae(wrong_q=0.7, strength=1))
@@ -488,6 +489,7 @@ def test_evaluation_is_repeatable_and_leaves_the_generator_alone():
     assert kl - log_px_z == pytest.approx(draws.mean().item(), abs=5 * draws.std().item())
 
 
+@pytest.mark.slow
 def test_overfits_one_batch():
     """Eight images by heart: far below anything that generalises, towards log 8 ≈ 2.1 nats."""
     torch.manual_seed(0)
@@ -629,6 +631,7 @@ def test_figures_of_a_run_are_of_its_best_weights_and_the_test_bits(conditional)
         assert abs(other["elbo_nats"] - expected["elbo_nats"]) > 1e-3
 
 
+@pytest.mark.slow
 def test_pictures_decode_what_they_say():
     """Samples of the noise of samples.png, the first test digits, straight lines between them whose
     label changes half way, and a plane whose top is the top."""
@@ -668,6 +671,7 @@ def test_pictures_decode_what_they_say():
         "sample_means reconstructions interpolation kl elbo_terms manifold latent_scatter".split()))
 
 
+@pytest.mark.slow
 def test_a_decoder_that_is_sure_of_white_reconstructs_white():
     """Black test digits in the first row; below them the means are white, and so are the draws."""
     model = vae.VAE(28, z_size=3, width=8, depth=1)

@@ -21,6 +21,7 @@ SHIPPED = [name for name in CHAPTERS if (ROOT / "samples" / name / "weights.pt")
 # ----------------------------------------------------------------------------------- from Python
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*drawing does not need")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_run_that_ships_is_loaded_and_draws_its_own_picture(name):
@@ -47,6 +48,7 @@ def load(folder):
     return weights.load(toy.__file__, toy.SETTINGS, toy.VARIANTS, toy.build, folder)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_said():
     with pytest.raises(FileNotFoundError, match="nowhere.*train first"):
         load("nowhere")
@@ -71,6 +73,7 @@ def test_what_cannot_be_loaded_is_said():
 # ------------------------------------------------------------------------------------- training on
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_the_start_of_a_new_one(fails, capsys):
     toy.main(["--out", "a", "--lr", "0.05"])
     before = {p.name: p.read_bytes() for p in Path("a").iterdir() if p.name != ".lock"}
@@ -87,6 +90,7 @@ def test_a_finished_run_is_the_start_of_a_new_one(fails, capsys):
     assert before == {p.name: p.read_bytes() for p in Path("a").iterdir() if p.name != ".lock"}
 
 
+@pytest.mark.slow
 def test_the_new_run_begins_with_the_best_weights_and_all_else_is_new():
     toy.main(["--out", "a"])
     seen = []
@@ -105,6 +109,7 @@ def test_the_new_run_begins_with_the_best_weights_and_all_else_is_new():
     assert seen[0][1:] == [{}, 0] and Path("runs/toy_more/metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_it_can_be_stopped_and_goes_on():
     toy.main(["--out", "a"])
     toy.main(["--start-from", "a", "--out", "whole"])
@@ -119,6 +124,7 @@ def test_it_can_be_stopped_and_goes_on():
     assert json.loads(Path("b/metrics.json").read_text())["began_from"]["step"] == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gan", "diffusion"])
 def test_of_several_networks_all_go_on(name):
     chapter = CHAPTERS[name]
@@ -139,6 +145,7 @@ def test_of_several_networks_all_go_on(name):
     assert not all(same(part, then[name]) for name, part in seen[-1].items())  # control
 
 
+@pytest.mark.slow
 def test_a_start_that_does_not_fit_is_said(fails):
     toy.main(["--out", "a"])
     fails(lambda: toy.main(["--start-from", "nowhere"]), "--start-from nowhere", "train first")
@@ -165,6 +172,7 @@ def test_a_run_that_was_never_evaluated_is_no_start(fails):
         load("a")
 
 
+@pytest.mark.slow
 def test_a_start_from_itself_leaves_it_where_it_is():
     for start, end in (("runs/toy", "toy_more"), ("runs/toy_more", "toy_more_more")):
         toy.main(["--start-from", start] if Path(start).exists() else [])
@@ -193,6 +201,7 @@ def test_a_loss_that_is_not_finite_says_how_to_go_on(fails, capsys):
 # ------------------------------------------------------------------------------- pictures meanwhile
 
 
+@pytest.mark.slow
 @pytest.mark.painted
 def test_pictures_are_there_from_the_first_evaluation_on_and_are_renewed():
     shown = []
@@ -208,6 +217,7 @@ def test_pictures_are_there_from_the_first_evaluation_on_and_are_renewed():
     assert heights[0] < 120 and Image.open("runs/toy/progress.png").height > 5 * heights[0]
 
 
+@pytest.mark.slow
 def test_pictures_take_a_fiftieth_of_the_time_at_most():
     drawn = []
 
