@@ -23,6 +23,7 @@ import first_evaluations
 import fit
 import kill_and_resume
 import mutations
+import optimizers
 import pytest
 import robustness
 import same_bits
@@ -405,6 +406,32 @@ def test_every_variant_can_be_built_and_trained(script):
                     assert sums == pytest.approx(theirs, abs=1e-3)
                 else:
                     assert sums != theirs, (name, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vae", "gan", "transformer_ar"])
+def test_another_optimizer_takes_the_place_of_the_chapters(few_images, name):
+    """By the chapter's own all bits stay; by another each matrix moves as that one says: in Lion's
+    first step every weight that has a gradient moves by the rate."""
+    chapter, data = CHAPTERS[name], utils.load_mnist()
+    s = values(chapter, f"{chapter.ABOUT['small']} --steps 1 --batch-size 4")
+    usual = fit.fit(chapter, s, data)[0]
+    again = "Muon" if name == "transformer_ar" else "Adam"
+    by = {kind: fit.fit(chapter, s, data, quiet=optimizers.moved_by(kind))[0].state_dict()
+          for kind in {again, "Adam", "Muon", "Lion", "AdamW"}}
+    assert same(by[again], usual.state_dict())
+    torch.manual_seed(s.seed)
+    model = chapter.build(s)
+    if hasattr(model, "start_from_mean"):
+        model.start_from_mean(data.train)
+    start = fit.the_one_that_draws(model).state_dict()
+    assert len({sum(w.double().sum().item() for w in weights.values() if w.is_floating_point())
+                for weights in by.values()}) == len(by)
+    if name == "vae":
+        rate = s.lr / (s.steps * s.warm_up + 1)
+        moves = torch.cat([(by["Lion"][key] - start[key]).abs().flatten() for key in start])
+        moved = moves[moves > 0]
+        assert len(moved) > 0.5 * len(moves) and ((moved - rate).abs() < 1e-3 * rate).all()
 
 
 def test_one_tap_makes_the_blind_spot_and_another_does_not():
