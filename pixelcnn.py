@@ -134,9 +134,9 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 # a softmax (PixelRNN, Gated PixelCNN), which is not told that 127 is close to 128 and has to learn
 # it (what it reaches: "What was measured"). PixelCNN++ has a mixture of logistics instead: few
 # numbers, and neighbours in level are neighbours in probability. (Nats of levels are of another
-# data set, and not to be compared with nats of bits.) A colour
-# is three steps of the chain rule in the place of one: red, green given red, blue given both.
-# PixelSNAIL adds attention, by which a place looks at any earlier one (transformer_ar.py).
+# data set, and not to be compared with nats of bits.) A colour is three steps of the chain rule in
+# the place of one: red, green given red, blue given both. PixelSNAIL adds attention, by which a
+# place looks at any earlier one (transformer_ar.py).
 # --------------------------------------------------------------------------------------------------
 
 
