@@ -46,6 +46,9 @@ def first_tests(file):
 
 
 LIST = Path(__file__).with_suffix(".json")
+# It fails in every copy, since the line that is changed is no longer there.
+NOT_ASKED = ["--deselect",
+             "tests/test_experiments.py::test_the_list_of_mutations_fits_the_code"]
 
 
 def all_mutations(path=LIST):
@@ -100,7 +103,8 @@ def tried(mutation):
                 if f"tests/{p.name}" not in first]
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             for files in (first, rest):
-                code = pytest.main(["-n", "0", "-x", "-q", "--no-header", *files], [failure])
+                code = pytest.main(["-n", "0", "-x", "-q", "--no-header", *NOT_ASKED, *files],
+                                   [failure])
                 if code:
                     failure.name = failure.name or f"pytest ended with {code!r}"
                     break
