@@ -69,7 +69,7 @@ class FirstFailure:
         self.file, self.name = file, None
 
     def pytest_collection_modifyitems(self, items):
-        items.sort(key=lambda item: (Path(self.file).name not in item.name,
+        items.sort(key=lambda item: (Path(self.file).name not in item.nodeid,
                                      item.get_closest_marker("slow") is not None))  # stable
 
     def pytest_runtest_logreport(self, report):
