@@ -420,6 +420,21 @@ def test_what_is_given_comes_out_as_it_was():
     assert not torch.allclose(out[:, 0][:, ~known], x[:, 0][:, ~known], atol=0.1)
 
 
+def test_on_its_way_what_is_given_has_the_noise_of_its_step():
+    """Else the network is shown pixels that it has never seen in training."""
+    model, looks = gaussian_model(), {}
+    exact_guess = exact(model, 0.2, 0.3)
+    model.guess = lambda z, t, y=None: looks.update({int(t[0]): z.clone()}) or exact_guess(z, t, y)
+    x, known = torch.full((2000, 1, 4, 4), 0.9), torch.arange(16).view(4, 4) % 3 == 0
+    model.sample(2000, generator=torch.Generator().manual_seed(0), x=x, known=known, steps=4)
+    for t in sorted(looks)[:-1]:  # T: nothing is given yet
+        alpha, sigma = (a.item() for a in model.path(torch.tensor(t)))
+        given = looks[t][:, 0][:, known]
+        assert given.mean().item() == pytest.approx(alpha * 0.8, abs=0.04)
+        assert given.std().item() == pytest.approx(sigma, abs=0.04)
+    assert len(looks) == 4
+
+
 # ---------------------------------------------------------------------------------- the grey bound
 
 
