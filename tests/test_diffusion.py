@@ -403,7 +403,8 @@ def test_grey_levels_go_in_and_come_out_in_0_to_1():
     model.network.forward = lambda z, level, y=None: seen.append((z, level)) or torch.zeros_like(z)
     model.noise_level = lambda u: torch.ones(u.shape, dtype=torch.long)  # hardly any noise
     x = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 4, 4)
-    model.loss(x)
+    loss = model.loss(x).item()
+    assert loss == pytest.approx(16, abs=1e-4)  # of 16 pixels that are ±1 a guess of 0 is off by 1
     z, level = seen[0]
     assert torch.allclose(z[:, 0, 0, 0], torch.tensor([-1.0, 1.0]), atol=0.01)
     assert torch.allclose(level, torch.tensor(1 / T))
