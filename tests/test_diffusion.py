@@ -473,6 +473,22 @@ def test_the_grey_bound_is_above_the_entropy_and_near_it(straight):
     assert diffusion.grey_bound(model, x, None, flat, 4) > coarse + 0.2
 
 
+@PATHS
+def test_what_an_error_costs_in_the_grey_bound_is_a_sum_over_its_steps(straight):
+    """White images, and a guess that is off by c at each step: (7) then sums to ½ c² times the
+    difference of α²/σ² between the last step but one and the first, for each pixel."""
+    model, x = gaussian_model(straight), torch.full((400, 1, 4, 4), 255, dtype=torch.uint8)
+
+    def bound(c):
+        model.guess = lambda z, t, y=None: torch.full_like(z, 1 + c)
+        return diffusion.grey_bound(model, x, None, torch.full((256,), 1 / 256), 5, 2)
+
+    alpha, sigma = model.path(torch.linspace(T, 0, 6).round().long())
+    snr = (alpha / sigma)**2
+    cost = 0.5 * 0.3**2 * (snr[4] - snr[0]) / math.log(2)
+    assert bound(0.3) - bound(0) == pytest.approx(cost.item(), rel=0.02)
+
+
 # ------------------------------------------------------------------------------ masked, enumerated
 
 
