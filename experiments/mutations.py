@@ -26,14 +26,15 @@ import utils
 FITTING = {  # tests that are asked first
     "made": ("made", "autoregressive", "chapters"), "vae": ("vae", "chapters"),
     "wavenet": ("convolutions", "autoregressive", "chapters"), "gan": ("gan", "chapters"),
-    "pixelcnn": ("convolutions", "autoregressive", "chapters"),
-    "transformer_ar": ("transformer", "autoregressive", "chapters"), "judge": ("judge", "gan"),
+    "pixelcnn": ("convolutions", "levels", "autoregressive", "chapters"),
+    "transformer_ar": ("transformer", "levels", "autoregressive", "chapters"),
+    "judge": ("judge", "gan", "levels"),
     "muon": ("muon",), "own_data": ("own_data",), "weights": ("weights", "runner"),
     "draws": ("runner", "weights"), "compare": ("compare",), "tables": ("compare",),
-    "utils": ("data", "runner"),
+    "utils": ("data", "levels", "runner"),
     "diffusion": ("diffusion", "chapters"), "flow": ("flow", "chapters"),
     "ebm": ("ebm", "chapters"),
-    "settings": ("settings", "runner"), "runner": ("runner", "settings", "chapters"),
+    "settings": ("settings", "runner"), "runner": ("runner", "settings", "weights", "chapters"),
     "pictures": ("compare", "chapters")}
 
 
