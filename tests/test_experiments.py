@@ -175,6 +175,17 @@ def test_the_list_of_mutations_fits_the_code(tmp_path, fails):
     fails(lambda: mutations.all_mutations(odd), "0 times", "mend the list")  # control
 
 
+def test_mutations_are_caught_as_contributing_says():
+    """Each row of the file is one of the list, as it stands there, and a test caught it."""
+    def named(rows):
+        return {(row["file"], row["before"], row["after"]) for row in rows}
+
+    rows = rows_of("mutations.json")
+    assert len(named(rows)) == len(rows) and named(rows) <= named(mutations.all_mutations())
+    assert all(row["caught_by"] and "::" in row["caught_by"] for row in rows)
+    assert f"{len(rows)} have been tried" in read(ROOT / "CONTRIBUTING.md")
+
+
 def test_kills_are_as_the_docs_say():
     rows, text = rows_of("kills.json"), one_line(read(ROOT / "docs" / "troubleshooting.md"))
     assert set(rows) >= set(PUBLISHED)
