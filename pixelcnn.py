@@ -651,20 +651,24 @@ def surprise(model, x, y):
 
 def sight(model, x, y, pixels):
     """What logits look at: mean over x (N, 1, H, W) of |∂ℓ_d / ∂x_i| for each d in pixels -> a
-    list of (H, W)."""
+    list of (H, W). Of more levels: the log-odds that d is not black, by one level of pixel i."""
     x = x.float().requires_grad_()
-    logits = model.logits(x, y).flatten(2).sum(dim=1)  # of all levels
+    logits = model.logits(x, y)
+    if model.levels > 2:
+        logits = logits[:, 1:].logsumexp(dim=1) - logits[:, 0]
+    logits = logits.flatten(1) / (model.levels - 1)
     return [torch.autograd.grad(logits[:, d].sum(), x, retain_graph=True)[0].abs()
             .mean(dim=(0, 1)) for d in pixels]
 
 
 def fields(model, x, y, d):
     """What features of place d see, after the first layer and after each further one: mean over x
-    (N, 1, H, W) of |∂(w·h_d) / ∂x_i|, for one random vector w over the channels -> L + 1 of (H, W).
-    """
+    (N, 1, H, W) of |∂(w·h_d) / ∂x_i|, for one random vector w over the channels, by one level of
+    pixel i -> L + 1 of (H, W)."""
     x = x.float().requires_grad_()
     streams = model.streams(x, y)
     weight = torch.randn(streams[0].shape[1], generator=torch.Generator().manual_seed(0)).to(x)
+    weight = weight / (model.levels - 1)
     return [torch.autograd.grad((h.flatten(2)[:, :, d] @ weight).sum(), x, retain_graph=True)[0]
             .abs().mean(dim=(0, 1)) for h in streams]
 
@@ -856,7 +860,8 @@ ABOUT = {
 # Another optimizer. In a quarter of the gated default's steps (2,250), seed 0, on 2,000 validation
 # images (experiments/optimizers.py; results/optimizers/pixelcnn.json): Adam 84.0 nats, Muon
 # (muon.py), for all kernels but the last, at the same rate 82.9. A step of Muon takes about 3 ms
-# more than one of Adam. So a nat waits here: whole runs by Muon have not been made yet.
+# more than one of Adam (one thread, no file is kept). So a nat waits here: whole runs by Muon have
+# not been made yet.
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (1,800; original: 900; rnn: 800), seed 0 where the row names no other; nats on
@@ -887,14 +892,14 @@ ABOUT = {
 # 105.88 nats of levels, exact, 0.195 bits/dim; the Fréchet distance (judge.py) of 5,000 draws to
 # test digits of four levels is 2.10; 16.7 minutes (2 cores, seed 0; samples/pixelcnn_4levels/).
 # --levels 256 changes nothing else, and reaches in as many steps 487.86 nats of levels, exact,
-# 0.898 bits/dim; 17.6 minutes (samples/pixelcnn_256levels/; nats of bits, of four and of 256 levels
-# are three scales). flow.py has 0.964 bits/dim, exact as well (samples/flow/); what others reach
-# stands there ("What others reach"). So its softmax over levels does learn which levels are
-# neighbours: the best density of grey levels here. And the worst draws of all that are grey:
-# distance 6.36, precision 0.49, recall 0.91, the flow's 2.49. (surprise.png: nearly all of the 704
-# bits are spent where strokes end, on how grey their edge is. Which digit it is, and whether
-# strokes meet, costs few of them, so a model as small as this one, which learns what saves most,
-# learns that last.)
+# 0.898 bits/dim; 17.6 minutes (2 cores, seed 0; samples/pixelcnn_256levels/; nats of bits, of four
+# and of 256 levels are three scales). flow.py has 0.964 bits/dim, exact as well (samples/flow/);
+# what others reach stands there ("What others reach"). So its softmax over levels does learn which
+# levels are neighbours: the best density of grey levels here. And the worst draws of all that are
+# grey: distance 6.36, precision 0.49, recall 0.91, the flow's 2.49. (surprise.png: nearly all of
+# the 704 bits are spent where strokes end, on how grey their edge is. Which digit it is, and
+# whether strokes meet, costs few of them; so, we think, a model as small as this one learns that
+# last.)
 #
 # Given an afternoon. Which width and depth would serve a longer run? Each row is two complete runs,
 # the second of three times the steps (why not the middle of one long run: transformer_ar.py): nats

@@ -575,7 +575,8 @@ ABOUT = {
 # Another optimizer. In a quarter of the default's steps (1,625), seed 0, on 2,000 validation images
 # (experiments/optimizers.py; results/optimizers/wavenet.json): Adam 86.2 nats; Muon (muon.py), for
 # all matrices but the last, at the same rate 85.7, at twice the rate 86.0. A step of Muon takes
-# about 4 ms more than one of Adam. So it would pay; whole runs have not been made.
+# about 4 ms more than one of Adam (one thread, no file is kept). So it would pay; whole runs have
+# not been made.
 #
 # What did not help, at equal time: batches of 8 and twice the steps, or of 32 and half of them;
 # writing the two taps as one product of twice the width, or adding the second in place (no

@@ -4,7 +4,7 @@
 
 Each chapter's default run in a quarter of its steps (the rate rises and falls in these), seed 0,
 moved by Adam, AdamW, Muon or Lion, each at several rates -> runs/optimizers/<chapter>.json, a row a
-run: nats of validation images, or of a GAN the Frechet distance of its draws, and seconds. Rows
+run: nats of validation images, or of a GAN the Fréchet distance of its draws, and seconds. Rows
 that are there are not run again. Nothing of a chapter is changed: where train() hands its optimizer
 over, another takes the place of its step(), and follows its learning rate.
 

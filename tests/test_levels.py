@@ -185,3 +185,20 @@ def test_a_coin_is_still_a_coin():
     maps = torch.randn(7, 1, 2, 2), (torch.rand(7, 1, 2, 2) < 0.5).float()
     assert torch.allclose(pixelcnn.log_probs(*maps), pixelcnn.log_probs(
         torch.cat([torch.zeros_like(maps[0]), maps[0]], dim=1), maps[1]), atol=1e-6)
+
+
+def test_sight_is_of_the_odds_that_a_pixel_is_not_black():
+    """A number that all logits share says nothing, and is not seen; and what is seen is what one
+    level of a pixel does, 1/(levels − 1) of x."""
+    model, x = lively("pixelcnn", "--levels 3", (4, 4)).float(), torch.rand(4, 1, 4, 4)
+    x = (2 * x).round() / 2
+    seen, usual = pixelcnn.sight(model, x, None, (5, 15)), model.logits
+    model.logits = lambda x, y=None: usual(x, y) + 10 * x.sum()
+    again = pixelcnn.sight(model, x, None, (5, 15))
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(seen, again))
+    assert (seen[1].flatten()[:15] > 0).any() and (seen[1].flatten()[15:] == 0).all()
+    # ℓ = 6x_0 for white, −∞ between, 0 for black: half of 6 by one level of pixel 0.
+    model.logits = lambda x, y=None: torch.stack(
+        [0 * x, 0 * x - 99, 6 * x[..., :1, :1].expand_as(x)], dim=1)[:, :, 0]
+    first, = pixelcnn.sight(model, x, None, (5,))
+    assert first[0, 0].item() == pytest.approx(3) and first.count_nonzero() == 1
