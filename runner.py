@@ -347,9 +347,7 @@ class Run:
 
     def save(self):
         """Write checkpoint.pt, atomically."""
-        rng, device = {"cpu": torch.get_rng_state()}, self.device.type
-        if device != "cpu":  # of this card, not of the first one
-            rng[device] = getattr(torch, device).get_rng_state(*[self.device] * (device == "cuda"))
+        rng = weights.random_states(self.device)
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         self.write("checkpoint.pt", {**self.kept(weights.KEPT), "rng": rng, "parts": parts})
         now = time.perf_counter()
@@ -360,10 +358,7 @@ class Run:
         for name, part in self.parts.items():
             self.load_state(part, self.checkpoint["parts"].get(name, {}))
         vars(self).update({k: self.checkpoint[k] for k in weights.KEPT if k != "settings"})
-        rng, device = self.checkpoint["rng"], self.device.type
-        torch.set_rng_state(rng["cpu"])
-        if device != "cpu" and device in rng:
-            getattr(torch, device).set_rng_state(rng[device], *[self.device] * (device == "cuda"))
+        weights.set_random_states(self.checkpoint["rng"], self.device)
         print(f"resuming {self.folder} at step {self.step} of {self.settings.steps}")
 
     def load_state(self, part, state):

@@ -39,6 +39,24 @@ def read(path, script):
     return state
 
 
+def random_states(device, library=torch):
+    """The state of the CPU's random numbers and of the device's, if that is another, a dict. With
+    two cards: of the one that trains, not of the first. library: torch, or who answers for it."""
+    states = {"cpu": library.get_rng_state()}
+    if device.type != "cpu":
+        which = [device] * (device.type == "cuda")  # Apple's has no second
+        states[device.type] = getattr(library, device.type).get_rng_state(*which)
+    return states
+
+
+def set_random_states(states, device, library=torch):
+    """The reverse of random_states(); a run may go on elsewhere, where only the CPU's is known."""
+    library.set_rng_state(states["cpu"])
+    if device.type != "cpu" and device.type in states:
+        which = [device] * (device.type == "cuda")
+        getattr(library, device.type).set_rng_state(states[device.type], *which)
+
+
 def find(folder):
     """The weights in a run's folder: checkpoint.pt, else weights.pt. FileNotFoundError if neither
     is there."""

@@ -11,13 +11,16 @@ import re
 from types import SimpleNamespace
 
 import fit
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 from conftest import CHAPTERS, values
+from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import pictures
 import utils
 
 
@@ -618,3 +621,16 @@ def test_every_weight_learns(name, flags):
         p.data.copy_(kept)
         assert heard == (gradient[key] > 0), key
     assert utils.row_labels(model, 3).tolist() == [0, 1, 2]
+
+
+def test_an_animation_begins_with_the_first_pixel_and_ends_with_all():
+    """Of white digits: grey where nothing is drawn yet, and at the end nowhere."""
+    white = SimpleNamespace(classes=0, sample=lambda n, y, generator: torch.ones(n, 1, 28, 28))
+    pictures.plot_animation("a.gif", white, torch.arange(784))
+    shown = []
+    with Image.open("a.gif") as gif:
+        for k in range(gif.n_frames):
+            gif.seek(k)
+            digit = np.array(gif.convert("L"))[2:58, 2:58]
+            shown.append((digit == 255).sum().item() / 4)  # 2×2 a pixel
+    assert shown == [*range(1, 784, 14), 784]

@@ -52,6 +52,17 @@ def test_the_splits_are_shuffled_once_and_lose_nothing(file):
     assert abs(data.x_train.double().mean() - data.train[:13].double().mean() / 255) < 0.01
 
 
+def test_a_file_in_order_is_not_split_in_order():
+    """As a set usually comes: all of one label first. Each split has some of all, in any order."""
+    images, labels = letters()
+    order = np.argsort(labels)
+    np.savez("sorted.npz", images=images[order], labels=labels[order])
+    data = own_data.load("sorted.npz")
+    for split in ("train", "val", "test"):
+        found = getattr(data, f"{split}_labels").tolist()
+        assert set(found) == {0, 1, 2} and found != sorted(found)
+
+
 def test_the_name_is_of_what_is_in_the_file():
     images, labels = letters()
 

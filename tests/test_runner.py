@@ -221,6 +221,23 @@ def test_weights_too_large_for_half_precision_stay_whole():
     assert weights["logits"][0, 0] == 1e6 and torch.isfinite(weights["logits"]).all()
 
 
+def test_what_the_bar_says_is_a_mean_of_the_last_losses():
+    """The first as it is; of each later one a fiftieth, and 49 of what there was."""
+    losses = []
+
+    class Noting(runner.Run):
+        def tick(self, loss, *unit):
+            losses.append(loss)
+            return super().tick(loss, *unit)
+
+    toy.main(["--steps", "5", "--out", "a"], Noting)
+    mean = losses[0]
+    for loss in losses[1:]:
+        mean = 0.98 * mean + 0.02 * loss
+    assert len(losses) == 5 and checkpoint("a")["running"] == pytest.approx(mean)
+    assert mean != pytest.approx(losses[-1], rel=1e-3)  # control: it is not the last of them
+
+
 # ---------------------------------------------------------------------------------------- resuming
 
 

@@ -3,6 +3,7 @@ import io
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,48 @@ import weights
 
 pytestmark = pytest.mark.usefixtures("sketches")
 SHIPPED = [name for name in CHAPTERS if (ROOT / "samples" / name / "weights.pt").exists()]
+
+
+# --------------------------------------------------------------------------------- random numbers
+
+
+class Cards:
+    """Answers for torch, with two cards of which the first is the current one."""
+
+    def __init__(self):
+        self.states = {"cpu": 10, 0: 20, 1: 30, "mps": 40}
+        self.cuda = SimpleNamespace(
+            get_rng_state=lambda device: self.states[device.index or 0],
+            set_rng_state=lambda state, device: self.states.update({device.index or 0: state}))
+        self.mps = SimpleNamespace(get_rng_state=lambda: self.states["mps"],
+                                   set_rng_state=lambda state: self.states.update(mps=state))
+
+    def get_rng_state(self):
+        return self.states["cpu"]
+
+    def set_rng_state(self, state):
+        self.states["cpu"] = state
+
+
+@pytest.mark.parametrize("name, key", [("cpu", "cpu"), ("cuda", 0), ("cuda:1", 1), ("mps", "mps")])
+def test_random_numbers_are_those_of_the_device_that_trains(name, key):
+    device, cards, others = torch.device(name), Cards(), Cards()
+    kept = weights.random_states(device, cards)
+    assert kept == {"cpu": 10, device.type: cards.states[key]}
+    others.states = dict.fromkeys(others.states, 0)
+    weights.set_random_states(kept, device, others)
+    assert others.states == {**dict.fromkeys(others.states, 0), "cpu": 10, key: cards.states[key]}
+    if name != "cpu":  # begun on the CPU, and gone on with here
+        weights.set_random_states({"cpu": 5}, device, others)
+        assert others.states["cpu"] == 5 and others.states[key] == cards.states[key]
+
+
+def test_random_numbers_of_torch_itself_come_back():
+    kept = weights.random_states(torch.device("cpu"))
+    first = torch.rand(3)
+    assert not torch.equal(torch.rand(3), first)  # control
+    weights.set_random_states(kept, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), first)
 
 
 # ----------------------------------------------------------------------------------- from Python
@@ -38,10 +81,21 @@ def test_a_run_is_loaded_from_its_folder():
     toy.main(["--conditional", "--out", "a"])
     model, best = load("a"), checkpoint("a")["best"]
     assert same(model.state_dict(), best["weights"]) and model.classes == 10
+    shipped = torch.load("a/weights.pt", weights_only=True)["best"]["weights"]
+    assert (shipped["logits"].dtype, best["weights"]["logits"].dtype) == (torch.half, torch.float)
     Path("a/checkpoint.pt").unlink()  # then weights.pt, in half precision and without "extra"
     with pytest.warns(UserWarning, match="has no extra, which drawing"):
         model = load("a")
     assert torch.allclose(model.logits, best["weights"]["logits"], rtol=1e-3)
+
+
+def test_of_a_run_the_best_weights_are_loaded_and_not_the_last():
+    toy.main(["--out", "a"])
+    c = checkpoint("a")
+    c["best"]["weights"]["logits"] = c["best"]["weights"]["logits"] + 1
+    assert not same(c["best"]["weights"], c["parts"]["model"])
+    torch.save(c, "a/checkpoint.pt")
+    assert same(dict(load("a").state_dict()), dict(c["best"]["weights"]))
 
 
 def load(folder):
