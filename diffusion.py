@@ -851,7 +851,7 @@ def plot_sampling(path, model):
     """Sixteen digits appearing, as an endless GIF."""
     frames = []
     model.sample(16, utils.row_labels(model, 16), torch.Generator().manual_seed(2), frames=frames)
-    pictures.save_animation(path, frames[::max(1, len(frames) // 50)] + frames[-1:])
+    pictures.save_animation(path, frames[::max(1, len(frames) // 25)] + frames[-1:])
 
 
 def speeds(model, judge, data, plans, n):
@@ -1056,7 +1056,7 @@ ABOUT = {
     "abilities": {"likelihood": "none; masked: a bound", "latent space": "yes, of 784 dimensions",
                   "interpolation": "yes, between real digits (ddim)",
                   "completion": "any part (masked: exact in orders that begin with it)",
-                  "steps a draw takes": "50, or as many as one likes",
+                  "steps a draw takes": "50 (masked: 98), or as many as one likes",
                   "besides": "guidance"},
     "variants": {"diffusion": "", "diffusion, flow matching": "--variant flow-matching",
                  "diffusion, masked": "--variant masked"},

@@ -55,8 +55,8 @@ Reached   grey levels, exact: 0.964 bits/dim (524.0 nats, divided by 784 log 2);
 Gallery   samples/flow/README.md shows its runs; pictures that notes name lie beside it
 Left out  on purpose: layers that mix channels (they would hide where black ends: "Mixing"), more
           than one coupling for a pixel ("Which half?"), learned noise (with bins that end where
-          cells end it has nothing to win: "What the noise costs"), and continuous flows
-          (diffusion.py).
+          cells end it has nothing to win: "What the noise costs"), stacks of transformer flows
+          ("Why flows went, and came back"), and continuous flows (diffusion.py).
 """
 import math
 
@@ -229,9 +229,10 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 #
 # After 1., if the coupling was good, each pixel of B is noise, whatever A is. But A is what it was,
 # two pixels of B may still depend on each other, and one affine map cannot make noise of a pixel.
-# So usual flows exchange A and B and go on, many times. (RealNVP then lets half of the numbers go
-# as latents, the multi-scale architecture.) A spline can come close in one go, so here each pixel
-# is moved once: easy to read backwards, and P(x) above needs it. What B's pixels share stays lost.
+# So usual flows exchange A and B and go on, many times. (RealNVP has three checkerboards, squeezes,
+# has three halves of the channels, and lets half of all numbers go as latents; the others go on, at
+# half the size: multi-scale.) A spline can come close in one go, so here each pixel is moved once:
+# easy to read backwards, and P(x) above needs it. What B's pixels share stays lost.
 #
 # Mixing. Glow puts a learned matrix over channels between couplings, log |det| = log |det W| a
 # place, where RealNVP exchanges halves. Here the coordinates have cells: after a mixture of four
@@ -346,6 +347,8 @@ class PixelNets(nn.Module):
         d, scale = pixels, wide**-0.5
         before = torch.ones(d, d).tril(-1)  # a row for each pixel: whom it is told of
         self.register_buffer("before", before, persistent=False)
+        share = before / before.sum(dim=1, keepdim=True).clamp(min=1)  # of each in their mean
+        self.register_buffer("share", share, persistent=False)
         per_input = before.sum(dim=1).clamp(min=1).rsqrt()
         self.first = nn.Parameter(torch.randn(d, d, wide) * per_input[:, None, None])
         self.mean = nn.Parameter(torch.randn(d, SEEN, wide))  # weights of the means
@@ -360,8 +363,8 @@ class PixelNets(nn.Module):
         before = self.before[pixels, :seen.shape[1]]
         first = self.first[pixels, :seen.shape[1]] * before[:, :, None]  # or it would see itself
         h = seen[:, :, 0] @ first + self.biases[0][pixels]
-        share = before / before.sum(dim=1, keepdim=True).clamp(min=1)
-        h = torch.baddbmm(h, (share @ seen).transpose(0, 1), self.mean[pixels])
+        mean = self.share[pixels, :seen.shape[1]] @ seen
+        h = torch.baddbmm(h, mean.transpose(0, 1), self.mean[pixels])
         if y is not None:
             h = h + self.label(y).unflatten(1, (len(self.first), -1))[:, pixels].transpose(0, 1)
         h = F.layer_norm(F.silu(h), h.shape[2:])
@@ -486,13 +489,16 @@ class Coupling(nn.Module):
             self.network = ConvNet(len(known), d * numbers, moved.shape[1:], channels, classes)
             self.parts = [slice(None)]
 
-    def says(self, seen, y, part=slice(None)):
-        """What the network reads from what it sees of levels, (B, D, E) -> (B, m, …, numbers), of a
-        part of the pixels that it moves. y: (B,), or None."""
+    def says(self, seen, y):
+        """What the network reads from what it sees of levels, (B, D, E) -> (B, m, …, numbers), of
+        the pixels that it moves. y: (B,), or None."""
+        return self.answer(seen[:, self.known], y)
+
+    def answer(self, known, y, part=slice(None)):
+        """The same of a part of these pixels, given the known ones alone, (B, k, …, E)."""
         if self.one_by_one:
-            return self.network(seen[:, self.known[:part.stop]], y, part)
-        out = self.network(seen[:, self.known], y)
-        return out.unflatten(1, (-1, self.numbers)).movedim(2, -1)
+            return self.network(known[:, :part.stop], y, part)
+        return self.network(known, y).unflatten(1, (-1, self.numbers)).movedim(2, -1)
 
     def map(self, u, says, edges):
         """g and its log slope, each pixel by itself: u (B, m, …), says (B, m, …, numbers) -> z and
@@ -619,17 +625,21 @@ class Flow(nn.Module):
         pixels that networks are told instead of what was drawn; u itself has draws there."""
         u, edges, cdf = z.flatten(1).clone(), self.edges, self.cdf
         seen = u.new_zeros(*u.shape, SEEN)  # what is not drawn yet, no network looks at
-        given = None if x is None else (self.look(x.flatten(1).long()),
-                                        known.flatten().to(u.device))
+        given = None if x is None else self.look(x.flatten(1).long())
         for coupling in reversed(self.couplings):
+            moved, told = u[:, coupling.moved], seen[:, coupling.known]
             for part in coupling.parts:
-                pixels = coupling.moved[part]
-                says = coupling.says(seen, y, part)
-                u[:, pixels] = coupling.map_back(u[:, pixels], says, edges)
-                seen[:, pixels] = self.look(self.quantize(u[:, pixels], cdf))
+                says = coupling.answer(told, y, part)
+                moved[:, part] = coupling.map_back(moved[:, part], says, edges)
+                look = self.look(self.quantize(moved[:, part], cdf))
                 if given is not None:
-                    seen[:, pixels] = torch.where(given[1][pixels][..., None], given[0][:, pixels],
-                                                  seen[:, pixels])
+                    pixels = coupling.moved[part]
+                    is_given = known.flatten().to(u.device)[pixels]
+                    look = torch.where(is_given[..., None], given[:, pixels], look)
+                if coupling.one_by_one:
+                    told[:, part] = look  # to the pixels after it
+            u[:, coupling.moved] = moved
+            seen[:, coupling.moved] = told if coupling.one_by_one else look
         return u.view_as(z)
 
     def bound(self, x, y=None, generator=None):
@@ -674,7 +684,11 @@ class Flow(nn.Module):
     # one for each pixel to score a digit that it has not drawn itself.) What comes first may be
     # given: completion_coarse.png, 49 pixels of a digit and eight draws of the rest. couplings.png
     # shows the way forth: digits dissolve, every fourth pixel at a time; interpolation.png what
-    # lies between the latents of two real digits: it jumps.
+    # lies between the latents of two real digits: it jumps, where vae.py's picture of that name, of
+    # the same pairs, glides. Time: 64 digits took 0.150 s (samples/flow/metrics.json), for 199
+    # passes, one after the other. (A flow of couplings alone needs one for each of its layers.) The
+    # obvious inverse, which asks all 196 networks in each step, takes 19 times as long as ours
+    # (experiments/bench_inverse.py; results/inverse.json).
 
     @torch.no_grad()
     def sample(self, n, y=None, generator=None, x=None, known=None, temperature=None):
@@ -1031,6 +1045,22 @@ ABOUT = {
 # one (of the others only MAF draws so). A transformer over levels in order, no flow (but see
 # "Drawing"), has 0.62 (Katharopoulos et al., 2020). Of bits we found no flow by itself, and ours is
 # a coin a pixel, (8) with two bins; PixelSNAIL has 78.61 nats (transformer_ar.py).
+#
+# Why flows went, and came back. What has to be undone can throw nothing away, and has no more
+# channels than there are pixels; so couplings need many layers. Diffusion asks nothing of the kind:
+# its network is any network, its loss a mean square (diffusion.py), and pictures went there.
+# TarFlow came back to (7) with other networks: a stack of MAFs over words of pixels, in each a
+# causal transformer, and the order of words turned round from one to the next, so that none is
+# always the first. One pass a block finds z. Drawing takes a pass for each word and block; keys and
+# values are kept, as in transformer_ar.py. Its noise is Gaussian and wider than a level: then the
+# density is smooth. Draws have that noise in them, and one step by the model's own score takes it
+# away, in the mean (diffusion.py learns such a score):
+#
+#     x  =  y + σ² ∂ log p(y)/∂y          y: a draw, σ: the spread of the noise
+#
+# We have no such stack. "A transformer for the coarse pixels", above, is one block, with splines
+# for (7) and without Gaussian noise: as many nats as our small networks have, and worse draws.
+# Stacks were sketched before there was this chapter, and no file is kept.
 #
 # Given an afternoon. More steps, and three digits in ten moved by a pixel, else the coarse pixels'
 # networks learn by heart (above):

@@ -19,14 +19,22 @@ import utils
 # --------------------------------------------------------------------------------------------------
 
 
+GREYS = [round(round(v / 255 * 31) * 255 / 31) for v in range(256)]  # 32 of them
+
+
 def write_png(path, image):
-    """A PIL image to a PNG file, atomically. If 256 colours are enough a pixel is the number of its
-    own, one byte in place of four: the same picture in half the space or less."""
+    """A PIL image to a PNG file, atomically. A figure has 256 colours at most, one byte a pixel in
+    place of four, and without colours 32 levels of grey: edges are smooth all the same, and the
+    file has half the size or less."""
     buffer = io.BytesIO()
     if image.mode != "L":  # of grey levels, which stay what they are to whoever reads the file
         image = image.convert("RGB")
-        if image.getcolors(256):
-            image = image.quantize(256, dither=Image.Dither.NONE)
+        colours = image.getcolors(image.width * image.height)
+        if all(r == g == b for _, (r, g, b) in colours):
+            image = image.point(GREYS * 3)
+        # Rare colours, as of a red square, stay; few colours are all kept.
+        way = Image.Quantize.MAXCOVERAGE if len(colours) > 256 else Image.Quantize.MEDIANCUT
+        image = image.quantize(256, way, dither=Image.Dither.NONE)
     image.save(buffer, "PNG", optimize=True)
     utils.write_atomically(path, buffer.getvalue())
 
@@ -57,10 +65,11 @@ def save_animation(path, frames, columns=8, scale=2):
     for images in frames:
         grid = torchvision.utils.make_grid(images.cpu().float(), nrow=columns, padding=1,
                                            pad_value=0.5)[0]
-        large = (grid * 255).to(torch.uint8)
+        large = ((grid * 31).round() * 255 / 31).to(torch.uint8)  # 32 greys: half the file
         large = large.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
         pictures.append(Image.fromarray(large.numpy()))
-    buffer, times = io.BytesIO(), [60] * (len(pictures) - 1) + [2000]  # milliseconds
+    each = max(60, 3000 // len(pictures))  # milliseconds
+    buffer, times = io.BytesIO(), [each] * (len(pictures) - 1) + [2000]
     pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=times,
                      loop=0)
     utils.write_atomically(path, buffer.getvalue())

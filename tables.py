@@ -263,6 +263,16 @@ def abilities_table(runs):
         for model, abilities in about.items()])
 
 
+def costs_table(runs, sampling):
+    """What drawing costs the runs that are told no label: steps, seconds, and how many times as
+    long the obvious loop takes, if that was timed."""
+    return table(("drawing 64 digits", "steps a draw takes", "seconds",
+                  "faster than the obvious loop"), [
+        [run.name, run.about["abilities"]["steps a draw takes"],
+         f"{run.metrics['sample_seconds_64']:.3f} s", ratio_of(run, sampling)]
+        for run in runs if not run.conditional])
+
+
 def sampling_table(sampling):
     """experiments/bench_sampling.py, as a table."""
     rows = [[f"`python {name}`", f"{m['fast']:.3f} s", f"{m['one_pass']:.4f} s",
@@ -652,6 +662,7 @@ def page_blocks(runs, scores, floors, sampling, left_out, stem="comparison",
         "quality of draws": quality_table(runs, scores, floors, draws),
         "told the digit": conditional_table(runs, scores, floors),
         "drawing": sampling_table(sampling),
+        "costs": costs_table(runs, sampling),
         "abilities": abilities_table(runs),
         "left out": [f"- {reason}" for reason in left_out] or ["Nothing."],
     }

@@ -34,7 +34,9 @@ FITTING = {  # tests that are asked first
     "utils": ("data", "levels", "runner"),
     "diffusion": ("diffusion", "chapters"), "flow": ("flow", "chapters"),
     "ebm": ("ebm", "chapters"),
-    "settings": ("settings", "runner"), "runner": ("runner", "settings", "weights", "chapters"),
+    "settings": ("settings", "runner"),
+    "runner": ("runner", "own_data", "settings", "weights", "chapters"),
+    "streams": ("runner",),
     "pictures": ("compare", "chapters")}
 
 

@@ -1007,7 +1007,7 @@ def test_every_run_whose_weights_are_small_enough_ships_them():
             "flow_2levels", "flow_conditional", "flow_long", "diffusion_conditional",
             "diffusion_masked", "diffusion_flow-matching", "diffusion_long", "ebm_conditional",
             "ebm_conv", "ebm_long", "pixelcnn_4levels", "pixelcnn_256levels",
-            "transformer_ar_4levels", "vae_long", "vae_z2"), folder
+            "transformer_ar_4levels", "vae_conditional", "vae_long", "vae_z2"), folder
     for path in WEIGHTS:
         kept, metrics = torch.load(path, weights_only=True), json.loads(
             read(path.parent / "metrics.json"))

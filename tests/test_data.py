@@ -348,8 +348,18 @@ def test_a_data_dir_that_cannot_be_made(tmp_path):
     assert utils.load_mnist(tmp_path / "file" / "data").name == "mnist_5k"
 
 
-@pytest.mark.parametrize("colours, mode, kept", [(256, "RGB", "P"), (2000, "RGB", "RGB"),
-                                                 (256, "L", "L")])
+def test_a_figure_of_many_colours_gets_256_and_one_of_greys_32(tmp_path):
+    y, x = np.mgrid[:80, :90]
+    for layers, most, near in (((2 * x, 3 * y, x + y), 256, 12), ((x + y,) * 3, 32, 5)):
+        pixels = np.stack(layers, -1).astype(np.uint8)
+        pictures.write_png(tmp_path / "a.png", Image.fromarray(pixels))
+        with Image.open(tmp_path / "a.png") as read:
+            found = np.array(read.convert("RGB"))
+            assert read.mode == "P" and len(read.convert("RGB").getcolors(7200)) <= most
+        assert 0 < np.abs(found.astype(int) - pixels).max() <= near
+
+
+@pytest.mark.parametrize("colours, mode, kept", [(256, "RGB", "P"), (256, "L", "L")])
 def test_a_picture_is_written_as_it_is(tmp_path, colours, mode, kept):
     """With few colours by their numbers; grey stays grey; never another picture."""
     rng = np.random.default_rng(0)

@@ -443,8 +443,8 @@ def test_the_reading_order_has_every_published_chapter():
         assert re.search(rf"\({name}\.py\) \| {re.escape(lecture)}, ", table), name
 
 
-MOST = {"README.md": 180, "utils.py": 350, "runner.py": 445, "compare.py": 500, "tables.py": 670,
-        "settings.py": 220, "pictures.py": 215, "weights.py": 135, "own_data.py": 105,
+MOST = {"README.md": 180, "utils.py": 350, "runner.py": 445, "compare.py": 500, "tables.py": 680,
+        "settings.py": 220, "pictures.py": 222, "weights.py": 135, "own_data.py": 105,
         "draws.py": 80, "streams.py": 55}
 # Where a derivation has to come first: what a mask and a scale do to attention, and why words.
 LATER = {"transformer_ar": 265, "flow": 272, "diffusion": 260}
@@ -513,10 +513,10 @@ def test_the_readme_of_the_data_is_right():
 
 
 def test_what_ships_stays_small():
-    """About 5 MB for each published chapter, most of it pictures."""
+    """30 MB, most of it weights and pictures."""
     size = sum(p.stat().st_size for p in (ROOT / "samples").rglob("*") if p.is_file()
                and p.suffix != ".npy" and p.name != "checkpoint.pt")
-    assert size < 5e6 * len(PUBLISHED)
+    assert size <= 30e6
     assert (ROOT / "data" / "mnist_5k.npz").stat().st_size < 1e6
     assert (ROOT / "data" / "judge.pt").stat().st_size < 1e6
 

@@ -3,6 +3,7 @@ bound and its gap. Each with a control: the classic mistakes, made."""
 import functools
 import math
 
+import bench_inverse
 import fit
 import pytest
 import torch
@@ -165,7 +166,25 @@ def test_the_determinant_is_that_of_the_jacobian(formula, levels):
     sign, log_abs_det = torch.linalg.slogdet(jacobian)
     assert sign > 0 and log_abs_det.item() == pytest.approx(log_det.item(), abs=1e-8)
     assert log_det.abs() > 0.1
+
+    def one_coupling(v, coupling, noise=0.0):
+        """v (1, 16) -> what it makes of v, and its log |det|. noise: how much its network looks at
+        places within cells (control)."""
+        says = coupling.says(model.look(model.quantize(v)), None) * (1 + noise * v.mean())
+        new, log_slope = coupling.map(v[:, coupling.moved], says, model.edges)
+        return v.index_copy(1, coupling.moved.flatten(), new.flatten(1)), log_slope.sum()
+
+    def difference(coupling, noise=0.0):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda v: one_coupling(v[None], coupling, noise)[0][0], u.flatten())
+        told = one_coupling(u.flatten(1), coupling, noise)[1]
+        return abs(torch.linalg.slogdet(jacobian)[1] - told).item()
+
+    assert all(difference(coupling) < 1e-8 for coupling in model.couplings)
+    assert max(difference(coupling, noise=3.0) for coupling in model.couplings) > 1e-4  # control
     # One coupling at a time, too: determinants multiply.
+    logs = sum(one_coupling(u.flatten(1), coupling)[1] for coupling in model.couplings)
+    assert logs.item() == pytest.approx(log_det.item(), abs=1e-8)
     states = [u]
     model.encode(u, states=states)
     moved = [(a != b).sum().item() for a, b in zip(states, states[1:])]
@@ -188,6 +207,22 @@ def test_reconstruction_is_exact(formula, levels):
         model.couplings[0].network.last.bias += 0.5 * torch.randn_like(
             model.couplings[0].network.last.bias)
     assert not torch.allclose(model.decode(z), u, atol=1e-3)  # control: other networks
+
+
+@pytest.mark.parametrize("formula", KINDS)
+@pytest.mark.parametrize("levels", [2, 256])
+@torch.no_grad()
+def test_the_inverse_is_the_obvious_one(formula, levels):
+    """Which asks all of a coupling's networks in each step, of which one pixel is used."""
+    model = lively(levels, formula, 8, conditional=True, scale=0.5 if formula == "spline" else 0.1)
+    z = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.arange(10)
+    u = model.decode(z, y)
+    assert torch.allclose(u, bench_inverse.decode_obvious(model, z, y), atol=1e-9)
+    assert torch.equal(model.quantize(u),
+                       model.quantize(bench_inverse.decode_obvious(model, z, y)))
+    model.couplings[-1].parts.reverse()  # control: another order of drawing
+    assert not torch.allclose(u, bench_inverse.decode_obvious(model, z, y), atol=1e-6)
 
 
 @functools.cache
@@ -227,6 +262,12 @@ def test_each_pixel_depends_on_coarser_ones_alone():
         assert changed <= may[d] and d in changed
         if len(may[d]) > 1:
             assert len(changed) > 1
+    coarse, other = model.couplings[-1], x.clone()
+    coarse.network.before.fill_(1)  # control: each coarse pixel is told of all
+    last = coarse.moved[-1].item()
+    other.view(-1)[last] = 1 - other.view(-1)[last]
+    costs = (model.log_probs(other) - model.log_probs(x)).flatten()
+    assert not set(costs.abs().gt(1e-12).nonzero().flatten().tolist()) <= may[last]
 
 
 @pytest.mark.parametrize("size", [(4, 4), (8, 12), (28, 28)])
@@ -244,6 +285,19 @@ def test_each_pixel_is_moved_once_after_those_that_look_at_it(size):
         here = torch.cat([here.flatten() for _, here in plan[:2]])  # a checkerboard, in two
         assert len(here) == 392 and ((here // 28 + here % 28) % 2 == 1).all()
         assert [len(here.flatten()) for _, here in plan[:4]] == [196, 196, 196, 1]
+
+
+@pytest.mark.parametrize("formula", KINDS)
+@torch.no_grad()
+def test_at_its_start_it_is_the_identity(formula):
+    """So its density is that of the noise, 1 in all of the cube."""
+    torch.manual_seed(0)
+    model = Flow(8, 256, 4, formula).to(torch.float64)
+    u = 0.01 + 0.98 * torch.rand(5, 1, 8, 8, dtype=torch.float64)
+    z, log_det = model.encode(u)
+    assert torch.allclose(z, u, atol=1e-9) and log_det.abs().max() < 1e-9
+    z, log_det = lively(256, formula, 8, scale=0.1).encode(u)  # control
+    assert (z - u).abs().max() > 0.01 and log_det.abs().max() > 0.01
 
 
 def test_at_its_start_it_knows_how_frequent_levels_are():
@@ -365,6 +419,26 @@ def test_the_bound_is_a_bound_and_its_mean_is_exact(formula):
     assert ((mean - exact.exp()).abs() > 5 * error).any()
 
 
+@torch.no_grad()
+def test_with_noise_of_half_the_width_it_is_no_bound():
+    """All densities fall within each cell ((6), t = 2). Of each image the bound's mean is below
+    log P; with noise in the lower half of cells, and V as before, it is above."""
+    model = Flow(4, 2, 4, "additive").to(torch.float64)
+    model.counts.copy_(torch.tensor([7, 3]))
+    for coupling in model.couplings:  # at first they say this and nothing else
+        net = coupling.network
+        (net.biases[2] if coupling.one_by_one else net.bias).fill_(2)
+    x, n = all_images()[::1000], 200
+    exact, many = model.log_prob(x), x.repeat_interleave(n, 0)
+    bounds = model.bound(many, generator=torch.Generator().manual_seed(0)).view(-1, n)
+    assert (bounds.mean(1) < exact).all()
+    start, end = model.cdf[many.long()], model.cdf[many.long() + 1]
+    r = torch.rand(many.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    narrow = model.encode(start + (end - start) * r / 2)[1] + (
+        end - start).log().flatten(1).sum(1)
+    assert (narrow.view(-1, n).mean(1) > exact).all()
+
+
 @pytest.mark.slow
 def test_a_bound_below_the_exact_figure_is_noticed():
     model, x = lively(formula="affine"), all_images()[::100]
@@ -395,22 +469,53 @@ def test_draws_have_the_probabilities_that_it_says(formula):
     assert ((counts - n * wrong) ** 2 / (n * wrong).clamp(min=1)).sum() > 100
 
 
-def test_the_density_integrates_to_1_on_a_grid():
+@pytest.mark.slow
+@pytest.mark.parametrize("formula", KINDS)
+@torch.no_grad()
+def test_grey_draws_have_the_probabilities_that_it_says(formula):
+    """χ² of 20,000 draws on 32 bins of levels: of the pixel that is drawn first."""
+    model, n = lively(256, formula, scale=0.5 if formula == "spline" else 0.15), 20000
+    first = model.couplings[-1].moved[0].item()
+    x = torch.zeros(256, 1, 4, 4, dtype=torch.float64)
+    x.view(256, 16)[:, first] = torch.arange(256, dtype=torch.float64)
+    p = model.log_probs(x).flatten(1)[:, first].exp()
+    assert p.sum().item() == pytest.approx(1)
+    drawn = model.sample(n, generator=torch.Generator().manual_seed(0)).flatten(1)[:, first]
+    inner = model.begins[1:-1]
+    counts = torch.bincount(torch.bucketize((255 * drawn).round().long(), inner, right=True),
+                            minlength=32)
+    expected = n * torch.zeros(32, dtype=torch.float64).index_add(
+        0, torch.bucketize(torch.arange(256), inner, right=True), p)
+    assert ((counts - expected) ** 2 / expected.clamp(min=1)).sum() < 70  # 31 degrees: 1 in 10,000
+    wrong = expected.roll(1)  # control
+    assert ((counts - wrong) ** 2 / wrong.clamp(min=1)).sum() > 100
+
+
+@pytest.mark.parametrize("formula", KINDS)
+def test_the_density_integrates_to_1_on_a_grid(formula):
     """Two pixels: the second given the first's level; the mean of the density over the square."""
-    torch.manual_seed(0)
     side = 400
     model = lively(levels=2)
     edges = model.edges
     says_first = torch.randn(2, dtype=torch.float64)
     says_second = torch.randn(2, 2, dtype=torch.float64)  # what a network would say of two levels
+    if formula != "spline":  # s < 0 has a pole at 0 and at 1, of which a grid sees too little
+        says_first, says_second = says_first.abs(), says_second.abs()
+
+    def log_slope(u, says):
+        return flow.spline(u, says, edges)[1] if formula == "spline" else flow.affine(
+            u, says, formula == "additive")[1]
+
     grid = (torch.arange(side, dtype=torch.float64) + 0.5) / side
     seen = (grid > model.cdf[1]).long()
-    first = flow.spline(grid, says_first.expand(side, 2), edges)[1]
-    second = flow.spline(grid.repeat(side), says_second[seen].repeat_interleave(side, 0), edges)[1]
+    first = log_slope(grid, says_first.expand(side, 2))
+    second = log_slope(grid.repeat(side), says_second[seen].repeat_interleave(side, 0))
     density = (first.repeat_interleave(side) + second).exp()
     assert density.mean().item() == pytest.approx(1, abs=2e-3) and density.std() > 0.1
-    undivided = flow.at(says_first.expand(side, 2), flow.bin_of(grid, edges)).exp()  # control
-    assert abs(undivided.mean() - 1) > 0.1
+    # Controls: the area is not divided out; the logit's own slope is forgotten.
+    wrong = flow.at(says_first.expand(side, 2), flow.bin_of(grid, edges)) \
+        if formula == "spline" else first - flow.logit(grid)[1]
+    assert abs(wrong.exp().mean() - 1) > 0.1
 
 
 def test_what_is_given_comes_out_and_the_rest_fits_it():
@@ -452,6 +557,8 @@ def test_nothing_a_network_says_makes_nan(formula):
         back = flow.spline_back(z, says, edges) if formula == "spline" else flow.affine_back(
             z, says, formula == "additive")
         assert back.isfinite().all() and (back >= 0).all() and (back <= 1).all()
+    if formula == "affine":  # control: s as it was said, not squashed
+        assert not (says[:, 1].exp() * flow.logit(u)[0] + says[:, 0]).isfinite().all()
 
 
 def test_the_label_is_heard_by_every_coupling():

@@ -1,0 +1,60 @@
+"""How much faster than the obvious inverse is that of flow.py?
+
+    python experiments/bench_inverse.py [--n 64] [--json OUT.json]
+
+The obvious one asks, for each part in the order of drawing, all networks of its coupling, and uses
+the numbers of this part; the chapter's asks for these alone. They give the same pixels in float64
+(tests/test_flow.py). The default model, untrained: weights do not change the time. Seconds for n
+digits: the chapter's a median of five, the obvious one's of a single run. Compare the ratio, since
+seconds differ from machine to machine. To be committed as results/inverse.json. A script to run,
+not a test.
+"""
+import json
+import os
+import platform
+import time
+
+import torch
+from fit import command_line, values
+
+import draws
+import flow
+import utils
+
+
+@torch.no_grad()
+def decode_obvious(model, z, y=None):
+    """f⁻¹: z (B, 1, H, W) -> u. What is not drawn yet is still z, and no network looks at it."""
+    u, edges, cdf = z.flatten(1).clone(), model.edges, model.cdf
+    for coupling in reversed(model.couplings):
+        for part in coupling.parts:
+            pixels = coupling.moved[part]
+            says = coupling.says(model.look(model.quantize(u, cdf)), y)[:, part]
+            u[:, pixels] = coupling.map_back(u[:, pixels], says, edges)
+    return u.view_as(z)
+
+
+@torch.no_grad()
+def main():
+    parser = command_line(__doc__)
+    parser.add_argument("--n", type=int, default=64)
+    parser.add_argument("--json", metavar="OUT.json", help="also write the figures there")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    model = flow.build(values(flow))
+    z = torch.rand(args.n, 1, 28, 28)
+    fast = draws.median_seconds(lambda: model.decode(z))
+    start = time.perf_counter()
+    decode_obvious(model, z)
+    obvious = time.perf_counter() - start
+    figures = {"n": args.n, "threads": torch.get_num_threads(), "torch": torch.__version__,
+               "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+               "fast": fast, "obvious": round(obvious, 3), "ratio": round(obvious / fast, 1)}
+    print(f"{args.n} digits: {fast:.3f} s, by the obvious inverse {obvious:.2f} s, "
+          f"{obvious / fast:.0f} times as long")
+    if args.json:
+        utils.write_atomically(args.json, (json.dumps(figures, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
