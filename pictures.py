@@ -186,13 +186,15 @@ def plot_fields(path, rows, d):
 
 
 def plot_completions(path, model, x, y, known):
-    """For each of the digits x (n, 1, H, W): itself, what is given of it, 8 draws of the rest."""
-    generator, rows = torch.Generator().manual_seed(0), []
-    for i in range(len(x)):
-        label = None if y is None else y[i:i + 1].repeat(8)
-        futures = model.sample(8, label, generator, x[i:i + 1].repeat(8, 1, 1, 1), known)
-        given = torch.where(known.to(x.device), x[i].float(), 0.5)
-        rows.append(("", torch.cat([x[i:i + 1].float(), given[None], futures])))
+    """For each of the digits x (n, 1, H, W): itself, what is given of it, 8 draws of the rest, all
+    of them at once: who draws pixel by pixel takes hardly longer for 64 digits than for 8."""
+    labels = None if y is None else y[:len(x)].repeat_interleave(8)
+    futures = model.sample(8 * len(x), labels, torch.Generator().manual_seed(0),
+                           x.repeat_interleave(8, dim=0), known)
+    rows = []
+    for digit, draws in zip(x.float(), futures.split(8)):
+        given = torch.where(known.to(x.device), digit, 0.5)
+        rows.append(("", torch.cat([digit[None], given[None], draws])))
     labelled_rows(path, rows, above=("digit", "given", "draws"))
 
 

@@ -127,13 +127,14 @@ def step_of_D(discriminator, optimizer, real, fake, loss):
     return loss.item(), real.sigmoid().mean().item(), fake.sigmoid().mean().item(), norm
 
 
-def game(players=Players, generator=Generator, change_G=None, change_D=None):
-    """A build(), as gan.build() is, of players whose networks or steps are others."""
+def game(players=Players, generator=Generator, change_G=None, change_D=None, norm=None):
+    """A build(), as gan.build() is, of players whose networks or steps are others. norm: has D
+    batch norm? None: as the chapter has it."""
     def build(s):
         G = generator(28, s.z_size, s.width, s.classes)
         if change_G:
             change_G(G)
-        D = Discriminator(28, s.width, s.loss != "wgan-gp", s.classes)
+        D = Discriminator(28, s.width, s.loss != "wgan-gp" if norm is None else norm, s.classes)
         if change_D:
             change_D(D)
         return players(G, D)
@@ -163,6 +164,7 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "R1, no noise, no batch norm in D": (gan, "--noise 0", game(R1, change_D=without_norms)),
     "wgan-gp": (gan, "--loss wgan-gp", None),
     "wgan-gp, no penalty": (gan, "--loss wgan-gp --penalty 0", None),
+    "wgan-gp, batch norm in the critic": (gan, "--loss wgan-gp", game(norm=True)),
 }
 
 
