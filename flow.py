@@ -685,10 +685,11 @@ class Flow(nn.Module):
     # given: completion_coarse.png, 49 pixels of a digit and eight draws of the rest. couplings.png
     # shows the way forth: digits dissolve, every fourth pixel at a time; interpolation.png what
     # lies between the latents of two real digits: it jumps, where vae.py's picture of that name, of
-    # the same pairs, glides. Time: 64 digits took 0.150 s (samples/flow/metrics.json), for 199
-    # passes, one after the other. (A flow of couplings alone needs one for each of its layers.) The
-    # obvious inverse, which asks all 196 networks in each step, takes 19 times as long as ours
-    # (experiments/bench_inverse.py; results/inverse.json).
+    # the same pairs, glides. Time: 64 digits took 0.150 s on 2 cores (samples/flow/metrics.json),
+    # for 199 passes, one after the other. (A flow of couplings alone needs one for each of its
+    # layers.) The obvious inverse, which asks all 196 networks in each step, takes 15 to 20 times
+    # as long as ours: three timings, of which results/inverse.json is one
+    # (experiments/bench_inverse.py).
 
     @torch.no_grad()
     def sample(self, n, y=None, generator=None, x=None, known=None, temperature=None):

@@ -917,7 +917,7 @@ ABOUT = {
 #    model still know where a row begins? (The entrance sees zeros outside of the image, where
 #    inside it sees ±1.) And with --reach 0? (119.6, where --reach 0 with places has 90.7.)
 # 6. Norm behind the sum: h = norm(h + …) twice in join(), and none in split(). (87.3.) With
-#    --depth 8? (87.1, in front of it 86.9: eight layers do without as well, in 400 steps.)
+#    --depth 8? (87.1; with eight layers and the norm in front of the sum 86.9.)
 # 7. Classifier-free guidance (Ho & Salimans 2022): with --conditional, replace a tenth of the
 #    labels in loss() by an eleventh one, "not said"; when sampling, use
 #    ℓ = ℓ(not said) + s·(ℓ(y) − ℓ(not said)) with s = 1, 2, 4. What do digits gain, and what do

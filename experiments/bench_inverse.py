@@ -6,8 +6,8 @@ The obvious one asks, for each part in the order of drawing, all networks of its
 the numbers of this part; the chapter's asks for these alone. They give the same pixels in float64
 (tests/test_flow.py). The default model, untrained: weights do not change the time. Seconds for n
 digits: the chapter's a median of five, the obvious one's of a single run. Compare the ratio, since
-seconds differ from machine to machine. To be committed as results/inverse.json. A script to run,
-not a test.
+seconds differ from machine to machine. Committed as results/inverse.json. A script to run, not a
+test.
 """
 import json
 import os
