@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
-from fit import IMAGES, Diverged, command_line, fit, nats, values
+from fit import IMAGES, Diverged, command_line, fit, mnist, nats, values
 
 import utils
 
@@ -94,7 +94,7 @@ def main(variants, name, steps, description, figures, failed, paint=None):
     parser.add_argument("--only", nargs="+", choices=list(variants), metavar="NAME",
                         default=list(variants))
     args = parser.parse_args()
-    folder, data = Path("runs/ablations"), utils.load_mnist(args.data_dir)
+    folder, data = Path("runs/ablations"), mnist(parser, args.data_dir)
     (folder / name).mkdir(parents=True, exist_ok=True)
     for variant in args.only:
         (chapter, _, build), images = variants[variant], None

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from fit import ROOT, command_line
+from fit import ROOT, command_line, mnist
 
 import utils
 
@@ -61,6 +61,7 @@ def main():
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--json", metavar="OUT.json", help="also write the figures there")
     args = parser.parse_args()
+    mnist(parser, args.data_dir)
     runs = {path.parent.name: json.loads(path.read_text(encoding="utf-8"))
             for path in sorted((ROOT / "samples").glob("*/metrics.json"))}
     rows = json.loads(Path(args.json).read_text(encoding="utf-8")) \

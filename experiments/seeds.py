@@ -11,7 +11,7 @@ them what README and chapters claim.
 import json
 from pathlib import Path
 
-from fit import command_line, values
+from fit import command_line, mnist, values
 
 import settings
 import utils
@@ -29,6 +29,7 @@ def main():
     chapter = settings.chapters()[args.chapter]
     name = settings.run_name(args.chapter, chapter.SETTINGS, chapter.VARIANTS,
                              vars(values(chapter, flags)))
+    mnist(parser, args.data_dir)
     folder = Path("runs/seeds") / name
     for seed in args.seeds:
         run = folder / str(seed)

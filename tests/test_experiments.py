@@ -727,6 +727,17 @@ def test_whoever_measures_says_how():
             assert text.rstrip().splitlines()[-2] == 'if __name__ == "__main__":'
 
 
+@pytest.mark.parametrize("script", [
+    "ablate", "afternoon", "first_evaluations", "gaps", "heaps", "optimizers", "robustness",
+    "score_weights", "seeds", "singular_values"])
+def test_whoever_measures_asks_for_all_of_mnist(script, monkeypatch, capsys):
+    """Without --data-dir there are 5,000 digits: no figure is of those."""
+    monkeypatch.setattr(sys, "argv", [script, *["made"] * (script == "seeds")])
+    with pytest.raises(SystemExit):
+        importlib.import_module(script).main(*[{}, "", 1, "", None, {}] * (script == "ablate"))
+    assert "takes the full MNIST" in capsys.readouterr().err
+
+
 def patched(text):
     """Where a test's source puts something else into torch or math: those lines, as code."""
     for node in ast.walk(ast.parse(text)):
