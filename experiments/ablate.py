@@ -79,9 +79,18 @@ def likelihood_figures(chapter, model, data, norms, images=IMAGES):
             "parameters": sum(p.numel() for p in model.parameters())}, None
 
 
-def main(variants, name, steps, description, figures, failed, paint=None):
+def mean_and_span(rows):
+    """Of several seeds one row: means, and by how much val_nats of the worst seed lies above those
+    of the best. rows: dicts with the same keys."""
+    nats = [row["val_nats"] for row in rows]
+    return {**{key: sum(row[key] for row in rows) / len(rows) for key in rows[0]},
+            "seeds": len(rows), "span": max(nats) - min(nats)}
+
+
+def main(variants, name, steps, description, figures, failed, paint=None, seeds=lambda name: 1):
     """Train all variants, or those asked for -> runs/ablations/<name>.json, a row a variant.
 
+    seeds(variant's name): how many runs, of seeds 0, 1, …, become one row, by mean_and_span();
     figures(variant's name, model, data, norms) -> a dict, and images or None;
     failed: what stands there if a variant diverged;
     paint(folder, {variant's name: images}): the picture of what they drew.
@@ -97,13 +106,16 @@ def main(variants, name, steps, description, figures, failed, paint=None):
     folder, data = Path("runs/ablations"), mnist(parser, args.data_dir)
     (folder / name).mkdir(parents=True, exist_ok=True)
     for variant in args.only:
-        (chapter, _, build), images = variants[variant], None
+        (chapter, _, build), images, measured = variants[variant], None, []
         row = {"name": variant, "command": command_of(variants[variant], args.steps)}
         s = values(chapter, row["command"].split()[2:])
         try:
-            model, seconds, norms = fit(chapter, s, data, build)
-            measured, images = figures(variant, model, data, norms)
-            row |= {**measured, "seconds": round(seconds, 1)}
+            for seed in range(s.seed, s.seed + seeds(variant)):
+                s.seed = seed
+                model, seconds, norms = fit(chapter, s, data, build)
+                more, images = figures(variant, model, data, norms)
+                measured.append({**more, "seconds": round(seconds, 1)})
+            row |= measured[0] if len(measured) == 1 else mean_and_span(measured)
         except Diverged as after:
             row |= {**failed, "diverged_after": after.args[0]}
         print(row, flush=True)
