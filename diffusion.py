@@ -251,7 +251,7 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 #                there is little noise, the network has other work than where there is nothing else
 #     sin, cos   of level · frequencies, 1 to 100: one number, written so that near levels can be
 #                told apart
-#     position   a learned image that is added at the entrance: where in the picture? (wavenet.py)
+#     position   a learned image that is added at the entrance: where in the picture? (pixelcnn.py)
 # --------------------------------------------------------------------------------------------------
 
 

@@ -318,7 +318,7 @@ class ConvNet(nn.Module):
         super().__init__()
         c, half = channels, (size[0] // 2, size[1] // 2)
         self.first = nn.Conv2d(inputs * SEEN, c, 3, padding=1)
-        self.position = nn.Parameter(torch.zeros(c, *size))  # where in the picture? (wavenet.py)
+        self.position = nn.Parameter(torch.zeros(c, *size))  # where in the picture? (pixelcnn.py)
         self.label = label_table(classes, c)
         self.down, self.up = ResidualBlock(c), ResidualBlock(c)
         self.shrink, self.grow = nn.Conv2d(c, 2 * c, 2, 2), nn.ConvTranspose2d(2 * c, c, 2, 2)

@@ -124,8 +124,8 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 #
 # (What the gated model and the Row LSTM see instead, (3) to (6), stands in front of their code.)
 #
-# Where am I? A learned vector for each place, and a bias for each logit, as in wavenet.py. They are
-# a quarter of all weights, and what they bring here is open ("What was measured").
+# Where am I? A learned vector for each place, and a bias for each logit. They are a quarter of all
+# weights, and what they bring here is open ("What was measured"; wavenet.py is better off without).
 #
 # Labels. With --conditional a label adds a learned vector: to the first features (original), or in
 # front of all gates, (4) and (6). evaluate_without_label() takes it away again (made.py).
@@ -833,9 +833,9 @@ ABOUT = {
 #       no learned position                             94.9      13 s
 #       no K_ss: the cell alone runs down               94.6      11 s
 #
-# As in wavenet.py a row is one run, and two seeds of the gated model differ by 0.4: two are few, so
-# trust nothing under two nats. Then v's arrow to h, channels and the rate count, but gates, depth,
-# K_ss and position are undecided. Weights lie idle in some rows: with a ReLU 8,448 of 58,224, with
+# A row is one run, and two seeds of the gated model differ by 0.4: two are few, so trust nothing
+# under two nats. Then v's arrow to h, channels and the rate count, but gates, depth, K_ss and
+# position are undecided. Weights lie idle in some rows: with a ReLU 8,448 of 58,224, with
 # v's arrow in the first layer alone 33,280, without K_ss 36,864 of 91,472. Position and bias are
 # 23 % of the gated model's weights, 31 % of the original's, 28 % of the Row LSTM's. The first shows
 # no loss without them (91.0, against 91.6 and 91.2 with them); the others have 1.3 and 1.0 more

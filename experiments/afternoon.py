@@ -37,9 +37,6 @@ CANDIDATES = {
         "1024, batch 256, lr 0.005": ("--batch-size 256 --lr 5e-3", 1200),
         "1024, batch 256, lr 0.005, 2 mask sets": (
             "--batch-size 256 --lr 5e-3 --num-masks 2", 1200)},
-    "wavenet": {
-        "24 channels": ("", 900),
-        "40 channels": ("--width 40", 500)},
     "pixelcnn": {
         "16 channels": ("", 1200),
         "24 channels": ("--width 24", 800),

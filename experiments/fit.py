@@ -1,7 +1,7 @@
 """Train a chapter, and nothing else: no folder, no checkpoint, no evaluation, no picture.
 
     from fit import fit, values
-    model, seconds, norms = fit(wavenet, values(wavenet, "--steps 200 --lr 0.01"), data)
+    model, seconds, norms = fit(wavenet, values(wavenet, "--steps 400"), data)
 
 All experiments train so. A chapter's train() talks to a Run at a few points (runner.py); here a
 Quiet answers in its place, which counts steps and never asks for an evaluation. The random numbers

@@ -818,7 +818,7 @@ OWN = {"main", "build", "plot_pictures", "fields", "choose_dilations", ("vae", "
        ("diffusion", "evaluate"), ("diffusion", "train"), ("flow", "evaluate"), ("flow", "train"),
        ("flow", "evaluate_without_label"), ("ebm", "evaluate"), ("ebm", "train"),
        ("ebm", "evaluate_without_label"),
-       ("transformer_ar", "surprise"), ("transformer_ar", "train"),
+       ("transformer_ar", "surprise"), ("pixelcnn", "train"),
        ("pixelcnn", "toss"), ("pixelcnn", "surprise"), ("pixelcnn", "sight")}  # of levels, too
 
 
@@ -846,14 +846,14 @@ TWINS = {  # methods that are the same in several classes, and have to stay so
     "loss": ("made.RNN", "wavenet.WaveNet", "pixelcnn.Autoregressive",
              "transformer_ar.Transformer"),
     "log_prob": ("made.RNN", "wavenet.WaveNet"),
-    "start_from_mean": ("made.RNN", "wavenet.WaveNet"),
     "start_looking": ("pixelcnn.Autoregressive", "transformer_ar.Transformer"),
     "seen": ("pixelcnn.Autoregressive", "transformer_ar.Transformer"),
     "sample": ("gan.Players", "diffusion.Learner")}
 # What a loop has in place of wavenet.py's line, where all its other lines are the same.
-LOOPS = {"pixelcnn": {}, "transformer_ar": {
-    "optimizer = torch.optim.Adam(model.parameters(), lr=s.lr, fused=True)":
-        "optimizer = Muon(model, s.lr, adam=ADAM)"}, "made": {
+BY_ADAM = {"optimizer = Muon(model, s.lr, adam=ADAM)":
+           "optimizer = torch.optim.Adam(model.parameters(), lr=s.lr, fused=True)"}
+LOOPS = {"transformer_ar": {}, "pixelcnn": BY_ADAM, "made": {
+    **BY_ADAM,
     "s = run.settings":
         "s = run.settings\neval_images = max(1, s.eval_images // s.num_masks)",
     "utils.first(s.eval_images, x, y)": "utils.first(eval_images, x, y)"}}

@@ -101,7 +101,7 @@ def wavenet_by_hand(model, x, label, dilations):
     streams = [[] for _ in layers]  # what each layer was given, at each step so far
     for t in steps:
         before = [signs[t - taps + k] if t - taps + k >= 0 else 0 for k in range(taps)]
-        h = plus(times(weight, before), p["first.bias"], p["position"][t][0])
+        h = plus(times(weight, before), p["first.bias"])
         skips = None
         for k in layers:
             past = streams[k][t - dilations[k]] if t >= dilations[k] else None
@@ -116,7 +116,7 @@ def wavenet_by_hand(model, x, label, dilations):
             heard = plus(times(p[f"skip.{k}.weight"], g), p[f"skip.{k}.bias"])
             skips = plus(skips, heard) if skips else heard
         hidden = relu(plus(times(p["head.weight"], relu(skips)), p["head.bias"]))
-        logits.append(dot(p["last.weight"][0], hidden) + p["bias"][t])
+        logits.append(dot(p["last.weight"][0], hidden) + p["last.bias"][0])
     return logits
 
 
@@ -432,15 +432,26 @@ def test_fields_grow_from_layer_to_layer(name):
     assert counts == sorted(counts) and counts[0] < counts[-1] <= 40
 
 
-@every_model
-def test_a_model_is_told_where_it_is(make):
-    model, x = make((9, 9), channels=12), torch.zeros(1, 1, 9, 9).double()
+@pytest.mark.parametrize("name", ["original", "gated", "row lstm"])
+def test_a_model_is_told_where_it_is(name):
+    model, x = MODELS[name]((9, 9), channels=12), torch.zeros(1, 1, 9, 9).double()
     model.bias.data.zero_()
     with torch.no_grad():
         placed = model.logits(x).flatten()
         model.position.zero_()
         unplaced = model.logits(x).flatten()
     assert len(placed.unique()) > 40 and placed[80] != unplaced[80]
+
+
+def test_wavenet_finds_out_where_it_is_from_what_lies_before_the_line():
+    """Of images that are black all over: a step that sees beyond the first pixel knows how far it
+    is from it; with a short field later ones know nothing."""
+    model, x = MODELS["wavenet"]((9, 9), channels=12), torch.zeros(1, 1, 9, 9).double()
+    with torch.no_grad():
+        assert len(model.logits(x).unique()) > 40
+        model.dilations = [1] * 3
+        logits = model.logits(x).flatten()
+    assert len(logits[:5].unique()) == 5 and len(logits[4:].unique()) == 1
 
 
 def test_sight_is_the_gradient_of_a_logit():
@@ -478,7 +489,7 @@ def test_flags_make_the_wavenet_they_say():
     s = values(wavenet, "--dilations line --width 6 --first-taps 9 --conditional")
     model = wavenet.build(s, (3, 4))
     assert model.dilations == [1, 2, 4, 8] and model.classes and model.image_size == (3, 4)
-    assert model.position.shape[2] == 6 and model.first.in_features == 9
+    assert model.first.out_features == 6 and model.first.in_features == 9
     assert model.head.out_features == 12
     assert wavenet.build(values(wavenet), 4).dilations == [1, 2, 2, 8, 4]
 

@@ -443,6 +443,22 @@ def test_the_reading_order_has_every_published_chapter():
         assert re.search(rf"\({name}\.py\) \| {re.escape(lecture)}, ", table), name
 
 
+def test_scoring_takes_as_long_as_readme_says():
+    """Minutes, rounded up: all runs but those of three chapters, and of these those that are told
+    the digit; the three."""
+    minutes = {True: [], False: [], "long": []}
+    for run in RUNS.values():
+        long = run["model"] in ("flow", "diffusion", "ebm")
+        minutes["long" if long else run["conditional"]].append(run["eval_seconds"] / 60)
+    most = {kind: math.ceil(max(values)) for kind, values in minutes.items()}
+    words = ("no one two three four five six seven eight nine ten eleven twelve thirteen "
+             "fourteen").split()
+    assert (f"takes up to {words[most[False]]} minutes more, if a model is told the digit up to "
+            f"{words[most[True]]}, of `flow.py`, `diffusion.py` and `ebm.py` "
+            f"{words[math.floor(min(minutes['long']))]} to {words[most['long']]} (`eval_seconds`"
+            in README)
+
+
 MOST = {"README.md": 180, "utils.py": 350, "runner.py": 445, "compare.py": 500, "tables.py": 680,
         "settings.py": 220, "pictures.py": 225, "weights.py": 135, "own_data.py": 105,
         "draws.py": 80, "streams.py": 55}

@@ -135,6 +135,7 @@ TO_ADAM = {
     "transformer_ar": ("", {"word", "row", "column", "last", "bias"}),
     "transformer_ar --conditional --levels 4": (
         "--conditional --levels 4", {"word", "row", "column", "last", "bias", "label", "look"}),
+    "wavenet --conditional": ("--conditional", {"last", "label_to_gates"}),
     "flow --conditional": (
         "--conditional", {"position", "label", "look", "bias", "biases", "last"}),
 }
