@@ -125,7 +125,7 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 # (What the gated model and the Row LSTM see instead, (3) to (6), stands in front of their code.)
 #
 # Where am I? A learned vector for each place, and a bias for each logit. They are a quarter of all
-# weights, and what they bring here is open ("What was measured"; wavenet.py is better off without).
+# weights, and what they bring here is open ("What was measured"; wavenet.py does without).
 #
 # Labels. With --conditional a label adds a learned vector: to the first features (original), or in
 # front of all gates, (4) and (6). evaluate_without_label() takes it away again (made.py).

@@ -539,7 +539,7 @@ ABOUT = {
 #
 # What each detail is worth. One thing changed, 400 steps, nats on 1,000 validation images (a run
 # itself looks at 500): means of seeds 0, 1 and 2, in brackets how far the worst is above the best;
-# and seconds of training a seed, one thread beside other jobs
+# and seconds of training a seed, one thread beside one other job or two, so that they tell little
 # (experiments/ablate_convolutions.py; the file is results/ablations/convolutions.json):
 #
 #     default                                       88.5 (0.5)    102 s
@@ -574,7 +574,7 @@ ABOUT = {
 #       Adam for all                                83.5    841 s
 #       Adam for all, --lr 0.01                     86.8    862 s
 #
-# Steps of Muon took an eighth longer here, for a whole nat.
+# Steps of Muon took an eighth longer here (beside more jobs, for a part), for a whole nat.
 #
 # What did not help, at equal time: batches of 8 and twice the steps, or of 32 and half of them;
 # writing the two taps as one product of twice the width, or adding the second in place (no

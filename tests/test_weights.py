@@ -103,6 +103,7 @@ def load(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*drawing does not need")
 def test_what_cannot_be_loaded_is_said():
     with pytest.raises(FileNotFoundError, match="nowhere.*train first"):
         load("nowhere")
