@@ -1187,8 +1187,7 @@ ABOUT = {
 #    steps the more so: distances of 2.3, 3.9 and 9.6 in 10, 25 and 100 steps, where (5) has 2.0,
 #    1.0 and 0.8, and in 100 a precision of 0.975 and a recall of 0.484; weights that ship, 2,000
 #    draws beside validation digits, no file is kept. Pixels N(m, v), with exact guesses, keep half
-#    of v at most: a mean varies less than what it is of. By (5) they come as near to v as one may
-#    like.)
+#    of v at most: a mean varies less than what it is of. By (5) they come as near as one likes.)
 # 6. --sample-only --sampler ddim --sampling-steps 1. Why do all draws look alike, and what is it
 #    that they look like? (The mean of all digits; at a distance of 351.)
 # 7. --conditional, and then --sample-only --guidance 0, 1, 3, 10. Score each with judge.py: what

@@ -19,15 +19,19 @@ from wavenet import WaveNet
 
 
 class Streams(WaveNet):
-    """WaveNet without labels, whose streams can lose residual connections or skips."""
+    """WaveNet without labels, whose streams can lose residual connections or skips, or are told
+    where in the image they are."""
 
     residual_stream, all_skips, shifted = True, True, True
+
+    def place(self):
+        return 0.0
 
     def streams(self, x, y=None):
         taps = self.first.in_features
         v = F.pad(2 * x.flatten(1) - 1, (taps, 0)).unfold(1, taps, 1)
         v = v[:, :-1] if self.shifted else v[:, 1:]
-        h, skips = self.first(v.transpose(0, 1)), 0.0
+        h, skips = self.first(v.transpose(0, 1)) + self.place(), 0.0
         for k, delta in enumerate(self.dilations):
             taps = self.now[k](h)
             if delta < len(h):
@@ -96,7 +100,7 @@ def without_tap(column):
     return changed(pixelcnn, cut)
 
 
-class Placed(WaveNet):
+class Placed(Streams):
     """WaveNet with a learned vector for each step, where in the image?, and a bias for each logit,
     which begins at the pixel's mean. Their names say that Adam moves them."""
 
@@ -105,17 +109,8 @@ class Placed(WaveNet):
         mean = images.float().mean(dim=(0, 1)).flatten() / 255
         self.last_biases.copy_(torch.logit(mean.clamp(0.001, 0.999)))
 
-    def streams(self, x, y=None):
-        taps = self.first.in_features
-        v = F.pad(2 * x.flatten(1) - 1, (taps, 0)).unfold(1, taps, 1)
-        h, skips = self.first(v[:, :-1].transpose(0, 1)) + self.last_position, 0.0
-        for k, delta in enumerate(self.dilations):
-            taps = self.now[k](h)
-            if delta < len(h):
-                taps = torch.cat([taps[:delta], taps[delta:] + self.past[k](h[:-delta])])
-            g = self.gate(taps)
-            h, skips = h + self.residual[k](g), skips + self.skip[k](g)
-        return None, skips
+    def place(self):
+        return self.last_position
 
     def logits(self, x, y=None):
         return super().logits(x, y) + self.last_biases.view(x.shape[2:])

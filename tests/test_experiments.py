@@ -442,6 +442,13 @@ def test_another_optimizer_takes_the_place_of_the_chapters(few_images, name):
         assert len(moved) > 0.5 * len(moves) and ((moved - rate).abs() < 1e-3 * rate).all()
 
 
+def test_several_seeds_are_a_mean_with_its_span():
+    rows = [{"val_nats": nats, "seconds": 3.0} for nats in (90.0, 91.5, 90.6)]
+    row = ablate.mean_and_span(rows)
+    assert row.pop("val_nats") == pytest.approx(90.7) and row.pop("span") == 1.5
+    assert row == {"seconds": 3.0, "seeds": 3}
+
+
 def test_one_tap_makes_the_blind_spot_and_another_does_not():
     """Of the 574 pixels before (20, 14): the 55 that the original misses, however deep."""
     pixelcnn, past = CHAPTERS["pixelcnn"], torch.arange(784) < 20 * 28 + 14
