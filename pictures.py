@@ -9,7 +9,7 @@ import math
 
 import matplotlib.pyplot as plt
 import torch
-import torchvision
+import torch.nn.functional as F
 from PIL import Image  # comes with torchvision and matplotlib
 
 import utils
@@ -47,11 +47,21 @@ def save_figure(path, figure):
     write_png(path, Image.open(buffer))
 
 
+def grid(images, columns, line=1):
+    """images (N, 1, H, W) as one, `columns` in a row, grey lines around each. (torchvision has a
+    make_grid(), but importing torchvision takes as long as importing torch.)"""
+    columns, lines = min(columns, len(images)), (line, 0, line, 0)
+    missing = -len(images) % columns
+    tiles = F.pad(F.pad(images[:, 0].cpu().float(), lines, value=0.5),
+                  (0, 0, 0, 0, 0, missing), value=0.5)
+    rows = tiles.unflatten(0, (-1, columns)).transpose(1, 2).flatten(2).flatten(0, 1)
+    return F.pad(rows, (0, line, 0, line), value=0.5)
+
+
 def save_grid(path, images, columns=8, scale=2):
     """images (N, 1, H, W) in [0, 1] as one PNG, `columns` in a row, each pixel scale×scale."""
-    large = images.cpu().float().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    grid = torchvision.utils.make_grid(large, nrow=columns, padding=2 * scale, pad_value=0.5)
-    save_image(path, grid[0])
+    large = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    save_image(path, grid(large, columns, line=2 * scale))
 
 
 def save_image(path, image):
@@ -63,9 +73,8 @@ def save_animation(path, frames, columns=8, scale=2):
     """frames: a list of images (N, 1, H, W) in [0, 1]; an endless GIF that waits at the last."""
     pictures = []
     for images in frames:
-        grid = torchvision.utils.make_grid(images.cpu().float(), nrow=columns, padding=1,
-                                           pad_value=0.5)[0]
-        large = ((grid * 31).round() * 255 / 31).to(torch.uint8)  # 32 greys: half the file
+        large = (grid(images, columns) * 31).round() * 255 / 31  # 32 greys: half the file
+        large = large.to(torch.uint8)
         large = large.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
         pictures.append(Image.fromarray(large.numpy()))
     each = max(60, 3000 // len(pictures))  # milliseconds
@@ -81,8 +90,7 @@ def labelled_rows(path, rows, above=(), size=0.45):
     columns, (height, width) = len(rows[0][1]), rows[0][1].shape[2:]
     images = torch.cat([images.cpu().float() for _, images in rows])
     figure, ax = plt.subplots(figsize=(size * columns + 1.5, size * len(rows) + 0.3))
-    grid = torchvision.utils.make_grid(images, nrow=columns, padding=1, pad_value=0.5)[0]
-    ax.imshow(grid.numpy(), cmap="gray")
+    ax.imshow(grid(images, columns).numpy(), cmap="gray")
     ax.set_yticks([1 + (height + 1) * (k + 0.5) for k in range(len(rows))],
                   [label for label, _ in rows], fontsize=8)
     ax.set_xticks([1 + (width + 1) * (k + 0.5) for k in range(len(above))], above, fontsize=8)

@@ -18,13 +18,13 @@ import sys
 import tempfile
 import time
 import zlib
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
 import torch
-import torchvision
 from tqdm import tqdm
 
 from streams import Patient
@@ -347,4 +347,4 @@ def machine():
     return {"threads": torch.get_num_threads(),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                         "torchvision": torchvision.__version__, "numpy": np.__version__}}
+                         "torchvision": version("torchvision"), "numpy": np.__version__}}

@@ -80,11 +80,13 @@ def likelihood_figures(chapter, model, data, norms, images=IMAGES):
 
 
 def mean_and_span(rows):
-    """Of several seeds one row: means, and by how much val_nats of the worst seed lies above those
-    of the best. rows: dicts with the same keys."""
-    nats = [row["val_nats"] for row in rows]
-    return {**{key: sum(row[key] for row in rows) / len(rows) for key in rows[0]},
-            "seeds": len(rows), "span": max(nats) - min(nats)}
+    """Of several seeds one row: means, and by how much the score of the worst seed (val_nats, or a
+    distance) lies above that of the best. rows: dicts with the same keys."""
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    scores = columns["val_nats" if "val_nats" in columns else "frechet"]
+    means = {key: column[0] if len(set(column)) == 1 else sum(column) / len(column)
+             for key, column in columns.items()}  # a number of weights stays whole
+    return {**means, "seeds": len(rows), "span": max(scores) - min(scores)}
 
 
 def main(variants, name, steps, description, figures, failed, paint=None, seeds=lambda name: 1):

@@ -2,11 +2,12 @@
 
     python experiments/ablate_diffusion.py [--steps 1000] [--data-dir data] [--only NAME ...]
 
-Writes runs/ablations/diffusion.json, a row a variant: Fréchet distance, precision and recall of
-2,000 draws (25 steps of ddpm) against grey validation digits; of masked models the bound on 1,000
-validation images; seconds of training. And diffusion.png, sixteen drawings of each from the same
-noise. A script to run, not a test. The figures in the notes of the chapter come from the files that
-are committed in results/ablations/. Validation chooses; no test figure is read here.
+Writes runs/ablations/diffusion.json, a row a variant, as means of three seeds with their span:
+Fréchet distance, precision and recall of 2,000 draws (25 steps of ddpm) against grey validation
+digits; of masked models the bound on 1,000 validation images; seconds of training. And
+diffusion.png, sixteen drawings of each (seed 2) from the same noise. A script to run, not a test.
+The figures in the notes of the chapter come from the files that are committed in
+results/ablations/. Validation chooses; no test figure is read here.
 """
 import math
 
@@ -115,7 +116,6 @@ def without_position(learner):
 MASKED = "--variant masked"
 VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "default": (diffusion, "", None),
-    "seed 1": (diffusion, "--seed 1", None),
     "t uniform": (diffusion, "", learner(Uniform)),
     "σ² uniform": (diffusion, "", learner(Variance)),
     "σ⁸ uniform": (diffusion, "", learner(Late)),
@@ -124,22 +124,17 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "asked for v": (diffusion, "--predict v", None),
     "asked for v, loss in x": (diffusion, "--predict v", learner(Weighted)),
     "flow matching": (diffusion, "--variant flow-matching", None),
-    "flow matching, asked for v": (diffusion, "--variant flow-matching --predict v", None),
     "no average": (diffusion, "--average 0", None),
     "no hub": (diffusion, "", changed(diffusion, without_hub)),
     "no position": (diffusion, "", changed(diffusion, without_position)),
     "not told t": (diffusion, "", learner(None, Deaf)),
-    "half the channels": (diffusion, "--width 16", None),
     "clip 10": (diffusion, "--clip 10", None),
     **rates(diffusion, ""),
     "masked": (diffusion, MASKED, None),
-    "masked, seed 1": (diffusion, f"{MASKED} --seed 1", None),
-    "masked, no average": (diffusion, f"{MASKED} --average 0", None),
     "masked, no hub": (diffusion, MASKED, changed(diffusion, without_hub)),
     "masked, mask not shown": (diffusion, MASKED, learner(NoMaskShown)),
     "masked, not told how many": (diffusion, MASKED, learner(None, Deaf)),
     "masked, numbers independent": (diffusion, MASKED, learner(Independent)),
-    **rates(diffusion, MASKED, "masked, "),
 }
 
 
@@ -162,4 +157,5 @@ def paint(folder, drawn):
 
 
 if __name__ == "__main__":
-    main(VARIANTS, "diffusion", 1000, __doc__, figures, {"frechet": None}, paint)
+    main(VARIANTS, "diffusion", 1000, __doc__, figures, {"frechet": None}, paint,
+         seeds=lambda name: 3)

@@ -61,25 +61,27 @@ class OnlyTrains(runner.Run):
         raise Trained
 
 
-def train_by_main(chapter, flags, run_class=OnlyTrains):
-    """What a chapter's main() does, up to the end of training."""
-    usual, chapter.Run = chapter.Run, run_class
-    try:
-        with pytest.raises(Trained):
-            chapter.main(flags)
-    finally:
-        chapter.Run = usual
-
-
-def rewritten(name, before, after):
-    """A chapter as it would be if its source said `after` where it says `before`, once."""
+def rewritten(name, *pairs):
+    """A chapter as it would be if its source said `after` where it says `before`, once, of each of
+    the pairs (before, after)."""
     path = ROOT / f"{name}.py"
     text = path.read_text(encoding="utf-8")
-    assert text.count(before) == 1, (name, before)
+    for before, after in pairs:
+        assert text.count(before) == 1, (name, before)
+        text = text.replace(before, after)
     module = ModuleType(name)
     module.__file__ = str(path)
-    exec(compile(text.replace(before, after), path, "exec"), vars(module))
+    exec(compile(text, path, "exec"), vars(module))
     return module
+
+
+def train_by_main(name, flags, *pairs, run_class=OnlyTrains):
+    """What the main() of a chapter, rewritten, does up to the end of training, with a Run that ends
+    there."""
+    module = rewritten(name, *pairs)
+    module.Run = run_class  # of the copy
+    with pytest.raises(Trained):
+        module.main(flags)
 
 
 def trained(chapter, flags, run_class=runner.Run):

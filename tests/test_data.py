@@ -377,4 +377,7 @@ def test_a_grid_is_grey_and_has_the_digits(tmp_path):
     with Image.open(tmp_path / "a.png") as read:
         grid, levels = np.array(read), (x * 255).round().numpy()
         assert read.mode == "L" and grid.shape == (124, 124) and grid[0, 0] == 128
-    assert np.abs(grid[64:120:2, 4:60:2] - levels[2, 0]).max() == 0
+    for k, (i, j) in enumerate([(4, 4), (4, 64), (64, 4)]):
+        assert np.array_equal(grid[i:i + 56:2, j:j + 56:2], levels[k, 0])
+        grid[i:i + 56, j:j + 56] = 128
+    assert (grid == 128).all()  # lines, and the place of a fourth

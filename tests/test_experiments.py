@@ -34,7 +34,6 @@ from conftest import (
     CHAPTERS,
     ROOT,
     checkpoint,
-    rewritten,
     same,
     small,
     train_by_main,
@@ -443,10 +442,12 @@ def test_another_optimizer_takes_the_place_of_the_chapters(few_images, name):
 
 
 def test_several_seeds_are_a_mean_with_its_span():
-    rows = [{"val_nats": nats, "seconds": 3.0} for nats in (90.0, 91.5, 90.6)]
-    row = ablate.mean_and_span(rows)
-    assert row.pop("val_nats") == pytest.approx(90.7) and row.pop("span") == 1.5
-    assert row == {"seconds": 3.0, "seeds": 3}
+    """A number that all share, as that of weights, stays what it is."""
+    for score in ("val_nats", "frechet"):
+        rows = [{score: value, "seconds": 3.5, "weights": 7} for value in (90.0, 91.5, 90.6)]
+        row = ablate.mean_and_span(rows)
+        assert row.pop(score) == pytest.approx(90.7) and row.pop("span") == 1.5
+        assert row == {"seconds": 3.5, "weights": 7, "seeds": 3} and type(row["weights"]) is int
 
 
 def test_one_tap_makes_the_blind_spot_and_another_does_not():
@@ -482,7 +483,7 @@ def test_a_main_that_begins_with_other_images_has_other_weights(name):
     flags = {"diffusion": "--variant masked", "ebm": "--variant rbm"}.get(name, "")
     words, parts = small(CHAPTERS[name], *flags.split(), "--steps", 1), []
     for of in (MEAN, "start_from_mean(data.val)"):
-        train_by_main(rewritten(name, MEAN, of), [*words, "--out", of])
+        train_by_main(name, [*words, "--out", of], (MEAN, of))
         parts.append(checkpoint(of)["parts"])
     assert not same(*parts)
 
