@@ -151,11 +151,14 @@ def figures(name, model, data, norms):
         model.sample(16, None, generator)
 
 
+def seeds(name):
+    return 3
+
+
 def paint(folder, drawn):
     if drawn:
         pictures.labelled_rows(folder / "diffusion.png", list(drawn.items()))
 
 
 if __name__ == "__main__":
-    main(VARIANTS, "diffusion", 1000, __doc__, figures, {"frechet": None}, paint,
-         seeds=lambda name: 3)
+    main(VARIANTS, "diffusion", 1000, __doc__, figures, {"frechet": None}, paint, seeds)

@@ -138,8 +138,11 @@ def offline(request, monkeypatch, tmp_path):
     """No test downloads anything, and each has a folder of its own to run in."""
     if "real_download" not in request.keywords:
         monkeypatch.setattr(utils, "download_mnist", lambda data_dir: "tests are offline")
+        # For processes that a test starts: a torchvision that refuses to be imported. (The one that
+        # would download takes seconds to import the real one, only to meet the proxy below.)
+        monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "offline"), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
-    # For processes that a test starts: a proxy that refuses every connection.
+    # And a proxy that refuses every connection.
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
@@ -206,14 +209,14 @@ def short_chains(monkeypatch):
 
 @pytest.fixture
 def few_draws(monkeypatch):
-    """One digit is completed in place of eight, one draw timed in place of five, and the guesses of
-    diffusion.py are compared with a hundred images in place of 1,000: whoever draws pixel by pixel
-    spends most of a run of two steps on it."""
+    """One digit is completed in place of eight, no draw is timed, and the guesses of diffusion.py
+    are compared with a hundred images in place of 1,000: whoever draws pixel by pixel spends most
+    of a run of two steps on it."""
     diffusion, complete = CHAPTERS["diffusion"], pictures.plot_completions
     errors = diffusion.errors_by_noise
     monkeypatch.setattr(pictures, "plot_completions", lambda path, model, x, y, known:
                         complete(path, model, x[:1], y, known))
-    monkeypatch.setattr(draws.median_seconds, "__defaults__", (1,))
+    monkeypatch.setattr(draws, "median_seconds", lambda f: 1.0)
     monkeypatch.setattr(diffusion, "errors_by_noise", lambda model, x, y, times:
                         errors(model, *utils.first(100, x, y), times))
 

@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -37,7 +38,6 @@ from conftest import (
 )
 
 import judge
-import runner
 import settings
 import tables
 import utils
@@ -112,9 +112,9 @@ def test_a_run_writes_what_it_promises(name, flags, conditional, capsys, request
         check_scores(chapter, m, checkpoint(folder)["best"]["weights"])
     if conditional:
         check_draws_of_a_label(chapter, folder)
-    # What ships is enough to draw, without the checkpoint.
-    (folder / "checkpoint.pt").unlink()
-    chapter.main(["--sample-only", "--out", "run"])
+    else:  # what ships is enough to draw, without the checkpoint
+        (folder / "checkpoint.pt").unlink()
+        chapter.main(["--sample-only", "--out", "run"])
 
 
 def check_scores(chapter, m, weights):
@@ -145,15 +145,15 @@ def check_scores(chapter, m, weights):
 def check_draws_of_a_label(chapter, folder):
     """--sample-only draws what was asked for: another seed, another label, other digits."""
     before, drawn = (folder / "samples.png").read_bytes(), []
-    for seed, label in ((1, 3), (1, 3), (2, 3), (1, 4)):
+    for seed, label in ((1, 3), (2, 3), (1, 4)):
         chapter.main(["--sample-only", "--num-samples", "4", "--label", str(label),
                       "--seed", str(seed), "--out", str(folder)])
         assert np.load(folder / "labels.npy").tolist() == [label] * 4
         drawn.append(np.load(folder / "samples.npy"))
-    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+    assert not np.array_equal(drawn[0], drawn[1])
     if drawn[0].max() < 1:  # grey ones change with the label even in so young a model
-        assert not np.array_equal(drawn[0], drawn[3])
-    chapter.main(["--sample-only", "--out", str(folder)])
+        assert not np.array_equal(drawn[0], drawn[2])
+    chapter.main(["--sample-only", "--out", str(folder)])  # and the same as when it was trained
     assert (folder / "samples.png").read_bytes() == before
 
 
@@ -248,7 +248,7 @@ def process(name, words, folder):
     """python NAME.py WORDS, in a folder."""
     return subprocess.run([sys.executable, str(ROOT / f"{name}.py"), *words], cwd=folder,
                           capture_output=True, text=True, encoding="utf-8",
-                          env={**runner.os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"})
+                          env={**os.environ, "PYTHONUTF8": "1"})
 
 
 @pytest.mark.slow
@@ -270,7 +270,7 @@ def test_each_script_starts_as_a_process(tmp_path):
     scripts = [str(ROOT / f"{name}.py") for name in CHAPTERS]
     done = subprocess.run([sys.executable, "-c", code, *scripts], cwd=tmp_path, text=True,
                           capture_output=True, encoding="utf-8",
-                          env={**runner.os.environ, "PYTHONUTF8": "1"})
+                          env={**os.environ, "PYTHONUTF8": "1"})
     assert (done.returncode, done.stderr) == (0, "")
     *said, rest = done.stdout.split("exit code 0\n")
     assert len(said) == len(CHAPTERS) and rest == ""

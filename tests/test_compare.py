@@ -28,7 +28,6 @@ SAMPLES = ROOT / "samples"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
 PAGE = (SAMPLES / "comparison.md").read_text(encoding="utf-8")
-ENV = {**os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
 
 
 def read(path):
@@ -92,7 +91,7 @@ def tree(tmp_path_factory):
 def process(tree, *words):
     """python words, in that copy -> what it wrote, both streams; its exit code has to be 0."""
     done = subprocess.run([sys.executable, *words], cwd=tree, capture_output=True, text=True,
-                          encoding="utf-8", env=ENV)
+                          encoding="utf-8", env={**os.environ, "PYTHONUTF8": "1"})
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -240,6 +239,7 @@ def test_a_copied_chapter_is_taken_up(tree):
 # ----------------------------------------------------------------------------------------- odd runs
 
 
+@pytest.mark.slow
 def test_runs_are_compared(runs_folder, capsys):
     compare.main([])
     text = read(runs_folder / "comparison.md")
@@ -413,6 +413,7 @@ def test_whatever_value_is_changed_a_run_is_compared_or_left_out(runs_folder, na
     assert compared > 10 and left_out > 50
 
 
+@pytest.mark.slow
 def test_whatever_value_is_changed_scores_are_shown_or_none():
     """Each value of scores.json, by something odd: no scores, or such as can be shown."""
     name = "vae_conditional"
@@ -764,6 +765,7 @@ def test_floors_are_of_training_digits_and_of_independent_coins(monkeypatch):
     assert coins["grey"] is None and coins["label_agreement"] is None
 
 
+@pytest.mark.slow
 def test_independent_pixels_of_the_small_set_are_about_as_bad_as_those_of_the_full_one():
     floor = compare.score_floors(Eye(), utils.load_mnist())["independent pixels"]
     assert 190 < floor["nats"] < 220

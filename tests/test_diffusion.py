@@ -652,6 +652,7 @@ def test_numbers_of_known_pixels_are_evenly_spread():
 # ------------------------------------------------------------------------------------- the average
 
 
+@pytest.mark.slow
 def test_the_average_follows_and_draws():
     torch.set_default_dtype(torch.float32)
     learner = Learner(Diffusion(8, 4))
@@ -700,6 +701,7 @@ def test_bounds_and_errors_of_grey_levels_are_told_each_digits_label():
     assert min(diffusion.errors_by_noise(model, x, (y + 1) % 10, (1, 500))) > 0.1  # control
 
 
+@pytest.mark.slow
 def test_without_the_label_a_masked_model_is_told_none(few_images):
     """marginal_nats: of the test bits, by the label that stands for "no label"."""
     torch.set_default_dtype(torch.float32)

@@ -396,6 +396,7 @@ def imported(path):
     return names
 
 
+@pytest.mark.slow
 def test_requirements_are_what_the_scripts_import():
     """PIL is Pillow, without which neither torchvision nor matplotlib is installed."""
     def required(name):

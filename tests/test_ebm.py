@@ -691,6 +691,7 @@ class AtTheEnd(fit.Quiet):
         self.log_z, self.nats = model.log_z.clone(), val_nats
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_chains", "few_images")
 @pytest.mark.parametrize("variant", ["rbm", "residual"])
 def test_log_z_is_measured_before_weights_are_chosen(variant):

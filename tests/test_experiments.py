@@ -54,7 +54,6 @@ PUBLISHED = [name for name in CHAPTERS if name in {run["model"] for run in RUNS.
 ABLATIONS = {path.stem: importlib.import_module(path.stem)
              for path in sorted((ROOT / "experiments").glob("ablate_*.py"))}
 VARIANTS = [(script, name) for script, module in ABLATIONS.items() for name in module.VARIANTS]
-ENV = {**os.environ, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
 
 
 def read(path):
@@ -655,7 +654,7 @@ def test_a_copied_chapter_is_taken_up_by_all_that_measures(tree):
                           "bits": list(same_bits.configurations())}))
     """
     done = subprocess.run([sys.executable, "-c", code, str(tree)], capture_output=True, text=True,
-                          encoding="utf-8", env=ENV, cwd=tree)
+                          encoding="utf-8", env={**os.environ, "PYTHONUTF8": "1"}, cwd=tree)
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout.splitlines()[-1])
     assert printed["robust"] == ["zz_copy", "--lr 1"] and printed["norms"] == 1
@@ -756,6 +755,7 @@ def patched(text):
             yield ast.unparse(node)
 
 
+@pytest.mark.slow
 def test_no_test_patches_torch_or_math():
     """A test that does knows how a chapter calls them, and breaks when it is written otherwise."""
     for path in sorted((ROOT / "tests").glob("*.py")):

@@ -419,6 +419,7 @@ def test_the_bound_is_a_bound_and_its_mean_is_exact(formula):
     assert ((mean - exact.exp()).abs() > 5 * error).any()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_with_noise_of_half_the_width_it_is_no_bound():
     """All densities fall within each cell ((6), t = 2). Of each image the bound's mean is below

@@ -76,6 +76,7 @@ def test_a_run_writes_what_it_promises(conditional):
     assert not list(folder.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_the_small_set_takes_a_quarter_of_the_usual_steps(capsys):
     for flags, steps in (([], 30), (["--steps", "50", "--out", "a"], 50),
                          (["--start-from", "runs/toy", "--out", "b"], 30)):
@@ -156,6 +157,7 @@ def test_many_draws_come_in_parts_and_go_on():
     assert not np.array_equal(samples[:500], samples[500:1000])
 
 
+@pytest.mark.slow
 def test_the_weights_alone_draw(monkeypatch, tmp_path, fails, capsys):
     """weights.pt is half precision and has no optimizer: enough to draw, and not to train. What
     ships is found by the run's name."""
@@ -197,6 +199,7 @@ def test_the_weights_alone_draw(monkeypatch, tmp_path, fails, capsys):
     fails(lambda: toy.main(["--sample-only", "--out", "elsewhere"]), "checkpoint.pt", "train first")
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_are_told(fails):
     toy.main(["--out", "a"])
     w = torch.load("a/weights.pt", weights_only=True)
@@ -277,6 +280,7 @@ def test_settings_come_back_by_themselves_and_must_not_be_contradicted(fails):
     assert (settings["variant"], settings["width"], settings["steps"]) == ("fancy", 16, 20)
 
 
+@pytest.mark.slow
 def test_a_default_that_changed_since_does_not_matter(monkeypatch):
     """What the checkpoint says holds; a default that the script has by now is for new runs."""
     toy.main(["--out", "whole"])
@@ -577,6 +581,7 @@ def test_a_write_that_breaks_off_leaves_the_old_checkpoint(monkeypatch, fails):
     assert not list(Path("a").glob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_file_that_is_held_for_a_moment_is_written(monkeypatch, fails):
     """On Windows a virus scanner opens what was just written, and the rename fails once."""
     replace, calls = utils.os.replace, []
@@ -708,6 +713,7 @@ def test_a_judge_that_is_missing_is_said_in_a_sentence(monkeypatch, fails, tmp_p
     fails(run.load_judge, "none.pt is missing or broken")
 
 
+@pytest.mark.slow
 def test_a_mixture_that_is_less_than_a_tenth_of_its_part_is_noticed():
     class Run(runner.Run):
         more = 2.2

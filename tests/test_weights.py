@@ -291,6 +291,7 @@ def test_pictures_take_a_fiftieth_of_the_time_at_most():
     assert drawn == [4, 576, 1024, 1600, 1600]
 
 
+@pytest.mark.slow
 def test_threads_are_as_many_as_was_asked_for(fails):
     before = torch.get_num_threads()
     try:
