@@ -206,30 +206,6 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 # all digits that x_t may have been, and at t = T these are all digits: a blur (steps.png, one
 # step). Short steps choose among digits little by little. This is Algorithm 2 of Ho et al. with s
 # in place of t − 1, and x̂ cut to [−1, 1], where all means of digits are: --sampler ddpm.
-#
-# Without fresh noise. κ in (5) came from Bayes' rule, but x_s would have the right distribution (1)
-# for *any* κ between 0 and σ_s, were x̂ the digit itself. (Ho et al. also drew with κ = σ_ts, which
-# hardly differs in short steps.) As it is a mean, only short steps come near that, and only if κ²
-# shrinks with them, as Bayes' does, or is 0. With κ = 0
-#
-#     x_s = α_s x̂ + σ_s ε̂                                                                    (11)
-#
-# each noise has its digit: a map, --sampler ddim. Run the other way (encode(), from t = T/10, as at
-# t = 0 there is no noise to be guessed) it gives a digit its noise: a latent space, in which one
-# can interpolate (interpolation.png). (11) is x_t + (α_s − α_t) x̂ + (σ_s − σ_t) ε̂: Euler's step for
-# the ordinary differential equation dx_t = x̂ dα_t + ε̂ dσ_t ("probability flow"; with the exact
-# means x̂, ε̂ all x_t have the right distribution). One may do better than Euler: look where the step
-# ends, and go there with the mean of both directions,
-#
-#     x_s = x_t + (α_s − α_t) (x̂ + x̂′)/2 + (σ_s − σ_t) (ε̂ + ε̂′)/2                          (12)
-#
-# where x̂′, ε̂′ are guessed at the end of (11): Heun, two passes a step, an error of K⁻² instead of
-# K⁻¹, if x̂ is smooth. Here that gains nothing: a distance of 1.36 in 25 passes, (11) 1.39
-# (speed.png: 1,000 draws beside validation digits; fewer draws have a larger distance, judge.py).
-# In 50 steps (5) reaches 0.83 and (11) 1.27, in the long run 0.62 and 0.98; in 100 steps the
-# default has 0.77. One reason may be that fresh noise drowns errors of the first steps, which (11)
-# carries to the end (Karras et al.). With --conditional, guided ("Guidance", below), it is not so:
-# 0.77 and 0.68, and ten steps (0.54, 0.55) are better than a hundred (0.82, 0.77; one heap each).
 # --------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +321,30 @@ class UNet(nn.Module):
 # --------------------------------------------------------------------------------------------------
 # Gaussian diffusion of grey levels
 #
+# Without fresh noise. κ in (5) came from Bayes' rule, but x_s would have the right distribution (1)
+# for *any* κ between 0 and σ_s, were x̂ the digit itself. (Ho et al. also drew with κ = σ_ts, which
+# hardly differs in short steps.) As it is a mean, only short steps come near that, and only if κ²
+# shrinks with them, as Bayes' does, or is 0. With κ = 0
+#
+#     x_s = α_s x̂ + σ_s ε̂                                                                    (11)
+#
+# each noise has its digit: a map, --sampler ddim. Run the other way (encode(), from t = T/10, as at
+# t = 0 there is no noise to be guessed) it gives a digit its noise: a latent space, in which one
+# can interpolate (interpolation.png). (11) is x_t + (α_s − α_t) x̂ + (σ_s − σ_t) ε̂: Euler's step for
+# the ordinary differential equation dx_t = x̂ dα_t + ε̂ dσ_t ("probability flow"; with the exact
+# means x̂, ε̂ all x_t have the right distribution). One may do better than Euler: look where the step
+# ends, and go there with the mean of both directions,
+#
+#     x_s = x_t + (α_s − α_t) (x̂ + x̂′)/2 + (σ_s − σ_t) (ε̂ + ε̂′)/2                          (12)
+#
+# where x̂′, ε̂′ are guessed at the end of (11): Heun, two passes a step, an error of K⁻² instead of
+# K⁻¹, if x̂ is smooth. Here that gains nothing: a distance of 1.36 in 25 passes, (11) 1.39
+# (speed.png: 1,000 draws beside validation digits; fewer draws have a larger distance, judge.py).
+# In 50 steps (5) reaches 0.83 and (11) 1.27, in the long run 0.62 and 0.98; in 100 steps the
+# default has 0.77. One reason may be that fresh noise drowns errors of the first steps, which (11)
+# carries to the end (Karras et al.). With --conditional, guided ("Guidance", below), it is not so:
+# 0.77 and 0.68, and ten steps (0.54, 0.55) are better than a hundred (0.82, 0.77; one heap each).
+#
 # Straight lines. Of the notes only (10), noise_level() and inputs of one scale needed the arc. On
 #
 #     α_t = 1 − t/T,    σ_t = t/T                                                              (13)
@@ -420,7 +420,8 @@ class Diffusion(nn.Module):
         self.image_size = utils.pair(image_size)
         self.straight, self.predict, self.classes = straight, predict, classes
         self.network = UNet(self.image_size, 1, channels, classes)
-        self.sampler, self.sampling_steps, self.guidance = "ddpm", 50, 1.0
+        self.sampler, self.sampling_steps, self.guidance = (
+            SETTINGS[name].default for name in ("sampler", "sampling_steps", "guidance"))
 
     def path(self, t):
         """α_t, σ_t of (1): cos, sin of π/2 · t/T (3), or 1 − t/T, t/T (13). t: integers 0 … T."""
@@ -812,11 +813,8 @@ def plot_errors(path, errors):
 
 def plot_steps(path, model, all_steps, **options):
     """The same random numbers, in few steps and in many."""
-    y = utils.row_labels(model, 12)
-    pictures.labelled_rows(path, [
-        (f"{k} step" + "s" * (k > 1),
-         model.sample(12, y, torch.Generator().manual_seed(3), steps=k, **options))
-        for k in all_steps])
+    pictures.plot_same_noise(path, model, [
+        (f"{k} step" + "s" * (k > 1), {"steps": k, **options}) for k in all_steps])
 
 
 def plot_speed(path, curves):
@@ -884,11 +882,9 @@ def guidances(model, judge, data, weights, n):
 
 def plot_guidance(path, model, rows):
     """The same noise with more and more guidance; rows: as guidances() has them."""
-    pictures.labelled_rows(path, [
-        (f"w = {w:g}: distance {distance:.2f}, {100 * agree:.1f} % right",
-         model.sample(10, utils.row_labels(model, 10), torch.Generator().manual_seed(4),
-                      guidance=w))
-        for w, distance, _, _, agree in rows])
+    pictures.plot_same_noise(path, model, [
+        (f"w = {w:g}: distance {distance:.2f}, {100 * agree:.1f} % right", {"guidance": w})
+        for w, distance, _, _, agree in rows], n=10, seed=4)
 
 
 def plot_pictures(model, folder, data, judge, n):
@@ -909,7 +905,7 @@ def plot_pictures(model, folder, data, judge, n):
         plot_between(folder / "interpolation.png", model, *utils.first(8, x, data.y_test))
         times = torch.linspace(1, T, 41).round().int().tolist()
         figures["errors_by_noise"] = {
-            name: errors_by_noise(model, *utils.first(1000, grey, y), times)
+            name: errors_by_noise(model, *utils.first(n, grey, y), times)
             for name, grey, y in (("training images", data.train, data.y_train),
                                   ("validation images", data.val, data.y_val))}
         plot_errors(folder / "errors.png", figures["errors_by_noise"])
@@ -919,12 +915,7 @@ def plot_pictures(model, folder, data, judge, n):
     if judge and model.classes:
         figures["guidance_scores"] = guidances(model, judge, data, (0, 1, 1.25, 1.5, 2, 3), n)
         plot_guidance(folder / "guidance.png", model, figures["guidance_scores"])
-    height, width = model.image_size
-    top, left = torch.zeros(2, height, width, dtype=torch.bool)
-    top[:height // 2], left[:, :width // 2] = True, True
-    for name, known in (("top", top), ("left", left)):
-        pictures.plot_completions(folder / f"completion_{name}.png", model, x[:8], data.y_test,
-                                  known)
+    pictures.plot_halves(folder, model, x, data.y_test)
     return figures
 
 
@@ -989,8 +980,9 @@ def train(model, data, run):
                     run.record(None, None, average, digits, score=distance, val_frechet=distance)
 
 
-def final_figures(model, data, judge, s):
-    """What is measured at the end, on the test set -> (nats or None, a dict)."""
+def final_figures(model, data, judge, s, bound=grey_bound):
+    """What is measured at the end, on the test set -> (nats or None, a dict). bound: of grey
+    levels, by how many steps."""
     labels = data_labels(data, s.test_draws)
     draws = sample_many(model, s.test_draws, labels)
     if s.variant == "masked":
@@ -1007,12 +999,11 @@ def final_figures(model, data, judge, s):
                                measure(judge, draws, (data.test, data.x_test)).items()}
         counts = torch.bincount(data.train.flatten().cpu().int(), minlength=256) + 1.0
         frequencies = (counts / counts.sum()).to(data.test.device)
-        by_steps = {steps: grey_bound(model, *utils.first(1000, data.val, data.y_val), frequencies,
-                                      steps) for steps in (5, 10, 25, 50)}
+        by_steps = {steps: bound(model, *utils.first(1000, data.val, data.y_val), frequencies,
+                                 steps) for steps in (5, 10, 25, 50)}
         steps = min(by_steps, key=by_steps.get)  # of these, validation chooses
         figures |= {"grey_bound_steps": steps, "validation_grey_bits_per_dim_by_steps": by_steps,
-                    "grey_bits_per_dim": grey_bound(model, data.test, data.y_test, frequencies,
-                                                    steps)}
+                    "grey_bits_per_dim": bound(model, data.test, data.y_test, frequencies, steps)}
         figures["binarization"] = ("none: trained on grey levels; draws are scored grey, and "
                                    "(…_binary) after one coin a pixel")
     return nats, figures | obeyed(judge, draws, labels)

@@ -226,7 +226,7 @@ class RBM(nn.Module):
         super().__init__()
         self.image_size = utils.pair(image_size)
         self.classes, d, k = classes, math.prod(self.image_size), classes or 1
-        self.sampling_steps = 1000
+        self.sampling_steps = VARIANTS["variant", "rbm"]["sampling_steps"]
         self.weight = nn.Parameter(0.01 * torch.randn(d, hidden))
         self.b, self.c = nn.Parameter(torch.zeros(k, d)), nn.Parameter(torch.zeros(k, hidden))
         self.register_buffer("a", torch.zeros(d))  # of independent pixels, where all chains begin
@@ -496,7 +496,8 @@ class Residual(nn.Module):
     def __init__(self, image_size=28, channels=32, classes=0, base_steps=0, pool=2048):
         super().__init__()
         self.image_size = utils.pair(image_size)
-        self.classes, self.base_steps, self.sampling_steps = classes, base_steps, 20
+        self.classes, self.base_steps = classes, base_steps
+        self.sampling_steps = SETTINGS["sampling_steps"].default
         self.network = Energy(self.image_size, channels, classes)
         self.base = Base(self.image_size, 4 * channels, classes)
         self.register_buffer("log_z", torch.zeros(classes or 1))
@@ -641,7 +642,7 @@ class Smoothed(nn.Module):
         super().__init__()
         self.image_size = utils.pair(image_size)
         self.classes, self.noise, self.chain_steps = classes, noise, chain_steps
-        self.sampling_steps = 300
+        self.sampling_steps = VARIANTS["variant", "conv"]["sampling_steps"]
         self.network = Energy(self.image_size, channels, classes)
         self.register_buffer("mean", torch.zeros(1, *self.image_size))
         self.register_buffer("var", torch.ones(1, *self.image_size))
@@ -811,8 +812,8 @@ def plot_outliers(path, model, x, y):
     -> the AUROC of both against the digits, a dict."""
     mean = x.float().mean(dim=0, keepdim=True).expand_as(x)
     noise = coins(mean.cpu().contiguous(), 1).to(x.device)
-    kinds = {"test digits": x, "upside down": x.flip(2), "independent pixels": noise}
-    values = {name: energies(model, images, y) for name, images in kinds.items()}
+    heaps = {"test digits": x, "upside down": x.flip(2), "independent pixels": noise}
+    values = {name: energies(model, images, y) for name, images in heaps.items()}
     figure, ax = plt.subplots(figsize=(7, 3))
     low = min(e.min().item() for e in values.values())
     high = max(e.quantile(0.99).item() for e in values.values())
@@ -884,9 +885,7 @@ def plot_pictures(model, folder, x, y, s):
         lengths = [s.z_steps // k for k in (50, 15, 5, 2) if s.z_steps >= 2 * k]
         figures["nats_by_temperatures"] = plot_annealing(folder / "annealing.png", model, energy,
                                                          lengths)
-    top = torch.zeros(model.image_size, dtype=torch.bool)
-    top[:model.image_size[0] // 2] = True
-    pictures.plot_completions(folder / "completion_top.png", model, x[:8].float(), y, top)
+    pictures.plot_halves(folder, model, x[:8].float(), y, ["top"])
     return figures
 
 
@@ -1018,6 +1017,7 @@ def main(argv=None):
 # What tables and tests know of this chapter (CONTRIBUTING.md).
 ABOUT = {
     "order": 9,
+    "killed": ["--variant rbm", "--variant conv"],  # their chains are kept, too
     "title": lambda s: {"residual": "energy on a base", "rbm": "RBM",
                         "conv": "energy, smoothed"}[s.variant],
     "published": {

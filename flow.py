@@ -234,30 +234,6 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 # half the size: multi-scale.) A spline can come close in one go, so here each pixel is moved once:
 # easy to read backwards, and P(x) above needs it. What B's pixels share stays lost.
 #
-# Mixing. Glow puts a learned matrix over channels between couplings, log |det| = log |det W| a
-# place, where RealNVP exchanges halves. Here the coordinates have cells: after a mixture of four
-# pixels "this one is black" would be a slanted half-space, no longer an interval that a bin can
-# cover. So we do not mix. Nor is there activation normalisation (Glow): networks that say 0 at
-# first make f the identity, which is already right about single pixels, (4).
-#
-# A good density need not draw well. Nats are a mean over real digits: a model that draws one third
-# rubbish loses at most log 1.5 = 0.4 nats of hundreds (Theis et al.). And most nats are spent on
-# edges and grey levels, where nobody looks, while the shape of the digit is in the 196 coarse
-# pixels, which together cost less than the others ("What was measured"; each alone costs more than
-# a fine one, surprise.png). So nats can be good and draws odd. (The design before this one, told
-# ranks alone, slopes tilted in a bin, had 1.027 bits/dim and a distance of 1.76 in 4,000 steps;
-# this one has 0.964 and 2.49 in 2,700: one run each, of the former no file is kept.) Temperature
-# (Glow): turn the noise into a Gaussian, multiply by τ, and back. τ < 1 stays near the median of
-# what a pixel may be (not the mode): fewer accidents, fewer kinds of digits, at τ = 0 a single one
-# (temperatures.png, exercise 5).
-#
-# Continuous flows. Let layers be infinitely many and thin, du/dt = v(u, t): then log |det| becomes
-# an integral of the divergence of v (Chen et al., Neural ODEs, 2018), which random vectors estimate
-# (FFJORD, Grathwohl et al., 2018). No layer needs to be triangular, but each step of training has
-# to solve the equation; diffusion.py has the same one and learns v by least squares. Residual Flow:
-# layers u + h(u), h a contraction, log |det| an estimated series. TarFlow: MAFs over patches, with
-# transformers inside, and the order turned round from one to the next.
-#
 # Labels. With --conditional each network is told the digit, and all equations get "| y";
 # with --levels 2 evaluate_without_label() takes it away again (made.py).
 # --------------------------------------------------------------------------------------------------
@@ -444,6 +420,30 @@ def affine_back(z, says, additive=False):
 
 # --------------------------------------------------------------------------------------------------
 # The flow
+#
+# Mixing. Glow puts a learned matrix over channels between couplings, log |det| = log |det W| a
+# place, where RealNVP exchanges halves. Here the coordinates have cells: after a mixture of four
+# pixels "this one is black" would be a slanted half-space, no longer an interval that a bin can
+# cover. So we do not mix. Nor is there activation normalisation (Glow): networks that say 0 at
+# first make f the identity, which is already right about single pixels, (4).
+#
+# A good density need not draw well. Nats are a mean over real digits: a model that draws one third
+# rubbish loses at most log 1.5 = 0.4 nats of hundreds (Theis et al.). And most nats are spent on
+# edges and grey levels, where nobody looks, while the shape of the digit is in the 196 coarse
+# pixels, which together cost less than the others ("What was measured"; each alone costs more than
+# a fine one, surprise.png). So nats can be good and draws odd. (The design before this one, told
+# ranks alone, slopes tilted in a bin, had 1.027 bits/dim and a distance of 1.76 in 4,000 steps;
+# this one has 0.964 and 2.49 in 2,700: one run each, of the former no file is kept.) Temperature
+# (Glow): turn the noise into a Gaussian, multiply by τ, and back. τ < 1 stays near the median of
+# what a pixel may be (not the mode): fewer accidents, fewer kinds of digits, at τ = 0 a single one
+# (temperatures.png, exercise 5).
+#
+# Continuous flows. Let layers be infinitely many and thin, du/dt = v(u, t): then log |det| becomes
+# an integral of the divergence of v (Chen et al., Neural ODEs, 2018), which random vectors estimate
+# (FFJORD, Grathwohl et al., 2018). No layer needs to be triangular, but each step of training has
+# to solve the equation; diffusion.py has the same one and learns v by least squares. Residual Flow:
+# layers u + h(u), h a contraction, log |det| an estimated series. TarFlow: MAFs over patches, with
+# transformers inside, and the order turned round from one to the next.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -627,9 +627,9 @@ class Flow(nn.Module):
         seen = u.new_zeros(*u.shape, SEEN)  # what is not drawn yet, no network looks at
         given = None if x is None else self.look(x.flatten(1).long())
         for coupling in reversed(self.couplings):
-            moved, told = u[:, coupling.moved], seen[:, coupling.known]
+            moved, context = u[:, coupling.moved], seen[:, coupling.known]
             for part in coupling.parts:
-                says = coupling.answer(told, y, part)
+                says = coupling.answer(context, y, part)
                 moved[:, part] = coupling.map_back(moved[:, part], says, edges)
                 look = self.look(self.quantize(moved[:, part], cdf))
                 if given is not None:
@@ -637,9 +637,9 @@ class Flow(nn.Module):
                     is_given = known.flatten().to(u.device)[pixels]
                     look = torch.where(is_given[..., None], given[:, pixels], look)
                 if coupling.one_by_one:
-                    told[:, part] = look  # to the pixels after it
+                    context[:, part] = look  # to the pixels after it
             u[:, coupling.moved] = moved
-            seen[:, coupling.moved] = told if coupling.one_by_one else look
+            seen[:, coupling.moved] = context if coupling.one_by_one else look
         return u.view_as(z)
 
     def bound(self, x, y=None, generator=None):
@@ -794,14 +794,6 @@ def plot_paths(path, model, x, y):
     pictures.labelled_rows(path, rows)
 
 
-def plot_spread(path, model):
-    """The same noise at five temperatures."""
-    pictures.labelled_rows(path, [
-        (f"τ = {tau:g}", model.sample(12, utils.row_labels(model, 12),
-                                      torch.Generator().manual_seed(3), temperature=tau))
-        for tau in (0, 0.5, 0.8, 1, 1.2)])
-
-
 @torch.no_grad()
 def round_trip(model, x, y):
     """f⁻¹(f(u)): the largest error of u, and the part of pixels whose level comes back, of levels
@@ -817,7 +809,8 @@ def plot_pictures(model, folder, x, y):
     x8, y8 = utils.first(8, x.float(), y)
     plot_couplings(folder / "couplings.png", model, *utils.first(4, x8, y8))
     plot_paths(folder / "interpolation.png", model, x8, y8)
-    plot_spread(folder / "temperatures.png", model)
+    pictures.plot_same_noise(folder / "temperatures.png", model, [
+        (f"τ = {tau:g}", {"temperature": tau}) for tau in (0, 0.5, 0.8, 1, 1.2)])
     many = utils.batches(*utils.first(2000, x, y), 250)
     bits = -torch.cat([model.log_probs(xb, yb) for xb, yb in many]) / math.log(2)
     pictures.plot_surprise(folder / "surprise.png", bits, x8 / (model.levels - 1))

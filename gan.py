@@ -660,7 +660,7 @@ def main(argv=None):
 ABOUT = {
     "order": 6,
     "title": lambda s: "GAN" + ", Wasserstein with gradient penalty" * (s.loss == "wgan-gp") + (
-        f", z of {s.z_size}" * (s.z_size != 12)),
+        f", z of {s.z_size}" * (s.z_size != SETTINGS["z_size"].default)),
     "published": {"": ("none: papers' distances are of another judge", "")},
     "abilities": {"likelihood": "none", "latent space": "yes, without an encoder",
                   "interpolation": "yes, between drawn digits",

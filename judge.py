@@ -320,8 +320,8 @@ def score(judge, images, data):
     as a list of rows: "Grey or bits?" in the notes."""
     n, heaps = min(len(images), len(data.train)), []
     # By chance: one block of the training set is not like another.
-    some = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:n]
-    digits = data.train[some.to(data.train.device)]
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+    digits = data.train[order[:n].to(data.train.device)]
     if is_grey(images):
         heaps.append(("grey", images, data.test, digits))
         images = coins(images)

@@ -162,11 +162,7 @@ def plot_autoregressive(folder, model, x, y, bits, place, animated=None):
     """What every autoregressive model shows. x: bits (N, 1, H, W), y: labels (N,) or None; bits:
     what each pixel or word costs (N, 1, ., .); place: (D,) the step at which a pixel is drawn
     (by `animated`, if a model alone cannot say)."""
-    height, width = model.image_size
-    top, left = torch.zeros(2, height, width, dtype=torch.bool)
-    top[:height // 2], left[:, :width // 2] = True, True
-    for name, known in (("top", top), ("left", left)):
-        plot_completions(folder / f"completion_{name}.png", model, x[:8], y, known)
+    plot_halves(folder, model, x, y)
     plot_surprise(folder / "surprise.png", bits, x)
     plot_animation(folder / "sampling.gif", animated or model, place)
 
@@ -191,6 +187,23 @@ def plot_fields(path, rows, d):
     plot_maps(path, [(name, [(f"{layer}: sees {(values > 0).sum()}", values, d)
                              for layer, values in zip(layers, maps)])
                      for name, layers, maps in rows], -4, 0, (1.6, 2))
+
+
+def plot_same_noise(path, model, rows, n=12, seed=3):
+    """What becomes of the same noise: rows: (label, options of model.sample()), a strip each."""
+    y, noise = utils.row_labels(model, n), torch.Generator()
+    labelled_rows(path, [(label, model.sample(n, y, noise.manual_seed(seed), **options))
+                         for label, options in rows])
+
+
+def plot_halves(folder, model, x, y, names=("top", "left")):
+    """completion_top.png, completion_left.png: half of each of eight digits x is given."""
+    height, width = model.image_size
+    top, left = torch.zeros(2, height, width, dtype=torch.bool)
+    top[:height // 2], left[:, :width // 2] = True, True
+    for name, known in (("top", top), ("left", left)):
+        if name in names:
+            plot_completions(folder / f"completion_{name}.png", model, x[:8], y, known)
 
 
 def plot_completions(path, model, x, y, known):

@@ -53,7 +53,7 @@ import utils
 from judge import figures_of_levels
 from muon import Muon
 from runner import Run, load_trained
-from settings import Setting
+from settings import Setting, defaults
 
 # Settings to turn, here or as flags (--reach 1).
 SETTINGS = {
@@ -186,7 +186,7 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 # one step, which all have the same past. Across steps it would leak, too.)
 #
 # Here a reader may rest: with (1) to (5) one can read all of Block, below. What follows is what an
-# image adds to a sentence, places and neighbours; then what it all costs. (How to sample: there.)
+# image adds to a sentence, places and neighbours. (Labels, cost and sampling: at the model.)
 #
 # Where am I? Each place has a row and a column, and a learned vector for each of the two is added
 # at the entrance: 28 vectors instead of 196. Step t gets those of word t, the one it has to guess.
@@ -214,24 +214,6 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 # Training. Muon moves the entrance's convolution and all matrices from there on: of each gradient
 # it keeps the directions, and makes them equally long (muon.py). Adam moves what is no matrix in
 # that sense, tables, biases and norms, and the last layer. With Adam alone: 89.9 nats.
-#
-# Labels. With --conditional a learned vector for each label is added at the entrance of every step,
-# and the residual stream carries it to all layers. To stand beside models of p(x),
-# evaluate_without_label() takes it away again: p(x) = ⅒ Σ_k p(x|k) ≥ ⅒ p(x|y), as all terms are
-# positive, so at most log 10 = 2.3 nats more: 77.63 with the label, 79.88 without it, and 80.48 for
-# the default, which was never told (samples/transformer_ar_conditional/).
-#
-# The cost. A block has 12 C² weights (4 C² in q, k, v and out, 8 C² in up and down), each used once
-# a step; (2) and (3) have 2 C products for each step that is looked at. With multiplications and
-# additions, for one image forwards,
-#
-#     L · ( 24 C² T  +  4 C T² )      =  87 million for T = 196, 703 million for T = 784         (6)
-#
-# (entrance and last layer not counted; a library that skips the future halves the second term.)
-# Backwards takes twice as much again. So pixels as words (--patch 1) cost four times as much in the
-# first term and 16 times in the second: measured, 40.7 ms of training an image instead of 9.1. Step
-# by step they do better, 86.1 nats after 400 steps instead of 87.5; but those take 260 s instead of
-# 58, and whole runs of words end at 83.7 after 176 s ("Given an afternoon").
 # --------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +315,24 @@ def start_of_sample(model, n, y, generator, x, known):
 
 # --------------------------------------------------------------------------------------------------
 # Model
+#
+# Labels. With --conditional a learned vector for each label is added at the entrance of every step,
+# and the residual stream carries it to all layers. To stand beside models of p(x),
+# evaluate_without_label() takes it away again: p(x) = ⅒ Σ_k p(x|k) ≥ ⅒ p(x|y), as all terms are
+# positive, so at most log 10 = 2.3 nats more: 77.63 with the label, 79.88 without it, and 80.48 for
+# the default, which was never told (samples/transformer_ar_conditional/).
+#
+# The cost. A block has 12 C² weights (4 C² in q, k, v and out, 8 C² in up and down), each used once
+# a step; (2) and (3) have 2 C products for each step that is looked at. With multiplications and
+# additions, for one image forwards,
+#
+#     L · ( 24 C² T  +  4 C T² )      =  87 million for T = 196, 703 million for T = 784         (6)
+#
+# (entrance and last layer not counted; a library that skips the future halves the second term.)
+# Backwards takes twice as much again. So pixels as words (--patch 1) cost four times as much in the
+# first term and 16 times in the second: measured, 40.7 ms of training an image instead of 9.1. Step
+# by step they do better, 86.1 nats after 400 steps instead of 87.5; but those take 260 s instead of
+# 58, and whole runs of words end at 83.7 after 176 s ("Given an afternoon").
 # --------------------------------------------------------------------------------------------------
 
 
@@ -659,15 +659,6 @@ def plot_attention(path, model, x, y, steps):
     pictures.save_figure(path, figure)
 
 
-def plot_temperatures(path, model):
-    """Ten digits from the same noise, at several temperatures."""
-    y, rows = utils.row_labels(model, 10), []
-    for t in (0.5, 0.7, 0.85, 1.0, 1.2):
-        same_noise = torch.Generator().manual_seed(1)
-        rows.append((f"temperature {t}", model.sample(10, y, same_noise, temperature=t)))
-    pictures.labelled_rows(path, rows)
-
-
 def plot_pictures(model, folder, x, y):
     """All of the chapter's own pictures. x: bits (N, 1, H, W) of the test set; y: labels, or
     None."""
@@ -675,7 +666,8 @@ def plot_pictures(model, folder, x, y):
     places = ((8, 14), (12, 18), (16, 14), (20, 10))  # in an image of 28×28
     steps = [(rows * i // 28) * columns + columns * j // 28 for i, j in places]
     plot_attention(folder / "attention.png", model, *utils.first(1, x, y), steps)
-    plot_temperatures(folder / "temperatures.png", model)
+    pictures.plot_same_noise(folder / "temperatures.png", model, [
+        (f"temperature {t}", {"temperature": t}) for t in (0.5, 0.7, 0.85, 1.0, 1.2)], n=10, seed=1)
     # The pixels of a word appear together: at the step of the last of them, if steps were pixels.
     last = (torch.arange(rows * columns) + 1).view(rows, columns) * patch**2
     place = last.repeat_interleave(patch, 0).repeat_interleave(patch, 1).flatten()
@@ -772,7 +764,8 @@ ABOUT = {
     "order": 4,
     "title": lambda s: ("transformer, "
                         + ("single pixels" if s.patch == 1 else "words of 2×2 pixels")
-                        + f", reach {s.reach}" * (s.reach != (6 if s.patch == 1 else 3))
+                        + f", reach {s.reach}" * (
+                            s.reach != defaults(SETTINGS, VARIANTS, vars(s))["reach"])
                         + f", {s.levels} levels" * (s.levels > 2)),
     "published": {"": ("79.17, 78.61", "ImageGPT, PixelSNAIL, README of "
                        "EugenHotaj/pytorch-generative, dynamic binarization, 60,000 images, up to "

@@ -32,8 +32,9 @@ import utils
 
 CHAPTERS = settings.chapters()
 LITTLE = {"eval_draws": 80, "test_draws": 100, "noise_draws": 2, "z_steps": 100}
-RUNS = {name: (name, []) for name in CHAPTERS} | {  # chains that last are kept, too
-    f"ebm_{variant}": ("ebm", ["--variant", variant]) for variant in ("rbm", "conv")}
+RUNS = {name: (name, []) for name in CHAPTERS} | {
+    f"{name}_{flags.split()[-1]}": (name, flags.split()) for name, chapter in CHAPTERS.items()
+    for flags in chapter.ABOUT.get("killed", [])}
 # As `python made.py …` would, but without asking the network for the full set.
 START = "import sys, importlib; sys.path.insert(0, {root!r}); import runner, utils; " \
         "utils.download_mnist = lambda data_dir: 'not asked'; runner.SAVE_EVERY = 0.5; " \

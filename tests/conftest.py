@@ -209,16 +209,12 @@ def short_chains(monkeypatch):
 
 @pytest.fixture
 def few_draws(monkeypatch):
-    """One digit is completed in place of eight, no draw is timed, and the guesses of diffusion.py
-    are compared with a hundred images in place of 1,000: whoever draws pixel by pixel spends most
-    of a run of two steps on it."""
-    diffusion, complete = CHAPTERS["diffusion"], pictures.plot_completions
-    errors = diffusion.errors_by_noise
+    """One digit is completed in place of eight, and no draw is timed: whoever draws pixel by pixel
+    spends most of a run of two steps on it."""
+    complete = pictures.plot_completions
     monkeypatch.setattr(pictures, "plot_completions", lambda path, model, x, y, known:
                         complete(path, model, x[:1], y, known))
     monkeypatch.setattr(draws, "median_seconds", lambda f: 1.0)
-    monkeypatch.setattr(diffusion, "errors_by_noise", lambda model, x, y, times:
-                        errors(model, *utils.first(100, x, y), times))
 
 
 @pytest.fixture

@@ -884,6 +884,26 @@ def test_loops_differ_in_what_is_their_own_and_no_more():
         assert functions(source(name))["train"] == wanted, name
 
 
+# What is another class's own in place of a line of the first.
+SIBLINGS = {
+    ("wavenet.WaveNet.sample_obvious", "made.RNN.sample_obvious"):
+        ("range(u.shape[1])", "self.pixel_at.tolist()"),
+    ("wavenet.WaveNet.sample_obvious", "pixelcnn.Autoregressive.sample_obvious"):
+        (".flatten(1)[:, d]\n", ".flatten(2)[:, :, d]\n"),
+    ("flow.evaluate", "ebm.evaluate"): None,
+    ("flow.evaluate_without_label", "ebm.evaluate_without_label"): ("yb.cpu()", "yb")}
+
+
+def test_siblings_differ_in_one_expression_and_no_more():
+    bodies = {f"{name}.{key}": body for name in CHAPTERS
+              for key, body in functions(source(name)).items()}
+    bodies |= {f"{name}.{key}.{method}": body for name in CHAPTERS
+               for key, inside in methods(source(name)).items() for method, body in inside.items()}
+    for (one, other), change in SIBLINGS.items():
+        assert not change or bodies[one].count(change[0]) == 1, one
+        assert bodies[other] == (bodies[one].replace(*change) if change else bodies[one]), other
+
+
 def test_what_chapters_repeat_is_the_same_in_all():
     chapters = {name: functions(source(name)) for name in CHAPTERS}
     assert drifted(chapters) == [], "same name, other code: copy it, rename it, or put it in OWN"

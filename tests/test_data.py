@@ -354,9 +354,9 @@ def test_a_figure_of_many_colours_gets_256_and_one_of_greys_32(tmp_path):
         pixels = np.stack(layers, -1).astype(np.uint8)
         pictures.write_png(tmp_path / "a.png", Image.fromarray(pixels))
         with Image.open(tmp_path / "a.png") as read:
-            found = np.array(read.convert("RGB"))
+            pixels_read = np.array(read.convert("RGB"))
             assert read.mode == "P" and len(read.convert("RGB").getcolors(7200)) <= most
-        assert 0 < np.abs(found.astype(int) - pixels).max() <= near
+        assert 0 < np.abs(pixels_read.astype(int) - pixels).max() <= near
 
 
 @pytest.mark.parametrize("colours, mode, kept", [(256, "RGB", "P"), (256, "L", "L")])

@@ -724,7 +724,7 @@ def test_without_the_label_a_masked_model_is_told_none(few_images):
         assert without_label != pytest.approx(other, rel=1e-6)
 
 
-def test_validation_chooses_the_steps_of_the_grey_bound(monkeypatch):
+def test_validation_chooses_the_steps_of_the_grey_bound():
     """On it 25 steps are best, on the test digits 5; and how frequent levels are training says."""
     torch.set_default_dtype(torch.float32)
     data, asked = fit.told(utils.load_mnist(), False), []
@@ -733,11 +733,10 @@ def test_validation_chooses_the_steps_of_the_grey_bound(monkeypatch):
         asked.append((x, frequencies, steps))
         return abs(steps - (25 if torch.equal(x, data.val) else 5))
 
-    monkeypatch.setattr(diffusion, "grey_bound", bound)
     model = Diffusion(28, 4)
     model.sampling_steps = 1
     s = SimpleNamespace(variant="gaussian", test_draws=2)
-    _, figures = diffusion.final_figures(model, data, None, s)
+    _, figures = diffusion.final_figures(model, data, None, s, bound)
     assert figures["grey_bound_steps"] == 25 and figures["grey_bits_per_dim"] == 20
     assert figures["validation_grey_bits_per_dim_by_steps"] == {5: 20, 10: 15, 25: 0, 50: 25}
     *before, (x, _, steps) = asked

@@ -423,8 +423,9 @@ def test_another_optimizer_takes_the_place_of_the_chapters(few_images, name):
     s = values(chapter, f"{chapter.ABOUT['small']} --steps 1 --batch-size 4")
     usual = fit.fit(chapter, s, data)[0]
     again = "Muon" if name in ("transformer_ar", "wavenet") else "Adam"
-    by = {kind: fit.fit(chapter, s, data, quiet=optimizers.moved_by(kind))[0].state_dict()
-          for kind in {again, "Adam", "Muon", "Lion", "AdamW"}}
+    by = {optimizer: fit.fit(chapter, s, data,
+                             quiet=optimizers.moved_by(optimizer))[0].state_dict()
+          for optimizer in {again, "Adam", "Muon", "Lion", "AdamW"}}
     assert same(by[again], usual.state_dict())
     torch.manual_seed(s.seed)
     model = chapter.build(s)
@@ -742,7 +743,7 @@ def test_whoever_measures_asks_for_all_of_mnist(script, monkeypatch, capsys):
     assert "takes the full MNIST" in capsys.readouterr().err
 
 
-def patched(text):
+def patched(text, names=r"(?:\w+\.)*(?:torch|math|nn|F)"):
     """Where a test's source puts something else into torch or math: those lines, as code."""
     for node in ast.walk(ast.parse(text)):
         into = []
@@ -751,7 +752,7 @@ def patched(text):
         elif isinstance(node, ast.Call) and node.args and re.search(
                 r"\b(setattr|setitem|delattr|patch|object)$", ast.unparse(node.func)):
             into = node.args[:1]
-        if any(re.match(r"\W*(torch|math|nn|F)\b", ast.unparse(target)) for target in into):
+        if any(re.match(rf"\W*(?:{names})\b", ast.unparse(target)) for target in into):
             yield ast.unparse(node)
 
 
@@ -761,9 +762,19 @@ def test_no_test_patches_torch_or_math():
     for path in sorted((ROOT / "tests").glob("*.py")):
         assert not list(patched(read(path))), path
     for text in ('monkeypatch.setattr(torch, "rand", none)', "torch.optim.Adam = none",  # controls
-                 'm.setattr("math.log", none)', 'setattr(torch.nn, "Linear", none)'):
+                 'm.setattr("math.log", none)', 'setattr(torch.nn, "Linear", none)',
+                 "ebm.F.log_softmax = none"):
         assert list(patched(text)), text
     assert not list(patched('m.setattr(utils, "load", none); torch.manual_seed(0); x = math.pi'))
+
+
+def test_no_test_patches_a_chapter():
+    """Flags, subclasses, arguments and conftest.rewritten() say what is to be otherwise."""
+    names = "|".join([*CHAPTERS, "chapter", r"runner\.Run"])
+    for path in sorted((ROOT / "tests").glob("*.py")):
+        assert not list(patched(read(path), names)), path
+    for text in ('m.setattr(ebm, "log_mean", none)', "chapter.Run = none"):  # controls
+        assert list(patched(text, names)), text
 
 
 def test_first_evaluations_are_told_apart_by_their_largest_difference():

@@ -59,8 +59,8 @@ def test_a_file_in_order_is_not_split_in_order():
     np.savez("sorted.npz", images=images[order], labels=labels[order])
     data = own_data.load("sorted.npz")
     for split in ("train", "val", "test"):
-        found = getattr(data, f"{split}_labels").tolist()
-        assert set(found) == {0, 1, 2} and found != sorted(found)
+        numbers = getattr(data, f"{split}_labels").tolist()
+        assert set(numbers) == {0, 1, 2} and numbers != sorted(numbers)
 
 
 def test_the_name_is_of_what_is_in_the_file():
