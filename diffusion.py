@@ -21,7 +21,8 @@ of the pixels; the price is one pass of the network for each step.
     w          w             ()               guidance: how loudly the label speaks
     known                    (B, 1, 28, 28)   pixels that are given, bool; (28, 28) in sample()
     y          y             (B,)             class label 0..9, only with --conditional; or none: 10
-    B batch size, C channels, D = 784 pixels, K steps in which digits are drawn
+    B batch size, C channels, D = 784 pixels, K steps in which digits are drawn; s of build(),
+    train() and main() are the settings
 
 Papers    Sohl-Dickstein et al., Deep Unsupervised Learning using Nonequilibrium Thermodynamics,
           2015 (arXiv 1503.03585): the idea and the bound (6)
@@ -112,7 +113,8 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 # Notes, step by step
 #
 # Noise. Equation (1) says what a digit looks like after t steps, and takes no loop: one draw of ε.
-# It is the end of a chain, each of whose links takes away a little and adds a little. For s < t
+# x_t is also the end of a chain, each of whose links takes away a little of the digit and adds a
+# little noise. For s < t
 #
 #     x_t = (α_t/α_s) x_s + σ_ts ε′,        σ_ts² = σ_t² − (α_t/α_s)² σ_s²                      (2)
 #
@@ -138,14 +140,14 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 # Lin et al. 2023, 2305.08891, saw medium brightness only.) With (3) α_T is 0, whatever T.
 #
 # The way back. Let q be the density that (2) makes of digits, and N(x; m, v) a Gaussian's. A step
-# back draws from q(x_s|x_t), which nobody knows: it takes all digits. But q(x_s|x_t, x), *given the
-# digit*, is known by Bayes' rule:
+# back draws from q(x_s|x_t), which nobody knows: it depends on all digits at once. But q(x_s|x_t,
+# x), *given the digit*, is known by Bayes' rule:
 #
 #     q(x_s | x_t, x)  ∝  N( x_s; α_s x, σ_s² ) · N( x_t; (α_t/α_s) x_s, σ_ts² )                (4)
 #
 # Both are Gaussians in x_s, so is their product, and one completes the square: inverse variances
-# add up, 1/σ_s² + (α_t/α_s)²/σ_ts² = σ_t²/(σ_s² σ_ts²). Hence the variance, and so the mean, which
-# reads most easily if x_t is taken apart into x and ε = (x_t − α_t x)/σ_t once more:
+# add up, 1/σ_s² + (α_t/α_s)²/σ_ts² = σ_t²/(σ_s² σ_ts²). That gives the variance, κ², and then the
+# mean, which reads most easily if x_t is taken apart into x and ε = (x_t − α_t x)/σ_t once more:
 #
 #     x_s = α_s x + √(σ_s² − κ²) ε + κ ε″,        κ² = σ_s² σ_ts² / σ_t²                        (5)
 #
@@ -162,8 +164,9 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 #
 # The first is 0 by (3). The last is small: x_1 is x with noise of a fifth of a grey level, and x is
 # the level that is nearest. Each KL in the middle is one of two Gaussians with the same variance
-# κ²: ‖difference of their means‖²/2κ². Put ε = (x_t − α_t x)/σ_t into (5), and x turns out to be
-# multiplied by α_s σ_ts²/σ_t²; the means differ by that, times x̂ − x. So the KL is
+# κ²: ‖difference of their means‖²/2κ². Put ε = (x_t − α_t x)/σ_t into (5). By (2) √(σ_s² − κ²) is
+# (α_t/α_s) σ_s²/σ_t, so x turns out to be multiplied by α_s − (α_t²/α_s) σ_s²/σ_t² = α_s
+# σ_ts²/σ_t²; the means differ by that, times x̂ − x. So the KL is
 #
 #     ( α_s σ_ts²/σ_t² )² / 2κ² · ‖x̂ − x‖²  =  ½ ( α_s²/σ_s² − α_t²/σ_t² ) · ‖x̂ − x‖²         (7)
 #
@@ -186,26 +189,6 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 # 50 in which we draw (validation). And of the 1.46 about 1.1 are the last term of (6): ten steps
 # end at x_100, and grey_bound() goes on from there without the network. flow.py has 0.96 bits/dim,
 # exact.
-#
-# x, ε or v. A network that knows x_t may as well be asked for the noise, or for anything else that
-# with x_t gives x:
-#
-#     x̂ = ( x_t − σ_t ε̂ ) / α_t                                                               (9)
-#     v = ∂x_t/∂φ = α_t ε − σ_t x  with φ = π/2 · t/T,    and back:  x̂ = α_t x_t − σ_t v̂     (10)
-#
-# (v is how x_t moves along the arc above: at t = 0 it is the noise, at t = T minus the digit.) One
-# guess can be read in three ways, but they do not learn alike. An error in ε̂ is multiplied by
-# σ_t/α_t: at large t, where the shape is decided, it is blown up without limit (at t = T ε̂ says
-# nothing of x at all: α = 0). And x is easy to say in a way that ε is not: digits are few among all
-# images and have black corners, noise has 784 dimensions and all of them have to be told. (Li & He
-# 2025, 2511.13720, say so of networks on large patches.) Ho et al. found x worse than ε, "early in
-# our experiments"; here x was better than v, in one run: "What was measured".
-#
-# Drawing. Begin with x_T = noise, guess x̂, step back to s by (5), guess again. With x itself (5)
-# would be exact for any s < t, and one step would do. But what makes (8) smallest is the *mean* of
-# all digits that x_t may have been, and at t = T these are all digits: a blur (steps.png, one
-# step). Short steps choose among digits little by little. This is Algorithm 2 of Ho et al. with s
-# in place of t − 1, and x̂ cut to [−1, 1], where all means of digits are: --sampler ddpm.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -213,11 +196,11 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 # The network
 #
 # It gets a noisy image and gives one of the same size, so it has to see strokes, which are large,
-# and put pixels where they belong, which are small. A U-Net (Ronneberger et al. 2015) does the one
-# below and the other above: halve the image, work there, double it, and add what was there before
-# (the skip; theirs is stacked, not added), so that nothing fine is lost. Convolutions at 28×28 are
-# dear on a CPU and see little. So four neighbouring pixels become one place of four channels
-# ("words of 2×2"), as in transformer_ar.py, and all work is done at 14×14 and 7×7.
+# and to place pixels, which are small. A U-Net (Ronneberger et al. 2015) does the one below and the
+# other above: halve the image, work there, double it, and add what was there before (the skip;
+# theirs is stacked, not added), so that nothing fine is lost. Convolutions at 28×28 are dear on a
+# CPU and see little. So four neighbouring pixels become one place of four channels ("words of
+# 2×2"), as in transformer_ar.py, and all work is done at 14×14 and 7×7.
 #
 #     Hub        49 places, each told what all others have, by three dense layers with 83 % of all
 #                weights. Digits are centred, so places may have weights of their own, and a matrix
@@ -321,10 +304,32 @@ class UNet(nn.Module):
 # --------------------------------------------------------------------------------------------------
 # Gaussian diffusion of grey levels
 #
+# x, ε or v. A network that knows x_t may as well be asked for the noise, or for anything else that
+# with x_t gives x:
+#
+#     x̂ = ( x_t − σ_t ε̂ ) / α_t                                                               (9)
+#     v = ∂x_t/∂φ = α_t ε − σ_t x  with φ = π/2 · t/T,    and back:  x̂ = α_t x_t − σ_t v̂     (10)
+#
+# (v is how x_t moves along the arc above: at t = 0 it is the noise, at t = T minus the digit.) One
+# guess can be read in three ways, but they do not learn alike. An error in ε̂ is multiplied by
+# σ_t/α_t: at large t, where the shape is decided, it is blown up without limit (at t = T ε̂ says
+# nothing of x at all: α = 0). And x is easy to say in a way that ε is not: digits are few among all
+# images and have black corners, noise has 784 dimensions and all of them have to be told. (Li & He
+# 2025, 2511.13720, say so of networks on large patches.) Ho et al. found x worse than ε, "early in
+# our experiments"; here x was better than v, in one run: "What was measured".
+#
+# Drawing. Begin with x_T = noise, guess x̂, step back to s by (5), guess again. With x itself (5)
+# would be exact for any s < t, and one step would do. But what makes (8) smallest is the *mean* of
+# all digits that x_t may have been, and at t = T these are all digits: a blur (steps.png, one
+# step). (The smallest case: a single pixel, −1 or 1 as often. By Bayes' rule x̂ = tanh(α_t
+# x_t/σ_t²): at t = T 0, the mean of both; with little noise nearly ±1.) Short steps choose among
+# digits little by little (sampling.gif). This is Algorithm 2 of Ho et al. with s in place of t − 1,
+# and x̂ cut to [−1, 1], where all means of digits are: --sampler ddpm.
+#
 # Without fresh noise. κ in (5) came from Bayes' rule, but x_s would have the right distribution (1)
 # for *any* κ between 0 and σ_s, were x̂ the digit itself. (Ho et al. also drew with κ = σ_ts, which
-# hardly differs in short steps.) As it is a mean, only short steps come near that, and only if κ²
-# shrinks with them, as Bayes' does, or is 0. With κ = 0
+# hardly differs in short steps.) But x̂ is a mean: only short steps come near that, and only if κ²
+# shrinks with them, as that of Bayes' rule does, or is 0. With κ = 0
 #
 #     x_s = α_s x̂ + σ_s ε̂                                                                    (11)
 #
@@ -332,20 +337,20 @@ class UNet(nn.Module):
 # t = 0 there is no noise to be guessed) it gives a digit its noise: a latent space, in which one
 # can interpolate (interpolation.png). (11) is x_t + (α_s − α_t) x̂ + (σ_s − σ_t) ε̂: Euler's step for
 # the ordinary differential equation dx_t = x̂ dα_t + ε̂ dσ_t ("probability flow"; with the exact
-# means x̂, ε̂ all x_t have the right distribution). One may do better than Euler: look where the step
-# ends, and go there with the mean of both directions,
+# means x̂, ε̂ all x_t have the right distribution). One may do better than Euler: look where the
+# step ends, guess there once more, and take the step along the mean of both directions,
 #
 #     x_s = x_t + (α_s − α_t) (x̂ + x̂′)/2 + (σ_s − σ_t) (ε̂ + ε̂′)/2                          (12)
 #
 # where x̂′, ε̂′ are guessed at the end of (11): Heun, two passes a step, an error of K⁻² instead of
-# K⁻¹, if x̂ is smooth. Here that gains nothing: a distance of 1.36 in 25 passes, (11) 1.39
+# K⁻¹, if x̂ is smooth. Here that gains nothing: a distance of 1.36 in 25 passes, by (11) 1.39
 # (speed.png: 1,000 draws beside validation digits; fewer draws have a larger distance, judge.py).
 # In 50 steps (5) reaches 0.83 and (11) 1.27, in the long run 0.62 and 0.98; in 100 steps the
 # default has 0.77. One reason may be that fresh noise drowns errors of the first steps, which (11)
-# carries to the end (Karras et al.). With --conditional, guided ("Guidance", below), it is not so:
-# 0.77 and 0.68, and ten steps (0.54, 0.55) are better than a hundred (0.82, 0.77; one heap each).
+# carries to the end (Karras et al.). With --conditional, guided ("Guidance", below), (5) has 0.77
+# and (11) 0.68, and ten steps (0.54, 0.55) are better than a hundred (0.82, 0.77; one heap each).
 #
-# Straight lines. Of the notes only (10), noise_level() and inputs of one scale needed the arc. On
+# Straight lines. Of all this only (10), noise_level() and inputs of one scale needed the arc. On
 #
 #     α_t = 1 − t/T,    σ_t = t/T                                                              (13)
 #
@@ -353,13 +358,13 @@ class UNet(nn.Module):
 # again. That is the path of flow matching, or rectified flow: --variant flow-matching. (Their t
 # runs the other way, and their networks are asked for the direction, here v = ε − x with x̂ = x_t −
 # σ_t v̂, at all t alike. Ours keeps network, loss and draws of t; σ_t⁴ is then not uniform. Divided
-# by √(α_t² + σ_t²), x_t is the arc's of the same α/σ: other times and scales, no other question.)
-# Straight is the line of one pair. The ODE follows the mean of all pairs that meet in x_t, and
-# bends: in ten steps (11) has 2.57 here and 2.53 on the arc (speed.png). Liu et al. straighten it,
-# by training once more on noises and the digits drawn from them. The run ends at 0.60, the arc's at
-# 0.47 (grey test digits, by (5); one seed each: no order is claimed). Lipman et al. came from
-# continuous flows, where each step of training had to solve the ODE; least squares, one t at a
-# time, is the discovery.
+# by √(α_t² + σ_t²), x_t is that of the arc at the same α/σ: other times and scales, no other
+# question.) Straight is the line of one pair. The ODE follows the mean of all pairs that meet in
+# x_t, and bends: in ten steps (11) has 2.57 here and 2.53 on the arc (speed.png). Liu et al.
+# straighten it, by training once more on noises and the digits drawn from them. The run ends at
+# 0.60, the arc's at 0.47 (grey test digits, by (5); one seed each: no order is claimed). Lipman et
+# al. came from continuous flows, where each step of training had to solve the ODE; least squares,
+# one t at a time, is the discovery.
 #
 # Scores. ∇ log q(x_t) = −E[ε|x_t]/σ_t (differentiate q(x_t) = E_x N(x_t; α_t x, σ_t²)): a guess of
 # the noise is a guess of the slope of the log density of noisy images (denoising score matching,
@@ -382,10 +387,11 @@ class UNet(nn.Module):
 # passes. Ho & Salimans's w is our w − 1.
 #
 # Completion. Given pixels are put in, with noise as (1) has it at that time, after each step. That
-# is simple, and no draw from p(rest|given): guesses see what is given under noise, first ones
-# hardly at all. (Lugmayr et al. 2022, RePaint, go back and forth to mend it. The masked model sees
-# given pixels as they are: one pixel at a time it draws exactly, by orders that begin with them.)
-# In completion_left.png look for ones whose halves do not fit.
+# is simple, and no draw from p(rest|given): guesses see what is given under noise, the first
+# guesses hardly at all. (Lugmayr et al. 2022, RePaint, go back and forth to mend it. The masked
+# model sees given pixels as they are: one pixel at a time it draws exactly, by orders that begin
+# with them.) In completion_left.png look for ones whose halves do not fit (completion_top.png: the
+# upper half is given).
 # --------------------------------------------------------------------------------------------------
 
 
@@ -480,7 +486,7 @@ class Diffusion(nn.Module):
         forwards too (encode()). t, s: one number each, s < t."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = (self.path(torch.tensor(i)) for i in (t, s))
         eps_hat, kappa_2 = (z - alpha_t * x_hat) / sigma_t, torch.zeros(())
-        if noise is not None:
+        if noise is not None:  # κ² of (5): by (2), σ_ts²/σ_t² = 1 − (α_t σ_s / α_s σ_t)²
             kappa_2 = sigma_s**2 * (1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2)
         back = alpha_s * x_hat + (sigma_s**2 - kappa_2).sqrt() * eps_hat
         return back if noise is None else back + kappa_2.sqrt() * noise
@@ -1083,9 +1089,9 @@ ABOUT = {
 # --------------------------------------------------------------------------------------------------
 # What was measured
 #
-# What each detail is worth. How this chapter came to be, in three minutes on one thread each, seed
-# 0: Fréchet distance of 2,000 draws (one coin a pixel, 50 steps of ddpm) to validation digits, and
-# how many steps of 64 images that was. (Single runs while tuning, of which no file is kept;
+# What each detail is worth. How this chapter came to be, in runs of three minutes on one thread,
+# seed 0: Fréchet distance of 2,000 draws (one coin a pixel, 50 steps of ddpm) to validation digits,
+# and how many steps of 64 images that was. (Single runs while tuning, of which no file is kept;
 # experiments/ablate_diffusion.py measures such things one at a time.)
 #
 #     a U-Net asked for x, squared error / σ_t², t uniform    8.1   2,570 steps
@@ -1114,7 +1120,7 @@ ABOUT = {
 #
 # Other grids of 25 steps (after 1,500 of training, 1,000 draws; no file is kept): even in t 2.6;
 # more steps where noise is strong 2.8, where it is weak 3.1; even in σ² 4.3. Half of κ 3.0, 1.2
-# times κ 2.7. (Single heaps: 2.6 to 2.8 may be one.)
+# times κ 2.7. (Single heaps: 2.6 to 2.8 may be the same.)
 #
 # The masked model in fewer steps. Bounds (17) of `python diffusion.py --variant masked` on the test
 # set, nats, and the Fréchet distance of 1,000 draws to validation digits

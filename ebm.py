@@ -2,11 +2,11 @@
 Energy-based models: a number for each picture, and nothing else
 =================================================================
 Take any network that gives a picture one number, its energy, and say that pictures of low energy
-are probable. Little is asked of the network: no order of pixels, no bijection, no decoder. What
-one pays comes later. To call exp(−E) a probability it has to be divided by its sum over all
-pictures, Z, and 2⁷⁸⁴ of them cannot be added up; and nobody says how to draw. The chapter shows
-two ways around Z: chains that walk over pictures, and comparing with a model whose Z is known. A
-third, to learn slopes of E alone, is for diffusion.py (and exercise 5).
+are probable. Little is asked of the network: no order of pixels, no bijection, no decoder. What one
+pays comes later. exp(−E) is a probability only if it is divided by its sum over all pictures, Z,
+and 2⁷⁸⁴ terms cannot be added up; and nobody says how to draw. The chapter shows two ways around Z:
+chains that walk over pictures, and comparing with a model whose Z is known. A third, to learn
+slopes of E alone, is left to diffusion.py (and exercise 5).
 
     p(x) = exp(−E(x)) / Z,      Z = Σ_x exp(−E(x))                                             (1)
 
@@ -112,9 +112,10 @@ VARIANTS = {
 #
 # Energy. (1) is Boltzmann's formula, exp(−E/temperature)/Z, at temperature 1: twice as probable is
 # log 2 nats lower. Only differences count, since a constant that is added to E is taken away again
-# by log Z. Energies that are added are probabilities that are multiplied, up to Z:
-# exp(−E)·exp(−E′), a product where a mixture is a sum, high where *both* agree. (E_p[·], with
-# brackets, is a mean over draws of p.)
+# by log Z. (The smallest case: two pixels, so four pictures. With energies of 0, 1, 1 and 3 nats Z
+# is 1 + 2/e + 1/e³, and the pictures have 56, 21, 21 and 3 % of the draws.) Energies that are added
+# are probabilities that are multiplied, up to Z: exp(−E)·exp(−E′), a product where a mixture is a
+# sum, high where *both* agree. (E_p[·], with brackets, is a mean over draws of p.)
 #
 # The gradient. log Z is out of reach, its gradient is not:
 #
@@ -123,7 +124,7 @@ VARIANTS = {
 #     ∂/∂θ mean of −log p = E_data[∂E/∂θ] − E_p[∂E/∂θ]                                          (2)
 #
 # Press down the energy of data, lift that of what the model itself draws. There is peace when both
-# means are equal: by all that θ can turn, data and draws are alike. In code (2) is the gradient of
+# means are equal: as far as θ can tell, data and draws are alike. In code (2) is the gradient of
 #
 #     loss = mean of E(data) − mean of E(draws),    draws taken as constants                    (3)
 #
@@ -138,9 +139,9 @@ VARIANTS = {
 # fall, unseen, where no chain ever comes.
 #
 # Chains. How can one draw from p without Z? By a walk whose steps know ratios p(x′)/p(x) only, in
-# which Z is gone. Let T(x → x′) be the chance that a step from x ends at x′. If it leaves p as it
-# is, can reach everything and does not go in circles, then many steps end at a draw of p, wherever
-# they began. It leaves p as it is if
+# which Z is gone. Let T(x → x′) be the chance that a step from x ends at x′. If T leaves p
+# unchanged, can reach everything and does not go in circles, then many steps end at a draw of p,
+# wherever they began. T leaves p unchanged if
 #
 #     p(x) T(x → x′) = p(x′) T(x′ → x)                        detailed balance                  (4)
 #
@@ -151,9 +152,10 @@ VARIANTS = {
 #     Gibbs: draw some pixels anew, given all others (of which p says how: see (8))
 #     Langevin: x′ = x − ε²/2 ∇E(x) + ε·noise,   noise N(0, 1)                                  (6)
 #
-# (chains.png: the same chains, ever longer. Do they stay digits, and do they become others?)
+# (chains.png: the same chains, ever longer. Do they stay digits, and do they become others?
+# sampling.gif: how they get there.)
 #
-# (6) is a ball that rolls downhill in the dark, kicked about. It leaves p as p is only for ε → 0.
+# (6) is a ball that rolls downhill in the dark, kicked about. It leaves p unchanged only for ε → 0.
 # Step and noise belong together, ε²/2 and ε. *The classic mistake* is a step of 10 with noise of
 # 0.005. That is (6) at a temperature of 0.005²/20 ≈ 10⁻⁶, in practice gradient descent on E: its
 # pictures are minima and not draws, and (3) no longer follows (2).
@@ -189,12 +191,13 @@ def randu(shape, like, generator=None):
 # (i_j is what unit j gets; W_j is column j of W, W_d row d.) (7), the free energy, is what is left
 # when h is summed out: each sum over h_j = 0, 1 is a factor of its own, so that p is a product of
 # experts, one a hidden unit. Textbooks have vᵀWh. With μ, the mean of the pixels (2 % nearer to ½,
-# against log 0), and ½ taken away it is the same family, with other b and c; but a step in W no
-# longer shifts all pixels and all hidden units at once, which b and c would have to repair
+# lest a logarithm be of 0), and ½ taken away the family is the same, with other b and c; but a step
+# in W no longer shifts all pixels and all hidden units at once, which b and c would have to repair
 # (centring; what it is worth: "What was measured"). (8) are Gibbs steps that move half of
 # everything at once. CD-1 (contrastive divergence, Hinton) begins each chain at data and takes one
-# step: low variance, but it sees no valley far from data. PCD, persistent CD, keeps chains from
-# one batch to the next: weights move slowly, chains follow. Parts 1 and 3 do so.
+# step: low variance, but it sees no valley far from data. PCD, persistent CD, keeps chains from one
+# batch to the next: weights move slowly, chains follow. Parts 1 and 3 do so. (filters.png, of
+# --variant rbm: how large is the spot that most hidden units look at?)
 #
 # Nats after all: annealed importance sampling (AIS). From independent pixels (β = 0), whose Z is
 # known, Z_0 = 2^hidden Π_d (1 + e^(a_d)), to p (β = 1) over a ladder of inverse temperatures β,
@@ -212,7 +215,8 @@ def randu(shape, like, generator=None):
 #
 # is mostly too high. What lies between the two is what we know (annealing.png). The reverse chains
 # begin at draws that took long chains, not perfect ones, and a valley that no chain finds is on
-# neither side: so it is an estimate, and no bound. The tables say "estimate" and give the interval.
+# neither side: so this is an estimate, and no bound. The tables say "estimate" and give the
+# interval.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -417,8 +421,8 @@ class Energy(nn.Module):
 # And if E has a valley where q never goes? Then no draw of q tells of it, (14) is too low, and
 # flatters. So once more from the other side, with chains of p that begin at digits and stay near:
 # each step keeps some upper rows, and q draws the lower ones anew (given the upper rows, so again
-# q drops out of (5)). After 100 steps we take them for draws of p: an estimate again, no bound. Of
-# draws of both q and p (Bennett's acceptance ratio), with any C (we take log Z by (14)),
+# q drops out of (5)). After 100 steps we take them for draws of p: an estimate again, no bound.
+# From draws of both q and p (Bennett's acceptance ratio) comes, with any C (we take log Z by (14)),
 #
 #     log Z = C + log E_q[sigmoid(−E − C)] − log E_p[sigmoid(E + C)]                           (16)
 #
@@ -595,7 +599,7 @@ class Residual(nn.Module):
             move = randu((len(x),), x, generator).log() < fall
             x = torch.where(move[:, None, None, None], other, x)
         ends = []
-        for label, c in enumerate(self.log_z):
+        for label, c in enumerate(self.log_z):  # c: C of (16)
             of_label = slice(None) if y is None else y == label
             if y is not None and of_label.sum() < 2:  # of others' images: too few to say anything
                 ends.append(c.repeat(2))
@@ -612,9 +616,9 @@ class Residual(nn.Module):
 #
 # Grey digits lie on thin sheets in 784 dimensions. There E has to have walls as steep as the sheets
 # are thin, and (6) needs tiny steps. Thicken them: learn the energy of digits with noise of width
-# σ. It nowhere bends up more than a bowl of that width (E″ ≤ 1/σ²), so that steps of σ/2 are safe
-# (in such a bowl they end with a variance that is 1/15 too large; an E that is trained by them
-# makes up for it: it is as much too steep, and (18) goes as much too far). We take
+# σ. Such an E nowhere bends up more than a bowl of that width (E″ ≤ 1/σ²), so that steps of σ/2 are
+# safe. (In such a bowl they end with a variance that is 1/15 too large; an E that is trained by
+# them makes up for this by being too steep, and (18) goes too far by as much.) We take
 #
 #     E(x) = Σ (x_d − mean_d)²/(2 var_d) + network(x),   of x = digit + σ·noise                (17)
 #
@@ -627,7 +631,7 @@ class Residual(nn.Module):
 # | x]/σ². (What is drawn is such a mean, a little soft.) So ∇E can also be learned without any
 # chain, by making (18) a good guess of the digit: denoising score matching. But slopes do not
 # tell which of two far valleys is deeper. Diffusion (diffusion.py) need not know, as its σ goes
-# from large to small: to it energies lost.
+# from large to small. It is what energies lost to.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -1010,6 +1014,7 @@ def main(argv=None):
     x = data.test / 255 if nats is None else data.x_test
     figures |= plot_pictures(model, run.folder, x, data.y_test, s)
     run.write_samples(model)
+    # Chains and pool serve training alone: weights.pt, which is to draw with, is left without them.
     run.finish(model, test_nats=nats, likelihood=model.likelihood, test_images=len(data.x_test),
                test_draws=s.test_draws, left_out=["chains", "pool"], **figures)
 
@@ -1139,10 +1144,10 @@ ABOUT = {
 # While the rate is high, valleys come and go: in samples/ebm_rbm/progress.png many rows up to step
 # 32,000 have draws that are negatives, white with a black blot, and none after it. (loss.png has
 # humps: 119.2 nats at step 6,125 and, at step 21,125, 113.8 nats. Whether those are valleys, or bad
-# estimates by 500 temperatures, we have not looked.) In samples/ebm_conv/progress.png row 1,750 is
-# fat, row 2,958 thin ones and sevens; its loss.png shows nothing at the first and at the second a
-# dip, as if all were well, since it scores the chains of training, not draws, and so are the best
-# weights chosen.
+# estimates by 500 temperatures, we have not looked.) In samples/ebm_conv/progress.png the digits of
+# row 1,750 are fat, and row 2,958 has thin ones and sevens. loss.png beside it shows nothing at the
+# first and a dip at the second, as if all were well: it scores the chains of training, not draws.
+# (By the same chains the best weights are chosen.)
 #
 # What an RBM needs. 5,000 steps, a tenth of the default's: nats of 1,000 validation images by AIS
 # with 2,000 temperatures from both sides, and distance of 1,000 draws to validation bits

@@ -1,11 +1,11 @@
 """
 A normalizing flow: digits are noise, bent until it fits
 ========================================================
-Take noise whose density we know, and bend it into digits by a map that can be undone; what undoes
-it is called f. Then the density of what comes out is known as well: it is that of the noise, times
-how much f stretches the place. So a flow has what an autoregressive model has, an exact likelihood,
-and what a VAE has, latents, though one for each pixel; and its encoder, f, is no approximation: it
-is what drawing does, undone. The price: layers must be bijections with determinants cheap to find.
+Take noise whose density we know, and bend it into digits by a map that can be undone; the way back
+is called f. Then the density of what comes out is known, too: that of the noise, times how much f
+stretches the place. So a flow has what an autoregressive model has, an exact likelihood, and what a
+VAE has, latents, though one for each pixel; and its encoder, f, is no approximation, but drawing
+undone. The price: layers must be bijections whose determinants are cheap to find.
 
     z  =  f(u),        log p(u)  =  log p(z)  +  log | det ∂z/∂u |                             (1)
 
@@ -151,88 +151,34 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 # (Jensen, as in vae.py: the noise is an encoder, q(u|x) uniform in the cell, and the gap is its KL
 # divergence from p(u|x).) What is trained, the mean of log p(u) + log V, is a *bound*, and as for
 # the VAE K draws under the logarithm make it tighter. It is tight if p is constant in the cell. In
-# the usual coordinates, x + r, no affine map of a Gaussian makes it so: the one that is nearest to
-# a box is 0.18 nats away from it, 138 an image if all pixels are such boxes. Flow++ learns the
-# noise instead ("variational dequantization"). Our splines, (8), have bins that end where cells
-# end. In a bin p is constant, since networks look at levels and not at noise: so (5) is an
-# equality, and one draw of noise as good as a thousand. With (6) and (7) it is no equality. But
-# even then one can have the integral in (5). Networks look at levels; given these, g (see
-# "Couplings") is the distribution function of each pixel that is moved, and the integral over its
-# cell is a difference:
+# the usual coordinates, x + r, no affine map of a Gaussian is constant there: the nearest one is
+# 0.18 nats away from a box, 138 an image if all pixels are such boxes. Flow++ learns the noise
+# instead ("variational dequantization"). Our splines, (8), have bins that end where cells end. In a
+# bin p is constant, since networks look at levels and not at noise: so (5) is an equality, and one
+# draw of noise as good as a thousand. With (6) and (7) it is no equality. But even then one can
+# have the integral in (5). Networks look at levels; given these, g (see "Couplings") is the
+# distribution function of each pixel that is moved, and the integral over its cell is a difference:
 #
 #     P(x) = Π_d [ g( F(x_d + 1); θ_d ) − g( F(x_d); θ_d ) ]        exact: log_probs()
 #
-# (PixelCNN++ trains on such differences.) What the bound is short of this is what the noise costs,
-# and all that learned noise could win with these weights; with it one would learn other weights.
+# (PixelCNN++ trains on such differences.) By how much the bound is worse than this is what the
+# noise costs, and the most that learned noise could win with these weights. (With learned noise one
+# would learn other weights, too.)
 #
 # What networks see. Of all pixels that are not black, two in five have levels of 250 … 255. Over
-# all digits 44 % of these have 253; within one digit 78 % share its commonest (the mean of 2,000
-# training digits). So some pixels of a digit tell which of the six most have. As brightness, x/255,
-# the six are nearly one number. So networks are told E numbers of each level. They are learned, as
-# vectors of words are (transformer_ar.py), and begin as the level's rank (which part of what is not
-# black has a level of x or less) and waves of it:
+# all digits 44 % of these have 253; within one digit 78 % have one and the same level (the mean of
+# 2,000 training digits). So a few pixels of a digit tell which of the six levels most others have.
+# As brightness, x/255, the six are nearly one number. So networks are told E numbers of each level.
+# They are learned, as vectors of words are (transformer_ar.py), and begin as the level's rank
+# (which part of what is not black has a level of x or less) and waves of it:
 #
 #     rank(x) = (F(x + 1) − F(1)) / (1 − F(1)),    cos(π k · rank(x)), k = 1 … E − 1     for x > 0
 #
 # and −1, 0, … 0 for black. (Why waves? A network's first layer is linear: of a rank alone it cannot
 # single out levels in the middle.) A coarse pixel's own network is told the first of these numbers
 # for each pixel before it, and the mean of all E over those pixels: which levels there are in this
-# digit, wherever. What a network knows it must also be able to say: so the brightest levels have
+# digit, wherever. What a network knows, it must also be able to say: so the brightest levels have
 # bins of their own, (8). For what this is worth see "What each detail is worth".
-#
-# Couplings. How can layers be bijections, with networks inside that are not? Leave a part of the
-# pixels, A, as it is, and move the others, B, each by a one-dimensional map whose shape a network
-# reads from A:
-#
-#     z_A = u_A,        z_d = g( u_d ; θ_d(x_A) )   for d in B,       x_A: the levels of A
-#
-#         u_A ──┬───────────────────► z_A        to undo it: A has not changed, so the network says
-#               └─► network ─► θ                 the same θ once more; undo g pixel by pixel. The
-#         u_B ────────► g(· ; θ) ───► z_B        network itself is never inverted.
-#
-# Its Jacobian is triangular, and on the diagonal are 1 for A and the slopes of g for B. (Here even
-# what stands below is 0: levels jump, and between two jumps θ is constant. So f jumps as well; but
-# no two boxes of cells share a z, and (1) holds inside each.) Three choices of g (ℓ is the logit,
-# log u/(1 − u); σ its inverse, the sigmoid):
-#
-#     additive  z = σ( ℓ(u) + t )            NICE: moves probability up or down                 (6)
-#     affine    z = σ( e^s ℓ(u) + t )        RealNVP: and makes it narrower or wider            (7)
-#     spline    z = ∫_0^u slope,  constant in each of J bins, of area 1                         (8)
-#
-# (6) and (7) say that ℓ(u) has a logistic distribution: (6) chooses its place, (7) its scale as
-# well; the logit's own slope is part of g's. (NICE has no logit and works on the whole line; its
-# couplings never change volumes, all slopes are 1, and a factor for each pixel comes last.) In (7)
-# e^s can overflow: the network says s = 100 for one pixel, once, and the loss is infinite. So s is
-# squashed into ±3. (8) needs no such care: slopes are the exponentials of what the network says,
-# divided by the area under them, a density whatever they are. So a bin has the probability
-# softmax(θ + log width), and the loss is the cross-entropy of a classifier that names the bin, plus
-# what no network can change: within a bin levels are as frequent as F says (207 nats an image, the
-# mean of the training digits). A bin is a group of neighbouring levels, see begins_of_bins(): in
-# MNIST black and 252 … 255 are alone in theirs. (With a bin for each level, as of bits, (8) is
-# PixelCNN's softmax over levels: "Drawing".) Müller et al. have equal bins with constant slopes, or
-# slopes that are straight lines in bins whose edges the network moves.
-#
-# Which half? Look at words of 2×2 pixels as four channels at 14×14 ("squeeze"). RealNVP's first
-# coupling would move 1 and 2, and look at 0 and 3, a checkerboard: a pixel's four neighbours leave
-# little to be said of it. We take smaller parts:
-#
-#     0 1 0 1       1. move 2, look at 0, 1 and 3        a quarter of all pixels, all around known
-#     2 3 2 3       2. move 1, look at 0 and 3           four neighbours known, at its sides
-#     0 1 0 1       3. move 3, look at 0                 four neighbours known, across the corners
-#     2 3 2 3       4. the 0s are an image of 14×14: its own 0s, 3s, 1s, 2s are drawn one by one,
-#                      in that order; each looks at those before it (so f moves the last one first)
-#
-# Why smaller? Pixels that are moved together are drawn independently of each other, given A, so
-# that what they should agree on is lost. With 1 and 2 in one coupling, a checkerboard, nats are
-# worse ("What was measured"). The fourth step is 196 couplings with one pixel in B each, run as
-# one. Each costs a pass when one draws; but a digit's shape is decided here.
-#
-# After 1., if the coupling was good, each pixel of B is noise, whatever A is. But A is what it was,
-# two pixels of B may still depend on each other, and one affine map cannot make noise of a pixel.
-# So usual flows exchange A and B and go on, many times. (RealNVP has three checkerboards, squeezes,
-# has three halves of the channels, and lets half of all numbers go as latents; the others go on, at
-# half the size: multi-scale.) A spline can come close in one go, so here each pixel is moved once:
-# easy to read backwards, and P(x) above needs it. What B's pixels share stays lost.
 #
 # Labels. With --conditional each network is told the digit, and all equations get "| y";
 # with --levels 2 evaluate_without_label() takes it away again (made.py).
@@ -351,12 +297,45 @@ class PixelNets(nn.Module):
 
 # --------------------------------------------------------------------------------------------------
 # Maps of one number: z = g(u; θ), its slope, and back
+#
+# Couplings. How can layers be bijections, with networks inside that are not? Leave a part of the
+# pixels, A, as it is, and move the others, B, each by a one-dimensional map whose shape a network
+# reads from A:
+#
+#     z_A = u_A,        z_d = g( u_d ; θ_d(x_A) )   for d in B,       x_A: the levels of A
+#
+#         u_A ──┬───────────────────► z_A        to undo it: A has not changed, so the network says
+#               └─► network ─► θ                 the same θ once more; undo g pixel by pixel. The
+#         u_B ────────► g(· ; θ) ───► z_B        network itself is never inverted.
+#
+# The Jacobian is triangular, and on its diagonal are 1 for A and the slopes of g for B. (Here even
+# what stands below the diagonal is 0: levels jump, and between two jumps θ is constant. So f jumps
+# as well; but no two boxes of cells share a z, and (1) holds inside each.) Three choices of g (ℓ is
+# the logit, log u/(1 − u); σ its inverse, the sigmoid):
+#
+#     additive  z = σ( ℓ(u) + t )            NICE: moves probability up or down                 (6)
+#     affine    z = σ( e^s ℓ(u) + t )        RealNVP: and makes it narrower or wider            (7)
+#     spline    z = ∫_0^u slope,  constant in each of J bins, of area 1                         (8)
+#
+# (6) and (7) say that ℓ(u) has a logistic distribution: (6) chooses its place, (7) its scale as
+# well; the logit's own slope is part of g's. (NICE has no logit and works on the whole line; its
+# couplings never change volumes, all slopes are 1, and a factor for each pixel comes last.) In (7)
+# e^s can overflow: the network says s = 100 for one pixel, once, and the loss is infinite. So s is
+# squashed into ±3. (8) needs no such care: slopes are the exponentials of what the network says,
+# divided by the area under them, a density whatever they are. So a bin has the probability
+# softmax(θ + log width), and the loss is the cross-entropy of a classifier that names the bin, plus
+# what no network can change: within a bin levels are as frequent as F says (207 nats an image, the
+# mean of the training digits). A bin is a group of neighbouring levels, see begins_of_bins(): in
+# MNIST black and 252 … 255 are alone in theirs. (With a bin for each level, as bits have it, (8) is
+# PixelCNN's softmax over levels: "Drawing".) Müller et al. have equal bins with constant slopes, or
+# slopes that are straight lines in bins whose edges the network moves.
 # --------------------------------------------------------------------------------------------------
 
 
 def slopes_and_areas(says, edges):
-    """Of splines (8): log slope in each bin, and area to the left of each edge. says: (..., J), any
-    numbers, edges: (J + 1,) -> (..., J), (..., J + 1); the last area is 1."""
+    """Of splines (8): log slope in each bin, log(softmax(θ + log width) / width), and area to the
+    left of each edge. says: θ (..., J), any numbers, edges: (J + 1,) -> (..., J), (..., J + 1); the
+    last area is 1."""
     log_widths = edges.diff().log()
     log_areas = (says + log_widths).log_softmax(dim=-1)
     return log_areas - log_widths, F.pad(log_areas.exp().cumsum(dim=-1), (1, 0))
@@ -421,6 +400,29 @@ def affine_back(z, says, additive=False):
 # --------------------------------------------------------------------------------------------------
 # The flow
 #
+# Which half? Look at words of 2×2 pixels as four channels at 14×14 ("squeeze"). RealNVP's first
+# coupling would move 1 and 2, and look at 0 and 3, a checkerboard: a pixel's four neighbours leave
+# little to be said of it. We take smaller parts:
+#
+#     0 1 0 1       1. move 2, look at 0, 1 and 3        a quarter of all pixels, all around known
+#     2 3 2 3       2. move 1, look at 0 and 3           four neighbours known, at its sides
+#     0 1 0 1       3. move 3, look at 0                 four neighbours known, across the corners
+#     2 3 2 3       4. the 0s are an image of 14×14: its own 0s, 3s, 1s, 2s are drawn one by one,
+#                      in that order; each looks at those before it (so f moves the last one first)
+#
+# Why smaller? Pixels that are moved together are drawn independently of each other, given A, so
+# that what they should agree on is lost. With 1 and 2 in one coupling, a checkerboard, nats are
+# worse ("What was measured"). The fourth step is 196 couplings with one pixel in B each, run as
+# one. Each costs a pass when one draws; but a digit's shape is decided here.
+#
+# After 1., if the coupling was good, each pixel of B is noise, whatever A is. But A is what it was,
+# two pixels of B may still depend on each other, and one affine map cannot make noise of a pixel.
+# So usual flows exchange A and B and go on, many times. (RealNVP has three couplings by
+# checkerboard, squeezes, has three more by halves of the channels, and lets half of all numbers go
+# as latents; the others go on, at half the size: multi-scale.) A spline can come close in one go,
+# so here each pixel is moved once: easy to read backwards, and P(x) above needs it. What B's pixels
+# share stays lost.
+#
 # Mixing. Glow puts a learned matrix over channels between couplings, log |det| = log |det W| a
 # place, where RealNVP exchanges halves. Here the coordinates have cells: after a mixture of four
 # pixels "this one is black" would be a slanted half-space, no longer an interval that a bin can
@@ -431,12 +433,13 @@ def affine_back(z, says, additive=False):
 # rubbish loses at most log 1.5 = 0.4 nats of hundreds (Theis et al.). And most nats are spent on
 # edges and grey levels, where nobody looks, while the shape of the digit is in the 196 coarse
 # pixels, which together cost less than the others ("What was measured"; each alone costs more than
-# a fine one, surprise.png). So nats can be good and draws odd. (The design before this one, told
-# ranks alone, slopes tilted in a bin, had 1.027 bits/dim and a distance of 1.76 in 4,000 steps;
-# this one has 0.964 and 2.49 in 2,700: one run each, of the former no file is kept.) Temperature
-# (Glow): turn the noise into a Gaussian, multiply by τ, and back. τ < 1 stays near the median of
-# what a pixel may be (not the mode): fewer accidents, fewer kinds of digits, at τ = 0 a single one
-# (temperatures.png, exercise 5).
+# a fine one, surprise.png). So nats can be good and draws odd. (The design before this one was told
+# ranks alone, and its slopes were tilted in each bin: 1.027 bits/dim and a distance of 1.76 in
+# 4,000 steps, where this one has 0.964 and 2.49 in 2,700: one run each, of the former no file is
+# kept.)
+# Temperature (Glow): turn the noise into a Gaussian, multiply by τ, and back. τ < 1 stays near the
+# median of what a pixel may be (not the mode): fewer accidents, fewer kinds of digits, at τ = 0 a
+# single one (temperatures.png, exercise 5).
 #
 # Continuous flows. Let layers be infinitely many and thin, du/dt = v(u, t): then log |det| becomes
 # an integral of the divergence of v (Chen et al., Neural ODEs, 2018), which random vectors estimate
@@ -561,8 +564,8 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def start_looking(self):
-        """What networks see of a level at first ("What networks see"): its rank, and waves of it.
-        Of black −1, and no waves."""
+        """What networks see of a level at first ("What networks see"): its rank,
+        (F(x + 1) − F(1)) / (1 − F(1)), and waves of it, cos(πk · rank). Of black −1, no waves."""
         ranks = (self.cdf[1:] - self.cdf[1]) / (1 - self.cdf[1])
         waves = [torch.cos(math.pi * k * ranks) for k in range(1, SEEN)]
         self.look.weight.copy_(torch.stack([ranks, *waves], dim=1))
@@ -655,8 +658,8 @@ class Flow(nn.Module):
     def log_probs(self, x, y=None):
         """The exact integral in (5), for each pixel: log P(level | what its coupling looks at),
         log [g(F(x_d + 1); θ_d) − g(F(x_d); θ_d)]. x: levels (B, 1, H, W) -> (B, 1, H, W) nats, in
-        float64 on the CPU, since cells of rare levels are narrow. (Of what is less probable than
-        1e-15 float64 knows no digit: it costs at most 69 nats.)"""
+        float64 on the CPU, since cells of rare levels are narrow. (Below a probability of 1e-15
+        rounding has taken all figures: then a pixel costs at most 69 nats.)"""
         utils.check_label(self, y)
         self.check_levels(x)
         seen = self.look(x.flatten(1).to(self.cdf.device).long())
@@ -679,23 +682,23 @@ class Flow(nn.Module):
     # after the other, then all 3s at once, all 1s, all 2s: 199 passes of small networks, for all
     # images at once. So a flow that moves each part once *is* an autoregressive model, whose steps
     # are not pixels but parts; and an autoregressive model is a flow: p(x_d | before) has its
-    # distribution function as g, triangular by nature. (So MAF, and our step 4: one pass finds z,
-    # drawing takes a pass for each pixel. IAF is this turned round: it draws in one pass, and needs
-    # one for each pixel to score a digit that it has not drawn itself.) What comes first may be
-    # given: completion_coarse.png, 49 pixels of a digit and eight draws of the rest. couplings.png
-    # shows the way forth: digits dissolve, every fourth pixel at a time; interpolation.png what
-    # lies between the latents of two real digits: it jumps, where vae.py's picture of that name, of
-    # the same pairs, glides. Time: 64 digits took 0.150 s on 2 cores (samples/flow/metrics.json),
-    # for 199 passes, one after the other. (A flow of couplings alone needs one for each of its
-    # layers.) The obvious inverse, which asks all 196 networks in each step, takes 15 to 20 times
-    # as long as ours: three timings, of which results/inverse.json is one
-    # (experiments/bench_inverse.py).
+    # distribution function as g, triangular by nature. (Such are MAF and our step 4: one pass finds
+    # z, drawing takes a pass for each pixel. IAF is this turned round: it draws in one pass, and
+    # needs one for each pixel to score a digit that it has not drawn itself.) What comes first may
+    # be given: completion_coarse.png, 49 pixels of a digit and eight draws of the rest.
+    # couplings.png shows the other way, f: digits dissolve, every fourth pixel at a time.
+    # interpolation.png shows what lies between the latents of two real digits: a path that jumps,
+    # where that of vae.py's interpolation.png, of the same pairs, glides. Time: 64 digits took
+    # 0.150 s on 2 cores (samples/flow/metrics.json), for 199 passes, one after the other. (A flow
+    # of couplings alone needs one for each of its layers.) The obvious inverse, which asks all 196
+    # networks in each step, takes 15 to 20 times as long as ours: three timings, of which
+    # results/inverse.json is one (experiments/bench_inverse.py).
 
     @torch.no_grad()
     def sample(self, n, y=None, generator=None, x=None, known=None, temperature=None):
         """n draws, (n, 1, H, W) in [0, 1]: noise, bent back. x (n, 1, H, W) in [0, 1] and known
-        (H, W) bool: pixels that are given; exact if all of them are drawn before any that is not:
-        the first in the order of plan(), as [::2, ::2] or [::4, ::4] are."""
+        (H, W) bool: pixels that are given; exact if all of them are drawn before all others: the
+        first in the order of plan(), as [::2, ::2] or [::4, ::4] are."""
         utils.check_label(self, y)
         utils.check_given(x, known)
         z = torch.rand(n, 1, *self.image_size, generator=generator).to(self.cdf.dtype)
@@ -966,9 +969,9 @@ ABOUT = {
 #
 # What each detail is worth. Runs of 400 steps, one a row: exact nats of 1,000 validation images,
 # the bound from one draw of noise, the distance of 1,000 draws to validation digits (grey; of bits
-# binarized), seconds on one thread of a busy machine, of bits with ten minutes in which it stood
-# still (experiments/ablate_flow.py; the file is results/ablations/flow.json; flow.png beside it
-# shows draws):
+# binarized), and seconds on one thread of a busy machine, which stood still for ten minutes of the
+# run of bits (experiments/ablate_flow.py; the file is results/ablations/flow.json; flow.png beside
+# it shows draws):
 #
 #                                                 nats     bound distance  training
 #     as it is                                   549.3     549.3      6.2     347 s
@@ -1037,7 +1040,7 @@ ABOUT = {
 # These are bounds; ours, 0.964 after three and a half epochs, is exact, and below Residual
 # Flow's; but it is that of a classifier of 32 bins a pixel, and its coarse pixels are drawn one by
 # one (of the others only MAF draws so). A transformer over levels in order, no flow (but see
-# "Drawing"), has 0.62 (Katharopoulos et al., 2020). Of bits we found no flow by itself, and ours is
+# "Drawing"), has 0.62 (Katharopoulos et al., 2020). Of bits we found no published flow, and ours is
 # a coin a pixel, (8) with two bins; PixelSNAIL has 78.61 nats (transformer_ar.py).
 #
 # Why flows went, and came back. What has to be undone can throw nothing away, and has no more

@@ -18,7 +18,7 @@ and two losses that say little. This chapter is about making it work every time.
     average                                   a running average of G's weights: what draws in the
                                               end
     y          y             (B,)             class label 0..9, only with --conditional
-    B batch size, Z noise dimensions, C channels
+    B batch size, Z noise dimensions, C channels; s of build(), train() and main() are the settings
 
 Papers    Goodfellow et al., Generative Adversarial Nets, 2014 (arXiv 1406.2661): (1)–(3),
           Algorithm 1
@@ -123,10 +123,6 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # D = ½ is still the fixed point; but the weights differ: now the bad drawings count most
 # (gradient_by_loss() has both slopes from autograd).
 #
-# In code: softplus(u) = log(1 + e^u), so −log sigmoid(s) = softplus(−s), and as 1 − sigmoid(s) is
-# sigmoid(−s), −log(1 − D) = softplus(s). Thus (5) is softplus(−s), and minus (1) is softplus(−s(x))
-# + softplus(s(G(z))). Where sigmoid(s) rounds to 0 its logarithm is −inf; softplus stays finite.
-#
 # Noise on both. There is a second way to be starved, and (5) does not mend it. Real digits have
 # backgrounds of exactly 0, and drawings of almost 0; a D that looks for such trifles tells them
 # apart without looking at strokes, and then its slope says nothing of strokes. So all that D sees,
@@ -135,21 +131,12 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # stays where it is: noise multiplies the Fourier transforms of p and of p_G by the same Gaussian,
 # which is 0 nowhere, so the two clouds are alike only if p = p_G. G itself draws without.
 #
-# One step. D and G take turns, each with an optimizer of its own: D sees real images and drawings,
-# then G sees what D says of new drawings. Gradients of D's loss must not arrive at G (no_grad(), or
-# detach(), on the drawings), and those that G's loss leaves on D must be set to zero before D uses
-# its own. *The classic mistake* is to let D's loss train G as well. It hardly shows: D's loss pulls
-# on each drawing by D, (5) pushes by 1 − D, and what is left, 1 − 2D, still points the right way
-# while D is winning. After 1,500 steps the Fréchet distance (below; small is good) is 6.6, and for
-# two seeds without the mistake 4.7 and 4.2: drawings are worse, but nothing looks broken. Tests ask
-# that each step changes its own network only, and leaves no gradient on G.
-#
 # What the losses mean. Not what a loss means elsewhere: each is measured against an opponent that
-# moves. D's loss near 1.386 is a D that tosses coins: G is perfect, or D is too weak. Near 0: D
-# sees through everything and G learns from (5) alone. In the default run they hardly move after the
-# first 3,000 steps (1.38 and 0.75, at the end 1.35 and 0.73), while the Fréchet distance (below)
-# falls from 2.4 to 0.8. So the losses say who is ahead, and not how far both have come (losses.png
-# beside loss.png): that needs a judge from outside.
+# moves. D's loss near 1.386 is a D that tosses coins: G is perfect, or D is too weak. Near 0 D sees
+# through everything, and G learns at all only thanks to (5). In the default run both hardly move
+# after the first 3,000 steps (1.38 and 0.75, at the end 1.35 and 0.73), while the Fréchet distance
+# (below) falls from 2.4 to 0.8. So the losses say who is ahead, and not how far both have come
+# (losses.png beside loss.png): that needs a judge from outside.
 #
 # Measuring without likelihood. Draws and real test digits are compared by a classifier of digits,
 # in its features (judge.py has the equations): precision (are they digits?), recall (are all kinds
@@ -163,8 +150,9 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # is not the figure at the end, 5,000 beside test digits.
 #
 # Mode collapse. (3) asks for all digits. But G follows (5). Let D be the best one, and fixed while
-# G steps: in p_G its loss, the mean of −log D* = log(2m/p), has the slope of another divergence,
-# log(m/p) + 1 (no constant counts, as p_G sums to 1; the right side is Arjovsky & Bottou's):
+# G steps. Then G's loss is the mean of −log D* = log(2m/p) over p_G, and its slope in p_G(x) is
+# log(m/p) + log 2. But for a constant, which does not count, as p_G sums to 1, that is the slope
+# log(m/p) + 1 of another divergence (the right side is Arjovsky & Bottou's):
 #
 #     2 KL(m ‖ p)  =  KL(p_G ‖ p) − 2 JSD(p, p_G)
 #
@@ -184,8 +172,8 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 #   · Batch norm in both: subtract from each channel its mean over the batch, divide by its standard
 #     deviation (then a learned scale and shift; when G draws in the end, running means stand in for
 #     those of the batch). D gets digits and drawings as two batches, since in G's turn drawings
-#     come alone. (So D(x) is no function of x alone, as (1) has it: a batch of sevens looks odd to
-#     D. Here only the game has to work.)
+#     come alone. (So D(x) is no function of x alone, as it is in (1): a batch of sevens looks odd
+#     to D. Here only the game has to work.)
 #   · An average of G's weights (decay 0.999). Two players who answer each other circle around the
 #     balance; the average of a circle is near its centre. The average only draws: training does not
 #     use it.
@@ -310,6 +298,19 @@ class Discriminator(nn.Module):
 # The objective: two losses, and a step of each player
 #
 # (1) to (5): the notes.
+#
+# In code: softplus(u) = log(1 + e^u), so −log sigmoid(s) = softplus(−s), and as 1 − sigmoid(s) is
+# sigmoid(−s), −log(1 − D) = softplus(s). Thus (5) is softplus(−s), and minus (1) is softplus(−s(x))
+# + softplus(s(G(z))). Where sigmoid(s) rounds to 0 its logarithm is −inf; softplus stays finite.
+#
+# One step. D and G take turns, each with an optimizer of its own: D sees real images and drawings,
+# then G sees what D says of new drawings. Gradients of D's loss must not arrive at G (no_grad(), or
+# detach(), on the drawings), and those that G's loss leaves on D must be set to zero before D uses
+# its own. *The classic mistake* is to let D's loss train G as well. It hardly shows: D's loss pulls
+# on each drawing by D, (5) pushes by 1 − D, and what is left, 1 − 2D, still points the right way
+# while D is winning. After 1,500 steps the Fréchet distance (notes; small is good) is 6.6, and for
+# two seeds without the mistake 4.7 and 4.2: drawings are worse, but nothing looks broken. Tests ask
+# that each step changes its own network only, and leaves no gradient on G.
 #
 # Wasserstein. Another distance than (3), one that is not flat where p and p_G do not overlap: how
 # far the probability has to be carried. If every real digit is the number 0 and every drawing θ, it
@@ -758,7 +759,7 @@ ABOUT = {
 # All do, and no digit disappears: each has 5 % of the draws or nearly. Three seeds of the default
 # loss differ by 0.14, of wgan-gp by 0.6; other rows are one seed. Half the batch or half the width
 # takes less time and is worse (wgan-gp at half the batch: within twice that spread), twice of
-# either takes longer and is better; half the width is the worse of the two, at the same time (50 s
+# either takes longer and is better; half the width is the worse of the two, in as much time (50 s
 # on one thread, default loss). The learning rate: in a run this short the default loss gains from
 # three times its own, and a third makes the distance 1.6 times as large; wgan-gp is best near its
 # own rate: with a third the distance is 1.6 times as large, with three times 1.9, only just inside.
@@ -812,10 +813,15 @@ ABOUT = {
 #    score each with judge.py. Which of Fréchet distance, precision, recall and shares notices what?
 #    (Plain: 0.19, precision 0.86, recall 0.85. Rotated: 1.72, 0.81, 0.67. Blurred by means of 3×3:
 #    8.47, 0.63, 0.16. The 1,090 sevens: 89.4, 0.90, 0.10.) (No file is kept.)
-#        import numpy, utils
+#        import numpy, torch, torchvision, utils
 #        data = utils.load_mnist("data")
-#        numpy.save("plain.npy", data.val[:5000, 0].numpy())
-#        numpy.save("sevens.npy", data.val[data.val_labels == 7, 0].numpy())
+#        x = data.val[:5000].float() / 255
+#        rotated = torchvision.transforms.functional.rotate(x, 10)
+#        blurred = torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1)
+#        sevens = data.val[data.val_labels == 7].float() / 255
+#        for name, heap in (("plain", x), ("rotated", rotated), ("blurred", blurred),
+#                           ("sevens", sevens)):
+#            numpy.save(f"{name}.npy", heap[:, 0].numpy())
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

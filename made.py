@@ -127,7 +127,7 @@ VARIANTS = {  # what some defaults are if another setting has that value
 # −log p(x_d | before) is the cross-entropy of a classifier; −log p(x) is a sum of 784 of them, and
 # its mean over the test images is what is reported: lower is better.
 #
-# Sampling is the same walk forwards: toss pixel o(1), then o(2) given it, and so on.
+# Sampling is the same walk forwards: toss pixel o(1), then o(2) given it, and so on (sampling.gif).
 #
 # Orders. The chain rule holds in any order of the pixels, and with unlimited networks all orders
 # would give the same p. A real network has to learn them, and then the order matters. In reading
@@ -175,9 +175,9 @@ VARIANTS = {  # what some defaults are if another setting has that value
 #     place(d) > m(k)  from unit k to logit d                                                    (5)
 #
 # (sections 3 and 4 of the MADE paper). On any path, place of the pixel ≤ m ≤ … ≤ m < place of the
-# logit: one sign is strict, so the pixel comes before the logit's own. And all of those can arrive:
-# if place(i) < place(d), any unit of a degree from place(i) to place(d)−1 passes it on (see (6),
-# (7)). With 4 pixels and a unit of each degree (a path: pixel 1, unit 2, logit 3):
+# logit: one sign is strict, so the pixel comes before the logit's own. And all earlier ones can
+# arrive: if place(i) < place(d), any unit of a degree from place(i) to place(d)−1 passes it on (see
+# (6), (7)). With 4 pixels and a unit of each degree (a path: pixel 1, unit 2, logit 3):
 #
 #                  pixel  1 2 3 4              unit m = 1 2 3                   pixel  1 2 3 4
 #       unit m = 1        █ · · ·        logit 1        · · ·         logit 1          · · · ·
@@ -188,7 +188,6 @@ VARIANTS = {  # what some defaults are if another setting has that value
 #
 # Nobody looks at the last pixel, and logit 1 looks at nothing: it is a bias, as p(x₁) has to be.
 # masks.png shows those of the trained model (black: allowed), sight.png what its logits look at.
-#
 # Three choices of ours. *Direct weights* from pixel i to logit d,
 #
 #     allowed where  place(d) > place(i)                                                         (6)
@@ -202,7 +201,8 @@ VARIANTS = {  # what some defaults are if another setting has that value
 #
 #     number of units with m(k) = t   ∝   p̄ (1 − p̄) + 0.01,    p̄ the mean of pixel o(t)       (7)
 #
-# (Several mask sets, fast sampling and completion: in the class, in front of the methods.)
+# (Three lines in exercise 1 print the square at the right for an image of 4×4 pixels. Several mask
+# sets, fast sampling and completion: in the class, in front of the methods.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -222,8 +222,8 @@ def bernoulli_log_prob(logits, x):
 def build_masks(place, degree):
     """The masks of MADE as booleans, True where a weight may live; rows are outputs, columns
     inputs. place: (D,) the step at which each pixel is drawn, degree: (U,) of each hidden unit. All
-    hidden layers have the same degrees, so they share a mask.
-    -> (U, D), (U, U), (D, U), (D, D)."""
+    hidden layers have the same degrees, so they share a mask. (4): m(k) ≥ place(d), m(k) ≥ m(j);
+    (5): place(d) > m(k); (6): place(d) > place(i). -> (U, D), (U, U), (D, U), (D, D)."""
     pixel_to_hidden = degree[:, None] >= place[None]  # (4)
     hidden_to_hidden = degree[:, None] >= degree[None]  # (4)
     hidden_to_logit = place[:, None] > degree[None]  # (5)
@@ -348,7 +348,7 @@ class MADE(nn.Module):
     # (8) is always a distribution, a mixture: to draw, toss for the set, then draw by that set. Its
     # nats are never more than the mean of its parts' (Jensen: log is concave, so the log of a mean
     # is at least the mean of the logs; vae.py lives on it). (9) is a distribution if all sets have
-    # the *same order*: ℓ_d is then still a function of the pixels before d, and more is not asked.
+    # the *same order*: ℓ_d is then still a function of the pixels before d, and no more is asked.
     # With different orders it is not one. Take two pixels and both orders: the averaged ℓ₁ knows x₂
     # (from the order in which 1 comes last), and the averaged ℓ₂ knows x₁. Each has been told the
     # other. It is the autoencoder again, by the back door, and its "nats" are too good to be true:
@@ -393,22 +393,23 @@ class MADE(nn.Module):
     # (NADE, MADE's parent, takes such a walk in training as well; masks made one pass of it.)
     #
     # Completion. Given some pixels, draw the others from p(others | given). If the given ones come
-    # *first* in the order that is exact and easy: put them in and draw on. The top half of a digit
+    # *first* in the order, this is exact and easy: put them in and draw on. The top half of a digit
     # comes first in reading order (completion_top.png). The left half does not. One can still hold
     # its pixels fixed while drawing, but when the right end of row 3 is drawn, the model has not
     # seen the left half of row 4. What comes out is not p(others | given), and in
-    # completion_left.png strokes of one half meet nothing in the other. An order-agnostic MADE can
-    # draw exactly: it takes, for each question, an order that begins with what is given
-    # (known_first()), and draws from the p of that one order, not from the mixture (8) that is
-    # scored. Compare completion_left.png in samples/made/ and in samples/made_agnostic_8masks/. The
-    # price: 98.4 nats an order (after 12,000 steps), where the default has 85.3 (after 9,000),
-    # since one set of weights has to do for all orders. And random orders are much alike: none like
-    # reading order is drawn in training, and in it the same network has 142 nats; left half first,
-    # shuffled inside both parts, 110. And that only if degrees are spread evenly, as those of the
-    # random orders nearly are (degree_as_trained()). By (7) they would crowd at the steps whose
-    # pixels vary most, in reading order the middle rows; units would meet masks that they never
-    # had. The price can be seen: of eight upper halves in its completion_top.png one is continued
-    # with noise, others with specks.
+    # completion_left.png strokes of one half meet nothing in the other (best seen in the rows of
+    # ones). An order-agnostic MADE can draw exactly: it takes, for each question, an order that
+    # begins with what is given (known_first()), and draws from the p of that one order, not from
+    # the mixture (8) that is scored. Compare completion_left.png in samples/made/ and in
+    # samples/made_agnostic_8masks/. The price: 98.4 nats an order (after 12,000 steps), where the
+    # default has 85.3 (after 9,000), since one set of weights has to do for all orders. And random
+    # orders are much alike. None like reading order is drawn in training: there the same network
+    # has 142 nats, and 110 with the left half first (shuffled inside both parts). Even these
+    # figures take degrees that are spread evenly, as those of the random orders nearly are
+    # (degree_as_trained()). By (7) they would crowd at the steps whose pixels vary most, in reading
+    # order the middle rows; units would meet masks that they never had. The price can be seen: of
+    # eight upper halves in that run's completion_top.png one is continued with noise, others with
+    # specks.
 
     def choose_sets(self, n, generator, known):
         """Which mask set draws which image: a list of (place, degree, indices of images). The toss
@@ -430,7 +431,7 @@ class MADE(nn.Module):
         u, pixels, given, y, room = start_of_sample(self, n, y, generator, x, known)
         for place, degree, i in self.choose_sets(n, generator, known):
             part, label = room[i], None if y is None else y[i]
-            for d in place.argsort().tolist():
+            for d in place.argsort().tolist():  # o(1), o(2), …: the inverse permutation of place
                 logits = self.logits(part, label, place, degree).flatten(1)[:, d]
                 # flatten() is a view: this writes into part.
                 part.flatten(1)[:, d] = toss(u[i, d], logits, pixels[i, d], given[d])
@@ -881,11 +882,13 @@ def plot_pictures(model, folder, x, y):
 # β₁) by the root of a running mean of their squares (β₂): the scale of the loss cancels, and a
 # weight moves by about the learning rate, or less if its gradients disagree. At first both means
 # know little, so the rate rises over the first twentieth of a run (warm-up); then it falls to 0, on
-# a line that begins at `lr`: so at its highest it is nineteen twentieths of that. A
-# short run is therefore a whole run, which ends with small steps: one of 700 steps ends at 90.4
-# nats, and one of 9,000 has 95 at its step 810, since its rate is still high there. A gradient
-# whose length is above `clip` is scaled down to it (clipping). (gan.py does without warm-up and
-# clipping, and says so.)
+# a line that would begin at `lr`: so at most it is nineteen twentieths of `lr`. A short run is
+# therefore a whole run, which ends with small steps: one of 700 steps ends at 90.4 nats, and one of
+# 9,000 has 95 at its step 810, since its rate is still high there. A gradient whose length is above
+# `clip` is scaled down to it (clipping). (gan.py does without warm-up and clipping, and says so.)
+# loss.png has the nats of training and of validation: do they part, and do they still fall at the
+# end? progress.png has draws from the same noise at each evaluation: when do strokes come, and when
+# digits?
 # --------------------------------------------------------------------------------------------------
 
 
@@ -1043,10 +1046,10 @@ ABOUT = {
 #     batch / 2, batch · 2    89.17, 86.37    99.64, 96.42      89.84, 88.35
 #     width / 2, width · 2    88.63, 87.29    98.31, 98.09      90.26, 87.62
 #
-# All do, the furthest by 2.8. Half the batch or half the width is worse, and faster (half the batch
-# of one order: not); twice of either is better, and slower, but twice the width of 8 orders is not
-# better. Three times the rate costs one order more (2.7 nats) than a third (1.2), and 8 orders as
-# much either way (2.8 and 2.7). The RNN hardly minds three times (0.5); a third costs it 2.2.
+# All do, the furthest by 2.8. Half the batch or half the width is worse, and faster (but not half
+# the batch of one order); twice of either is better, and slower, but twice the width of 8 orders is
+# not better. Three times the rate costs one order more (2.7 nats) than a third (1.2), and 8 orders
+# as much either way (2.8 and 2.7). The RNN hardly minds three times (0.5); a third costs it 2.2.
 #
 # All orders at once have a rate and a `clip` of their own, since with the settings of one order,
 # 1e-2 and no clipping to speak of, they mind more: 2,400 steps of --order agnostic had 97.8 nats,

@@ -19,7 +19,8 @@ to see the past, one objective, in nats per image, exact:
     c          c_r           (B, C, W)        Row LSTM: the cell after row r; h_r its state
     u          u             (n, D)           uniform noise: pixel d is on if u_d < sigmoid(ℓ_d)
     y          y             (B,)             class label 0..9, only with --conditional
-    B batch size, C channels, L layers; K ∗ means: convolve with the kernel K
+    B batch size, C channels, L layers; K ∗ means: convolve with the kernel K; c in __init__() is a
+    number of channels
 
 Papers    van den Oord, Kalchbrenner & Kavukcuoglu, Pixel Recurrent Neural Networks, 2016 (arXiv
           1601.06759): PixelCNN, Row LSTM
@@ -89,7 +90,7 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 # Why the plane. WaveNet reads the image as a line, where a pixel's upper neighbour is 28 steps
 # away, and the right end of one row is next to the left end of another. A two-dimensional kernel
 # has all neighbours within reach of one layer, and no others. What it must not see is the future:
-# what is below, and what is right of it in its own row.
+# what is below the pixel, and what is right of it in its row.
 #
 # Masks. Reading order divides a kernel at its centre. Multiply the weights by
 #
@@ -131,9 +132,9 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 # front of all gates, (4) and (6). evaluate_without_label() takes it away again (made.py).
 #
 # Grey levels. Here a pixel is a coin. With --levels 256 the last layer gives 256 logits per pixel,
-# a softmax (PixelRNN, Gated PixelCNN), which is not told that 127 is close to 128 and has to learn
-# it (what it reaches: "What was measured"). PixelCNN++ has a mixture of logistics instead: few
-# numbers, and neighbours in level are neighbours in probability. (Nats of levels are of another
+# a softmax (PixelRNN, Gated PixelCNN). Nobody tells it that 127 is close to 128: that has to be
+# learned (with what success: "What was measured"). PixelCNN++ has a mixture of logistics instead:
+# few numbers, and neighbours in level are neighbours in probability. (Nats of levels are of another
 # data set, and not to be compared with nats of bits.) A colour is three steps of the chain rule in
 # the place of one: red, green given red, blue given both. PixelSNAIL adds attention, by which a
 # place looks at any earlier one (transformer_ar.py).
@@ -171,7 +172,7 @@ def choose_dilations(layers):
 
 
 def gate(taps):
-    """tanh · sigmoid: (B, 2C, …) -> (B, C, …) (4)."""
+    """(4): tanh(a) · sigmoid(b), the two halves of the taps. (B, 2C, …) -> (B, C, …)."""
     a, b = taps.chunk(2, dim=1)
     return torch.tanh(a) * torch.sigmoid(b)
 
@@ -294,8 +295,8 @@ class Autoregressive(nn.Module):
     @torch.no_grad()
     def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
         """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, each used for
-        a single pixel. x (n, 1, H, W) and known (H, W) bool: pixels that are given.
-        -> (n, 1, H, W)."""
+        a single pixel. x (n, 1, H, W) and known (H, W) bool: pixels that are given. (known becomes
+        a list of D bools.) -> (n, 1, H, W)."""
         u, pixels, known, y, room = start_of_sample(self, n, y, generator, x, known)
         for d in range(u.shape[1]):
             logits = self.logits(room, y).flatten(2)[:, :, d]
@@ -803,11 +804,11 @@ ABOUT = {
 #     Gated PixelCNN        58,224       81.50         5.6           2.3          0.35
 #     Row LSTM              91,472       84.96         4.5           4.2          0.27
 #
-# It says which of them learns fastest: the gated one, by 4.6 and 3.5 nats, and it is the smallest.
-# It does not measure the blind spot (that is done below: a nat): all else differs, too. Of the 574
-# pixels before (20, 14) the default original misses 346, but only 55 for the slope; eight layers do
-# not reach the others. Published figures show no such lead: 81.45 is of an original of 53.6
-# thousand weights, 81.50 of a gated one of 3.36 million (sizes are of EugenHotaj's code, which
+# The table says which learns fastest: the gated one, by 4.6 and 3.5 nats, and it is the smallest.
+# The table does not measure the blind spot (that is done below: a nat): all else differs, too. Of
+# the 574 pixels before (20, 14) the default original misses 346, but only 55 for the slope; eight
+# layers do not reach the others. Published figures show no such lead: 81.45 is of an original of
+# 53.6 thousand weights, 81.50 of a gated one of 3.36 million (sizes are of EugenHotaj's code, which
 # trains on all 60,000 images and scores the test set, on bits tossed anew, after each of 457
 # passes). Our original and Row LSTM have had far less: they see each training image 1.4 and 1.3
 # times. (The Row LSTM's 80.54 is the paper's, on static bits: another scale.)
@@ -894,12 +895,12 @@ ABOUT = {
 # --levels 256 changes nothing else, and reaches in as many steps 487.86 nats of levels, exact,
 # 0.898 bits/dim; 17.6 minutes (2 cores, seed 0; samples/pixelcnn_256levels/; nats of bits, of four
 # and of 256 levels are three scales). flow.py has 0.964 bits/dim, exact as well (samples/flow/);
-# what others reach stands there ("What others reach"). So its softmax over levels does learn which
-# levels are neighbours: the best density of grey levels here. And the worst draws of all that are
-# grey: distance 6.36, precision 0.49, recall 0.91, the flow's 2.49. (surprise.png: nearly all of
-# the 704 bits are spent where strokes end, on how grey their edge is. Which digit it is, and
-# whether strokes meet, costs few of them; so, we think, a model as small as this one learns that
-# last.)
+# what others reach stands there ("What others reach"). So the softmax of --levels 256 does learn
+# which levels are neighbours: its density of grey levels is the best here. Its draws are the worst
+# of all that are grey: distance 6.36, precision 0.49, recall 0.91, where the flow's have 2.49.
+# (surprise.png: nearly all of the 704 bits are spent where strokes end, on how grey their edge is.
+# Which digit it is, and whether strokes meet, costs few of them; so, we think, a model as small as
+# this one learns that last.)
 #
 # Given an afternoon. Which width and depth would serve a longer run? Each row is two complete runs,
 # the second of three times the steps (why not the middle of one long run: transformer_ar.py): nats

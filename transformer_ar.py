@@ -18,7 +18,8 @@ steps are trained at once, as in WaveNet, and each sees all of the past in a sin
     logits     ℓ             (B, T, V)        p(w_t = · | before) = softmax(ℓ_t)
     u          u             (n, D)           uniform noise, as elsewhere; one number a word is used
     y          y             (B,)             class label 0..9, only with --conditional
-    B batch size, C channels, L layers, T words in an image, V = 16 words in the language
+    B batch size, C channels, L layers, T words in an image, V = 16 words in the language; in p(x|k)
+    k is a digit
 
 Papers    Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser & Polosukhin, Attention Is All
           You Need, 2017 (arXiv 1706.03762): (2) and (3) are its equation 1
@@ -86,7 +87,8 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 # Notes, step by step
 #
 # The chain rule (1), why any order is right, what a nat costs in a file, and why nothing here is a
-# bound: made.py. Causal shifts: wavenet.py. Here the factors are not coins but dice, with 16 sides.
+# bound: made.py. Causal shifts: wavenet.py. Here the factors are not coins but dice, with 16 sides
+# (surprise.png: what each throw costs, in bits).
 #
 # An image as a sentence. A word is a patch of 2×2 pixels, so there are 2⁴ = 16 words, and an image
 # is a sentence of 14·14 = 196 words, read in rows. To spell: the pixels of a word are the binary
@@ -165,6 +167,7 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 # step t can look at several things for different reasons. The number of multiplications is the
 # same. One head: 87.8 nats; eight: 87.6; the default, four: 87.5. attention.png shows single heads
 # on a digit: in the first layer most look at stretches of the stroke, later some at a word or two.
+# (Above each map stand its layer and its largest weight: is it near 1, a single word, or small?)
 #
 # Residual stream. As in WaveNet each layer adds to h, never replaces it:
 #
@@ -185,35 +188,7 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 # a norm over the units leaks, since they have different pasts. Here it runs over the C numbers of
 # one step, which all have the same past. Across steps it would leak, too.)
 #
-# Here a reader may rest: with (1) to (5) one can read all of Block, below. What follows is what an
-# image adds to a sentence, places and neighbours. (Labels, cost and sampling: at the model.)
-#
-# Where am I? Each place has a row and a column, and a learned vector for each of the two is added
-# at the entrance: 28 vectors instead of 196. Step t gets those of word t, the one it has to guess.
-# Without them nats are 90.6; with --reach 0 as well 119.6, where --reach 0 alone has 90.7; without
-# the biases of places, too, 124.0. With neighbours (below) the zeros outside of the image give its
-# edges away; without neighbours and biases a line of words has hardly any marks.
-#
-# A look at the neighbours. A language model starts step t from word t − 1 alone, and lets attention
-# find the rest. In an image we know where one should look first: at the words around. So a masked
-# convolution (mask A of pixelcnn.py, on words) shows each step the pixels of the words up to three
-# rows above and three columns away, at the cost of 3 % more products:
-#
-#           n n n n n n n
-#           n n n n n n n         n: seen at the entrance
-#           n n n n n n n
-#           n n n ?               ?: the word to guess
-#
-# Pixels enter as ±1, so that 0 can mean: outside of the image. Without it (--reach 0) 90.7 nats,
-# with one word up and one to each side (--reach 1) 88.6, with three 87.5. Attention can learn to
-# look there, but first it has to find out that there is a plane: in a sentence the word above is
-# fourteen words ago. So at the entrance, and behind the last layer:
-#
-#     h_t  =  word(w_{t−1}) + row_t + column_t + neighbours_t,     ℓ_t  =  last · norm(h_t) + bias_t
-#
-# Training. Muon moves the entrance's convolution and all matrices from there on: of each gradient
-# it keeps the directions, and makes them equally long (muon.py). Adam moves what is no matrix in
-# that sense, tables, biases and norms, and the last layer. With Adam alone: 89.9 nats.
+# (Places, neighbours, training and cost: in front of the model. How to sample: there.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -244,8 +219,8 @@ def fast_attention(q, k, v):
 
 
 class Block(nn.Module):
-    """One layer (5): look at other steps (attention), then think about what was seen (MLP).
-    (B, T, C) -> (B, T, C).
+    """One layer, (5): h ← h + out(attention(norm(h))), a look at other steps; then h ← h +
+    down(ReLU(up(norm(h)))), each step by itself. (B, T, C) -> (B, T, C).
 
         h ──┬────────────────────────────(+)──┬──────────────────────────────(+)──►
             └─► norm ─► attention ─► out ─┘   └─► norm ─► up ─► ReLU ─► down ─┘
@@ -316,11 +291,41 @@ def start_of_sample(model, n, y, generator, x, known):
 # --------------------------------------------------------------------------------------------------
 # Model
 #
+# With (1) to (5) one can read all of Block. What follows is what an image adds to a sentence:
+# places and neighbours; then what it all costs.
+#
+# Where am I? Each place has a row and a column, and a learned vector for each of the two is added
+# at the entrance: 28 vectors instead of 196. Step t gets those of word t, the one it has to guess.
+# Without them nats are 90.6; with --reach 0 as well 119.6, where --reach 0 alone has 90.7; without
+# the biases of places, too, 124.0. With neighbours (below) the zeros outside of the image give its
+# edges away; without neighbours and biases a line of words has hardly any marks.
+#
+# A look at the neighbours. A language model starts step t from word t − 1 alone, and lets attention
+# find the rest. In an image we know where one should look first: at the words around. So a masked
+# convolution (mask A of pixelcnn.py, on words) shows each step the pixels of the words up to three
+# rows above and three columns away, at the cost of 3 % more products:
+#
+#           n n n n n n n
+#           n n n n n n n         n: seen at the entrance
+#           n n n n n n n
+#           n n n ?               ?: the word to guess
+#
+# Pixels enter as ±1, so that 0 can mean: outside of the image. Without it (--reach 0) 90.7 nats,
+# with one word up and one to each side (--reach 1) 88.6, with three 87.5. Attention can learn to
+# look there, but first it has to find out that there is a plane: in a sentence the word above is
+# fourteen words ago. So at the entrance, and behind the last layer:
+#
+#     h_t  =  word(w_{t−1}) + row_t + column_t + neighbours_t,     ℓ_t  =  last · norm(h_t) + bias_t
+#
+# Training. Muon moves the entrance's convolution and all matrices from there on: of each gradient
+# it keeps the directions, and makes them equally long (muon.py). Adam moves what is no matrix in
+# that sense, tables, biases and norms, and the last layer. With Adam alone: 89.9 nats.
+#
 # Labels. With --conditional a learned vector for each label is added at the entrance of every step,
-# and the residual stream carries it to all layers. To stand beside models of p(x),
-# evaluate_without_label() takes it away again: p(x) = ⅒ Σ_k p(x|k) ≥ ⅒ p(x|y), as all terms are
-# positive, so at most log 10 = 2.3 nats more: 77.63 with the label, 79.88 without it, and 80.48 for
-# the default, which was never told (samples/transformer_ar_conditional/).
+# and the residual stream carries it to all layers. So that nats may stand beside those of p(x),
+# evaluate_without_label() takes the label away again: p(x) = ⅒ Σ_k p(x|k) ≥ ⅒ p(x|y), as all terms
+# are positive, so at most log 10 = 2.3 nats more: 77.63 with the label, 79.88 without it, and 80.48
+# for the default, which was never told (samples/transformer_ar_conditional/).
 #
 # The cost. A block has 12 C² weights (4 C² in q, k, v and out, 8 C² in up and down), each used once
 # a step; (2) and (3) have 2 C products for each step that is looked at. With multiplications and
@@ -491,8 +496,9 @@ class Transformer(nn.Module):
     #
     # Completion. If some pixels are given, words that disagree with them get −∞, and the softmax
     # shares out the rest: that is p(word | before, its own given pixels). With the upper half given
-    # this is exact, since all that is given comes first. With the left half given it is not: a word
-    # is drawn before what is given below it has been seen (made.py says what it takes).
+    # (completion_top.png) this is exact, since all that is given comes first. With the left half
+    # (completion_left.png: look at the ones) it is not: a word is drawn before what is given
+    # further down has been seen (made.py says what it would take).
     #
     # Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway:
     # strokes get smoother, and at 0.5 some stop short, since the likeliest next word is nearly
@@ -516,8 +522,8 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def sample_obvious(self, n, y=None, generator=None, x=None, known=None, temperature=None):
         """n draws from p(x), or p(x|y), as anybody would write it: T forward passes, each used for
-        a single word. x (n, 1, H, W) and known (H, W) bool: pixels that are given.
-        -> (n, 1, H, W)."""
+        a single word. x (n, 1, H, W) and known (H, W) bool: pixels that are given. (known becomes a
+        list of D bools.) -> (n, 1, H, W)."""
         u, pixels, known, y, room = start_of_sample(self, n, y, generator, x, known)
         allowed, words = self.allowed(pixels, known), self.words(room)
         temperature = self.temperature if temperature is None else temperature

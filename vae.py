@@ -123,8 +123,9 @@ VARIANTS = {}  # no setting changes the defaults of others
 # Amortised inference. A q of its own for every image would need an optimisation per image. Instead
 # one network, the encoder, maps x to μ and σ: the cost is shared, and new images come for free.
 # (samples/vae_z2/latent_scatter.png, two latents: where does it put the test set, and which digits
-# overlap?) The price: the gap in (6) now has two parts. The true posterior is no diagonal Gaussian
-# (the approximation gap), nor the encoder's the best one (amortisation gap; Cremer et al. 2018).
+# overlap? manifold.png beside it: what does the decoder draw at each place of that plane?) The
+# price: the gap in (6) now has two parts. The true posterior is no diagonal Gaussian (approximation
+# gap), and the encoder's Gaussian is not the best one (amortisation gap; Cremer et al. 2018).
 #
 # Reparameterization. We need the gradient ∇ of E_q[f(z)], f = log p(x|z), with respect to the
 # encoder's weights, which reach f only through the z that are drawn. Two ways:
@@ -201,15 +202,7 @@ VARIANTS = {}  # no setting changes the defaults of others
 # and all equations get "| y", but for the prior: p(z|y) = p(z) is assumed. z is then free for how a
 # digit is written. evaluate_without_label() takes the label away; its nats are a bound, too.
 #
-# A tighter bound (IWAE). Put K draws under the logarithm:
-#
-#     L_K = E[ log 1/K Σ_k w_k ],   z_1 … z_K ~ q(z|x),   w_k as in (4)                         (10)
-#     ELBO = L_1 ≤ L_2 ≤ … ≤ log p(x), and L_K → log p(x), since the mean of |log w| is finite
-#
-# Jensen again, but of an average, which strays less from its mean: so less is lost (theorem 1 of
-# Burda et al., who for the limit ask for more, a bounded w). We report −L_K of the test set: in
-# expectation an upper bound on −log p(x). Its slack shrinks with K, but not surely as 1/K: where
-# σ² < 1, p(z)/q(z|x) has no bound, and where σ² < ½, w has no finite variance.
+# (A tighter bound, (10): in the class, in front of its method.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -327,9 +320,9 @@ class VAE(nn.Module):
         """(1): log p(x|z) − KL(q ‖ p), of one z ~ q. x: (B, 1, H, W) in {0, 1} -> (B,) nats.
 
         In the mean −ELBO is the length of a code: send z (−log p(z) nats), then x (−log p(x|z)).
-        Which z of q(z|x) it is can say −log q(z|x) nats of another message, which whoever has
-        decoded x reads off ("bits back"): these are not lost. (z is sent rounded: each digit more
-        costs in −log p(z) what it gives back in −log q(z|x).)
+        The choice of z among all of q(z|x) can carry −log q(z|x) nats of another message, which
+        whoever has decoded x reads off ("bits back"): these are not lost. (z is sent rounded: each
+        digit more costs in −log p(z) what it gives back in −log q(z|x).)
         """
         log_px_z, kl = self.elbo_terms(x, y, generator)
         return log_px_z - kl.sum(dim=1)
@@ -343,6 +336,18 @@ class VAE(nn.Module):
         """
         log_px_z, kl = self.elbo_terms(x, y)
         return (beta * kl.sum(dim=1) - log_px_z).mean()
+
+    # ------------------------------------------------------------------------------ a tighter bound
+    #
+    # IWAE. Put K draws under the logarithm:
+    #
+    #     L_K = E[ log 1/K Σ_k w_k ],   z_1 … z_K ~ q(z|x),   w_k as in (4)                     (10)
+    #     ELBO = L_1 ≤ L_2 ≤ … ≤ log p(x), and L_K → log p(x), since the mean of |log w| is finite
+    #
+    # Jensen again, but of an average, which strays less from its mean: so less is lost (theorem 1
+    # of Burda et al., who for the limit ask for more, a bounded w). We report −L_K of the test set:
+    # in expectation an upper bound on −log p(x). Its slack shrinks with K, but not surely as 1/K:
+    # where σ² < 1, p(z)/q(z|x) has no bound, and where σ² < ½, w has no finite variance.
 
     def log_weight(self, x, y, mu, log_var, generator=None):
         """(4): log w = log p(x|z) + log p(z) − log q(z|x), of one z ~ q an image. -> (B,) nats."""
@@ -571,7 +576,9 @@ def plot_latent_plane(model, folder, mu, digits):
     # One digit, its styles.
     y = None if not model.classes else torch.full((side**2,), 3 % model.classes).to(mu.device)
     means = torch.sigmoid(model.decode(z.to(mu), y))
-    pictures.save_grid(folder / "manifold.png", means, columns=side, scale=1)
+    pictures.labelled_rows(folder / "manifold.png", [
+        (f"z₂ = {z2:.2f}", row) for z2, row in zip(at.flip(0).tolist(), means.split(side))],
+        above=[f"{z1:.1f}" for z1 in at.tolist()])
     figure, ax = plt.subplots(figsize=(6, 5))
     dots = ax.scatter(*mu.cpu().numpy().T, c=digits.cpu().numpy(), s=3, cmap="tab10", vmin=-0.5,
                       vmax=max(9, digits.max().item()) + 0.5)
@@ -759,7 +766,7 @@ ABOUT = {
 #
 # reaches ≤ 84.88 nats on the test set (the bound with K = 200), in 11.9 minutes (2 cores, AMD, seed
 # 0; 256 passes over the training set; samples/vae_long/), where the default has ≤ 85.69 in 4.6 (on
-# an Intel). Three times the steps for 0.8 nats: it begins to stop paying. Published for one layer
+# an Intel). Three times the steps for 0.8 nats: they begin to stop paying. Published for one layer
 # of latents, on dynamic bits, with K = 5000: MLPs trained on the ELBO ≤ 86.76 to 86.35 (1 to 50
 # draws of z a step), on L_50 ≤ 84.78 (IWAE paper, as nbip/IWAE quotes it, whose own runs reach
 # 86.06 and 84.32); a convolutional ResNet ≤ 81.08 (IAF paper, K = 128, as a later one quotes it).
@@ -785,11 +792,13 @@ ABOUT = {
 #    (−E_q[log p(x|z)] falls to 47 nats, from 74; the KL nobody paid for is 265 nats. z from N(0, I)
 #    falls where q never was.)
 # 3. --beta 4: which dimensions survive, and what happens when you walk along one of them?
-#    (13 live, where β = 1 has 32; −ELBO 117.5.) A walk along dimension k:
-#        import pictures, torch, vae
-#        z = torch.zeros(9, 40)
+#    (13 live, where β = 1 has 32; −ELBO 117.5.) A walk along the liveliest dimension:
+#        import pictures, torch, utils, vae
+#        model, data = vae.load("runs/vae_beta4"), utils.load_mnist("data")
+#        kl = vae.kl_to_prior(*model.encode(data.x_val.float())).mean(dim=0)
+#        k, z = kl.argsort(descending=True)[0], torch.zeros(9, 40)  # [1]: the next one
 #        z[:, k] = torch.linspace(-3, 3, 9)
-#        pictures.save_grid("walk.png", vae.load("runs/vae_beta4").decode(z).sigmoid(), columns=9)
+#        pictures.save_grid("walk.png", model.decode(z).sigmoid(), columns=9)
 # 4. Cut z from the graph in elbo_terms (z.detach()). How long do the latents live? (0 are left at
 #    the end; 205 nats, what 784 independent coins reach.)
 # 5. --z-size 10, then 80. Does the number of live latents follow? (With 10 all 10 live, and a

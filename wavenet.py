@@ -24,7 +24,7 @@ no step waits for another.
     u          u             (n, D)           uniform noise: pixel d is on if u_d < sigmoid(ℓ_d)
     y          y             (B,)             class label 0..9, only with --conditional
     B batch size, C channels, S width of the head, T = D steps along the line (step t is pixel
-    d = t), L layers
+    d = t), L layers; N taps of the entrance, in (N, 1, H, W) images
 
 Papers    van den Oord, Dieleman, Zen, Simonyan, Vinyals, Graves, Kalchbrenner, Senior &
           Kavukcuoglu, WaveNet: A Generative Model for Raw Audio, 2016 (arXiv 1609.03499)
@@ -134,8 +134,8 @@ ADAM = ("label", "last")  # weights so named are Adam's
 #
 # steps along the row and rows upwards in turn (26, not 28, as the entrance adds 1). Two layers
 # reach 1, 27 and 28 steps back, the left, upper right and upper neighbours, and all ten see the
-# whole past (choose_dilations(), and a test). With one first tap that has 91.2 nats, and as many
-# layers and weights with --dilations line 92.5. With all 116 taps there is no difference to be
+# whole past (choose_dilations(), and a test). With one first tap that has 91.2 nats; --dilations
+# line, with as many layers and weights, has 92.5. With all 116 taps there is no difference to be
 # seen, 88.5 and 88.6; but without dilation, all δ = 1, there is: 94.5.
 #
 # Gates. A layer's output is not a ReLU of (2) but a product,
@@ -167,8 +167,8 @@ ADAM = ("label", "last")  # weights so named are Adam's
 #
 # Labels. With --conditional (2) becomes taps_t = W h_t + W′ h_{t−δ} + w + V_y: each layer has a
 # learned vector V_y for each label y, the same at all steps ("global conditioning" in the paper).
-# To stand beside models of p(x), evaluate_without_label() takes it away again, as in made.py: at
-# most log 10 = 2.3 nats more.
+# So that nats may stand beside those of p(x), evaluate_without_label() takes the label away again,
+# as in made.py: at most log 10 = 2.3 nats more.
 #
 # Clipping. `clip` is below nearly every gradient (in a run of 400 steps the median is 72), so all
 # batches count alike in the mean of past gradients. (Muon forgets how long that mean is, but not
@@ -179,7 +179,7 @@ ADAM = ("label", "last")  # weights so named are Adam's
 # biases, labels, the last layer. What that is worth stands behind the code.
 #
 # Completion works as in made.py: exact in completion_top.png, where what is given comes first in
-# the line, not in completion_left.png. surprise.png: where nats are; sight.png: what a logit sees.
+# the line, not in completion_left.png. surprise.png: where bits go; sight.png: what a logit sees.
 #
 # What WaveNet was for. Sound: 16,000 samples a second, each one of 256 levels (a softmax in place
 # of our sigmoid), no end to the line, and several stacks of 1, 2, …, 512 for a field of several
@@ -285,7 +285,7 @@ class WaveNet(nn.Module):
         return [0.0] * layers if y is None else self.label_to_gates(y).chunk(layers, dim=1)
 
     def gate(self, taps):
-        """tanh · sigmoid (4): (…, 2C) -> (…, C)."""
+        """(4): tanh(a) · sigmoid(b), the two halves of the taps. (…, 2C) -> (…, C)."""
         a, b = taps.chunk(2, dim=-1)
         return torch.tanh(a) * torch.sigmoid(b)
 
@@ -335,8 +335,8 @@ class WaveNet(nn.Module):
     @torch.no_grad()
     def sample_obvious(self, n, y=None, generator=None, x=None, known=None):
         """n draws from p(x), or p(x|y), as anybody would write it: D forward passes, each used for
-        a single pixel. x (n, 1, H, W) and known (H, W) bool: pixels that are given.
-        -> (n, 1, H, W)."""
+        a single pixel. x (n, 1, H, W) and known (H, W) bool: pixels that are given. (known becomes
+        a list of D bools.) -> (n, 1, H, W)."""
         u, pixels, known, y, room = start_of_sample(self, n, y, generator, x, known)
         for d in range(u.shape[1]):
             logits = self.logits(room, y).flatten(1)[:, d]
@@ -558,15 +558,15 @@ ABOUT = {
 #       learning rate a third                       94.1 (0.3)    109 s
 #       learning rate three times                   88.5 (0.6)     73 s
 #
-# What does it carry? Read nothing into less than twice what three seeds span: one nat. That leaves
-# the width of the entrance, dilation, the image's own where the entrance is narrow, residuals,
+# What counts? Read nothing into less than twice what three seeds span: one nat. That leaves the
+# width of the entrance, dilation, the image's own where the entrance is narrow, residuals,
 # channels, and a rate that is too low. Undecided are gates, skips, the place, clipping and the
 # higher rate; longer runs could tell. Nor are all rows as large as the default: a ReLU leaves the
 # second half of taps_t unused, 20,800 of 81,249 weights; the last skip alone leaves the other nine,
 # 19,008.
 #
-# Short runs choose neither rate nor optimizer. They reward large steps, long ones steps that are
-# small enough to end near the optimum: three times the rate is no worse in this table, and 2.4
+# Short runs choose neither rate nor optimizer. They reward large steps; long runs reward steps that
+# are small enough to end near the optimum: three times the rate is no worse in this table, and 2.4
 # behind in 900 steps (below). And Adam, no worse here, is behind at the end of the default's own
 # 4,500 steps (seed 0, of the same file and images):
 #
@@ -592,22 +592,24 @@ ABOUT = {
 #     batch / 2, batch · 2    86.59, 84.52
 #     width / 2, width · 2    87.41, 84.01
 #
-# All do, the furthest by 2.8, at a third of the rate, which costs a little more than three times it
-# (2.4). Half the width is 2.0 behind; seeds differ by 0.2. Half the batch or half the width takes
-# half the time and is worse, twice of either takes two to three times as long and is better.
+# All do, the furthest by 2.8, at a third of the rate, which costs a little more than three times
+# the rate (2.4). Half the width is 2.0 behind; seeds differ by 0.2. Half the batch or half the
+# width takes half the time and is worse, twice of either takes two to three times as long and is
+# better.
 #
 # The rate was chosen so. With 5e-3 as many steps have 85.6 nats, and a third of the rate 89.0: 3.4
 # behind. A higher rate moves the fault to the other side: 7e-3 has 85.5, and three times of it
 # 88.6, 3.1 behind. (Single runs while tuning, of which no file is kept.)
 #
-# Given an afternoon. No long run has been made. Among the convolutions it was given to the Gated
-# PixelCNN (pixelcnn.py), which was ahead in equal time as long as Adam moved the weights of both.
-# Twice the width (above) is the row to begin with.
+# Given an afternoon. No long run has been made: among the convolutions the Gated PixelCNN was given
+# one (pixelcnn.py), as it was ahead in equal time as long as Adam moved the weights of both. Twice
+# the width (above) is the row to begin with.
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation nats after --steps 400, means of seeds 0, 1 and 2;
 # results/ablations/convolutions.json. The default: 88.5.)
 # 1. Do not shift: v[:, 1:] instead of v[:, :-1] in streams(). What does the loss do? (It goes to
-#    0: 4 · 10⁻⁷ nats.) Why do probabilities no longer sum to 1 (test_autoregressive.py)?
+#    0: 4 · 10⁻⁷ nats.) What does sample_obvious() draw? (Black: it copies the 0 that stands where
+#    nothing is drawn yet.) Why do probabilities no longer sum to 1 (test_autoregressive.py)?
 # 2. Shift twice: pad by one more and drop the last two. (Probabilities sum to 1. The test that asks
 #    for all of the past fails.)
 # 3. --dilations line, then choose_dilations() that returns [1] * 10. (88.6, 94.5.) Look at
@@ -619,9 +621,9 @@ ABOUT = {
 # 6. Cut the skips, but for the last layer's: `skips = self.skip[k](g)`. Then, with all skips, the
 #    residuals: `h = self.residual[k](g)`. In sample(), too. (89.0, 91.8.) Which costs more?
 # 7. In sample(), make each queue, and both `% delta`, one longer than δ. Which test notices? (That
-#    both samplers draw the same pixels.) Draw with it, by the weights that ship: what do digits
-#    look like? (Bent, many of no kind: a Fréchet distance of 19.2 where 3.4 is usual, 1,000 draws
-#    beside validation digits; one run, no file is kept.)
+#    both samplers draw the same pixels.) Draw with --sample-only, by the weights that ship: what do
+#    digits look like? (Bent, many of no kind: a Fréchet distance of 19.2 where 3.4 is usual, 1,000
+#    draws beside validation digits; one run, no file is kept.)
 # 8. --first-taps 1, 28, 300. (91.2, 89.7, 88.3 nats.) Where does it stop paying? (Between 28 and
 #    116, as far as such runs can tell.)
 # --------------------------------------------------------------------------------------------------

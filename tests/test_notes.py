@@ -350,7 +350,7 @@ COMPUTED = {
     "wavenet": [
         ("in this table, and {:.1f} behind in 900 steps", behind("wavenet", "lr * 3")),
         ("the furthest by {:.1f}, at a third of the rate, which costs a little more than three "
-         "times it ({:.1f}). Half the width is {:.1f} behind; seeds differ by {:.1f}.",
+         "times the rate ({:.1f}). Half the width is {:.1f} behind; seeds differ by {:.1f}.",
          furthest("wavenet"), behind("wavenet", "lr * 3"), behind("wavenet", "width / 2"),
          span(seeds("wavenet"))),
         LABEL],
@@ -482,7 +482,7 @@ COMPUTED = {
         ("D's loss near {:.3f} is", 2 * math.log(2)),
         ("this is {:.3f} nats, 2 JSD is {:.3f},", MISSING, TWICE_JSD)],
     "flow": [
-        ("is {:.2f} nats away from it", math.log(2 * math.pi * math.e / 12) / 2),
+        ("is {:.2f} nats away from a box", math.log(2 * math.pi * math.e / 12) / 2),
         ("at most log 1.5 = {:.1f} nats", math.log(1.5)),
         ("Three seeds span {:.1f} nats;", ablated("flow", "seed 2", "seed 1")),
         ("fall to the end, by {:.1f} in the last tenth", at("flow_long", 5_415, "val_grey_nats")
@@ -509,13 +509,13 @@ COMPUTED = {
         ("Longer: {:.2f} and {:.2f} in {:.1f} minutes", *reached(
             "diffusion_long", "frechet", "frechet_binary"), minutes("diffusion_long")),
         ("guided (w = 1.25): {:.2f},", *reached("diffusion_conditional", "frechet")),
-        ("a distance of {:.2f} in 25 passes, (11) {:.2f} (",
+        ("a distance of {:.2f} in 25 passes, by (11) {:.2f} (",
          speed("diffusion", "heun", 25), speed("diffusion", "ddim", 25)),
         ("In 50 steps (5) reaches {:.2f} and (11) {:.2f}, in the long run {:.2f} and {:.2f};", *(
             speed(run, sampler, 50) for run in ("diffusion", "diffusion_long")
             for sampler in ("ddpm", "ddim"))),
         ("in 100 steps the default has {:.2f}.", speed("diffusion", "ddpm", 100)),
-        ("it is not so: {:.2f} and {:.2f}, and ten steps ({:.2f}, {:.2f}) are better than a "
+        ("(5) has {:.2f} and (11) {:.2f}, and ten steps ({:.2f}, {:.2f}) are better than a "
          "hundred ({:.2f}, {:.2f}; one heap each)", *(speed("diffusion_conditional", sampler, steps)
                                for steps in (50, 10, 100) for sampler in ("ddpm", "ddim"))),
         ("in ten steps (11) has {:.2f} here and {:.2f} on the arc", *(
