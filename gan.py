@@ -799,7 +799,7 @@ ABOUT = {
 #    do any harm: at the beginning or at the end? (Look at losses.png: where is D(G(z))?)
 # 2. In discriminator_step() draw without no_grad(), and in generator_step(), in place of update():
 #    loss.backward(), optimizer.step(), and only then optimizer.zero_grad(). Which test fails?
-#    (6.64.)
+#    (test_the_step_of_D_leaves_no_gradient_on_G; 6.64.)
 # 3. --average 0: draw from G as it is. (4.94.) Compare the rows of progress.png.
 # 4. --z-size 2, 64. (20.81, 5.96.) With 2: which digits share a border? Compare with manifold.png
 #    of vae.py --z-size 2.

@@ -1101,8 +1101,9 @@ ABOUT = {
 # from results/ablations/made.json. The defaults reach 90.4 and 93.4.
 # Those of exercises 3 and 8 are of the weights of whole runs, on validation; no file is kept.)
 # 1. Write >= in hidden_to_logit of build_masks(), train, and draw with sample_obvious(). Then let
-#    all masks be true. (Losses of 6.1 and 0.8 nats, and black images.) Which tests fail? And why
-#    does the fast sample() draw otherwise? To see without training who looks at whom (4×4 pixels; a
+#    all masks be true. (Losses of 6.1 and 0.8 nats, and black images.) Which tests fail?
+#    (test_probabilities_of_all_images_sum_to_one, and a dozen more.) And why does the fast sample()
+#    draw otherwise? To see without training who looks at whom (4×4 pixels; a
 #    row for each logit, a column for each pixel; 1: it looks there):
 #        import made, torch
 #        x = torch.rand(9, 1, 4, 4).round()
@@ -1110,8 +1111,9 @@ ABOUT = {
 #    To draw, once it is trained:
 #        import made, pictures
 #        pictures.save_grid("draws.png", made.load("runs/made").sample_obvious(16))
-# 2. Write > in pixel_to_hidden. Do any samples look wrong? Which test fails now? Take `direct` away
-#    as well. (91.5 nats, then 100.1.)
+# 2. Write > in pixel_to_hidden. Do any samples look wrong? Which test fails now?
+#    (Nothing leaks; test_masks_are_the_largest_that_do_not_leak.) Take `direct` away as well. (91.5
+#    nats, then 100.1.)
 # 3. --order random. Is it the first pixels that are expensive, or the last? Plot surprise() against
 #    the place. (The first, as nothing is known yet: the order-agnostic run of samples/ pays 54 bits
 #    for its first 196 pixels, and 25 for its last; 2,000 validation images, first mask set.)
@@ -1120,6 +1122,7 @@ ABOUT = {
 #        bits = made.surprise(model, data.x_val[:2000], None).mean(dim=(0, 1)).flatten()
 #        bits = bits[model.place[0].argsort()]  # in the order of drawing
 # 4. F.layer_norm(h, h.shape[1:]) before each SiLU. (82.5 nats.) Which test says what is wrong?
+#    (test_logits_depend_on_the_past_alone_and_on_all_of_it.)
 # 5. --variant rnn --reach 0: state, and the last pixel alone. (133.2. The 120.6 of the notes are
 #    the same with 40 dead inputs beside that pixel, so that its weight starts smaller: in 120 steps
 #    worth 13 nats.) Then, with the window again, cut the state: leave state_to_head out of head().

@@ -906,8 +906,9 @@ ABOUT = {
 # Exercises (Figures: validation nats after --steps 400, seed 0;
 # results/ablations/transformer_ar.json. The default: 87.5.)
 # 1. triu(2) in attention_weights(), and attention() in place of fast_attention() in
-#    Block.forward(). What does the loss do (0.05 nats), which test says why, and why do draws of
-#    sample_obvious() differ from those of sample()? Then triu(0). Where does nan begin?
+#    Block.forward(). What does the loss do (0.05 nats), which test says why (first of all
+#    test_probabilities_of_all_images_sum_to_one), and why do draws of sample_obvious() differ from
+#    those of sample()? Then triu(0). Where does nan begin?
 # 2. Leave out the root in (3). (87.9; with --heads 1, where d is 64, 89.3.)
 # 3. --heads 1, 8. (87.8, 87.6.) Are any two heads of attention.png alike?
 # 4. --reach 0, 1, 5. (90.7, 88.6, 87.7.) Does --reach 0 find the plane? Look at its attention.png.
@@ -921,7 +922,8 @@ ABOUT = {
 #    labels in loss() by an eleventh one, "not said"; when sampling, use
 #    ℓ = ℓ(not said) + s·(ℓ(y) − ℓ(not said)) with s = 1, 2, 4. What do digits gain, and what do
 #    they lose? Is the result still a draw from p(x|y)? (For s = 1 alone: each word is drawn by
-#    p(w|y)^s · p(w)^(1−s), scaled to sum to 1. diffusion.py has guidance built in.)
+#    p(w|y)^s · p(w)^(1−s), scaled to sum to 1. What digits gain and lose was not tried here;
+#    diffusion.py has guidance built in, and figures.)
 # 8. Time sample() against sample_obvious() for n = 1 and 64, with --patch 2 and 1. (For 64:
 #    docs/results.md.) Why does the ratio grow with T, and why does one digit take nearly as long as
 #    ten? (T passes over T words, and T over one each; and most of a small call is no arithmetic.)
