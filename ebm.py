@@ -1149,9 +1149,10 @@ ABOUT = {
 # first and a dip at the second, as if all were well: it scores the chains of training, not draws.
 # (By the same chains the best weights are chosen.)
 #
-# What an RBM needs. 5,000 steps, a tenth of the default's: nats of 1,000 validation images by AIS
-# with 2,000 temperatures from both sides, and distance of 1,000 draws to validation bits
-# (experiments/ablate_ebm.py, this table and the next; the file is results/ablations/ebm.json):
+# What each detail is worth to an RBM. 5,000 steps, a tenth of the default's: nats of 1,000
+# validation images by AIS with 2,000 temperatures from both sides, and distance of 1,000 draws to
+# validation bits (experiments/ablate_ebm.py, this table and the next; the file is
+# results/ablations/ebm.json):
 #
 #     as it is                        92.9 to 93.8        5.7
 #       seed 1                        93.1 to 94.7        8.0
@@ -1165,8 +1166,8 @@ ABOUT = {
 # Between the two seeds nats differ by half a nat, distances by 2: μ in place of ½ is worth a nat or
 # two, and neither a distance that can be told nor a narrower interval.
 #
-# What a network alone needs. --variant conv, 1,000 steps: distance of 500 draws by 200 steps to
-# grey validation digits, and the largest gradient, before it is clipped:
+# What each detail is worth to a network alone. --variant conv, 1,000 steps: distance of 500 draws
+# by 200 steps to grey validation digits, and the largest gradient, before it is clipped:
 #
 #     as it is                                             8.3        2,067
 #       seed 1                                            11.0        5,479
