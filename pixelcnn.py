@@ -38,7 +38,7 @@ Reached   −log p(x) = 81.50 nats, 0.1500 bits/dim on all 10,000 test images, e
           samples/pixelcnn/metrics.json. Original: 86.07 in 4.6 minutes; Row LSTM: 84.96 in 4.5.
           Published: PixelCNN 81.45, Gated PixelCNN 81.50 (README of EugenHotaj/pytorch-generative,
           dynamic binarization; its code makes 457 passes over the data, unless told otherwise);
-          PixelCNN 81.30, Row LSTM 80.54 (PixelRNN paper, static binarization).
+          PixelCNN 81.30, Row LSTM 80.54 (PixelRNN paper, static binarization; from memory).
 Gallery   samples/pixelcnn/README.md shows its runs; pictures that notes name lie beside it
 Left out  on purpose: the Diagonal BiLSTM (the notes say what it is); colour channels.
 """
@@ -779,7 +779,7 @@ ABOUT = {
                      "60,000 images, up to 457 epochs on a GPU; 81.30 in the paper, static "
                      "binarization"),
         "rnn": ("80.54 (Diagonal BiLSTM: 80.75 to 79.20)",
-                "PixelRNN paper (one to seven layers), static binarization"),
+                "PixelRNN paper (one to seven layers), static binarization; from memory"),
     },
     "abilities": {"likelihood": "exact", "latent space": "no", "interpolation": "no",
                   "completion": "what comes later (below)", "steps a draw takes": "784"},

@@ -212,6 +212,7 @@ def chapters():
     modules = [importlib.import_module(path.stem) for path in scripts
                if "\nABOUT = " in path.read_text(encoding="utf-8")]
     for module in modules:
-        if "order" not in module.ABOUT:
-            fail(f'{module.__name__}.py: ABOUT has no "order" (CONTRIBUTING.md, step 5).')
+        for key in ("order", "title", "published", "abilities", "variants", "small"):
+            if key not in module.ABOUT:
+                fail(f'{module.__name__}.py: ABOUT has no "{key}" (CONTRIBUTING.md, step 5).')
     return {module.__name__: module for module in sorted(modules, key=lambda m: m.ABOUT["order"])}

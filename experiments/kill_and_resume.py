@@ -131,7 +131,7 @@ def main():
     parser.add_argument("--json", metavar="OUT.json", help="also write the counts there")
     args = parser.parse_args()
     if unknown := set(args.runs) - set(RUNS):
-        parser.error(f"no such run: {', '.join(unknown)}")
+        parser.error(f"no such run: {', '.join(unknown)}; choose from {', '.join(RUNS)}")
     utils.download_mnist = lambda data_dir: "not asked"
     with tempfile.TemporaryDirectory() as nothing:
         data = utils.load_mnist(nothing)

@@ -122,8 +122,10 @@ def test_chapters_are_found_and_not_listed(monkeypatch, fails):
     assert {"made", "vae", "gan"} <= set(chapters) and not {"toy", "utils"} & set(chapters)
     order = [chapter.ABOUT["order"] for chapter in chapters.values()]
     assert order == sorted(order)
-    monkeypatch.delitem(chapters["vae"].ABOUT, "order")
-    fails(settings.chapters, 'vae.py: ABOUT has no "order"')
+    for key in ("order", "title", "published", "abilities", "variants", "small"):
+        with monkeypatch.context() as without:
+            without.delitem(chapters["vae"].ABOUT, key)
+            fails(settings.chapters, f'vae.py: ABOUT has no "{key}"')
 
 
 def test_help_reads_well(capsys):
