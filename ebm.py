@@ -1210,9 +1210,9 @@ ABOUT = {
 # 5. Put denoising score matching in place of Smoothed.loss(): the squared distance of jump(noisy)
 #    and x. (Without clamp, with create_graph=True in score().) Begin the chains of sample() at
 #    independent pixels, then at digits with noise: which draws are bad, and why? (The former:
-#    pieces of strokes, 58.6. From digits 11.7 in 200 steps, but 75.3 in 1,000: slopes are right near
-#    digits alone, and chains that have once left find no way back; the second figure and the third
-#    are of one run, no file is kept.)
+#    pieces of strokes, 58.6. From digits 11.7 in 200 steps, but 75.3 in 1,000: slopes are right
+#    near digits alone, and chains that have once left find no way back; these two are of one run,
+#    no file is kept.)
 # 6. Composition: with --variant conv --conditional let a chain walk by E(x|3) + E(x|8), as in
 #    plot_composition(), and jump by either: (18) is not of a sum. What is both? (−σ²∇ of the sum is
 #    digit₃ + digit₈ − 2x: a jump to digit₃ + digit₈ − x, with the noise turned round.)
