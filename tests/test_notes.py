@@ -490,7 +490,6 @@ COMPUTED = {
     "diffusion": [
         ("An eighth of the steps costs {:.1f} nats",
          MASKED["bounds_by_steps"]["98"] - MASKED["test_nats"]),
-        ("Three seeds of 2,200 steps span {:.1f}", span(seeds("diffusion"))),
         ("the furthest (batch / 2) by a factor of {:.1f},", times("diffusion", "batch / 2")),
         ("The three seeds span {:.2f}; from their mean, {:.2f}, only",
          span(seeds("diffusion")), statistics.mean(seeds("diffusion"))),
@@ -620,21 +619,30 @@ def all_wrong(chapter, text):
 # ------------------------------------------------------------------------------------------- tests
 
 
-def test_what_wavenets_table_carries_is_more_than_seeds_do():
-    """Twice the span of three seeds; what it calls undecided is less."""
-    def is_beyond(one, other="wavenet"):
-        rows = ABLATED["convolutions"][one], ABLATED["convolutions"][other]
-        assert all(row["seeds"] == 3 for row in rows)
-        return abs(rows[0]["val_nats"] - rows[1]["val_nats"]) > 2 * max(
-            row["span"] for row in rows)
+def is_beyond(table, one, other):
+    """Do two rows of three seeds lie further apart than twice what either spans?"""
+    rows = ABLATED[table][one], ABLATED[table][other]
+    assert all(row["seeds"] == 3 for row in rows)
+    scores = [row["val_nats" if "val_nats" in row else "frechet"] for row in rows]
+    return abs(scores[0] - scores[1]) > 2 * max(row["span"] for row in rows)
 
+
+def test_what_wavenets_table_carries_is_more_than_seeds_do():
+    """What it calls undecided is less."""
     for name in ("one first tap", "28 first taps", "no dilation", "no residual",
                  "half the channels", "lr / 3"):
-        assert is_beyond(f"wavenet, {name}"), name
-    assert is_beyond("wavenet, line, one first tap", "wavenet, one first tap")
+        assert is_beyond("convolutions", f"wavenet, {name}", "wavenet"), name
+    assert is_beyond("convolutions", "wavenet, line, one first tap", "wavenet, one first tap")
     for name in ("Adam", "Adam, --lr 0.01", "line", "no gate", "no skip", "told where it is",
                  "no clipping", "lr * 3", "300 first taps"):
-        assert not is_beyond(f"wavenet, {name}"), name
+        assert not is_beyond("convolutions", f"wavenet, {name}", "wavenet"), name
+
+
+def test_what_diffusions_table_carries_is_more_than_seeds_do():
+    undecided = {"not told t", "no average", "lr * 3"}
+    for name in ABLATED["diffusion"].keys() - {"default"}:
+        assert is_beyond("diffusion", name, "default") == (name not in undecided), name
+    assert len(ABLATED["diffusion"]) == 10
 
 
 @pytest.mark.parametrize("chapter", PUBLISHED)
