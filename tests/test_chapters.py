@@ -811,6 +811,12 @@ def test_a_class_has_no_other_defaults_than_its_settings(name, flags):
     model = fit.the_one_that_draws(chapter.build(values(chapter, flags)))
     other = type(model)()
     assert [p.shape for p in other.parameters()] == [p.shape for p in model.parameters()]
+    # Of drawing, of a run, and what tells flow matching from its sibling.
+    free = {"training", "sampling_steps", "guidance", "base_steps", "straight"}
+    kept = [{key: value for part in net.modules() for key, value in vars(part).items()
+             if key not in free and isinstance(value, (bool, int, float, str, tuple))}
+            for net in (model, other)]
+    assert kept[0] == kept[1]  # what shapes do not show: heads, dilations, σ
 
 
 # What chapters do each in a way of their own, though the name is one.
