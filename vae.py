@@ -298,7 +298,11 @@ class VAE(nn.Module):
     def encode(self, x, y=None):
         """Parameters of q(z|x). x: (B, 1, H, W) -> mu, log_var, each (B, Z)."""
         utils.check_pixels(x)
-        return self.encoder(self.with_label(x.flatten(1), y)).chunk(2, dim=1)
+        mu, log_var = self.encoder(self.with_label(x.flatten(1), y)).chunk(2, dim=1)
+        # Now and then a step throws the log variance of a single image to 50 or more; then e^50 is
+        # in its gradient, whose square is no number, and the run is over. So it is cut at 10, where
+        # it does not come otherwise; what is cut off is a constant: the slope still pulls it back.
+        return mu, log_var - (log_var - 10).clamp(min=0).detach()
 
     def decode(self, z, y=None):
         """Logits of p(x|z). z: (B, Z) -> (B, 1, H, W)."""

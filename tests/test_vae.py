@@ -308,7 +308,7 @@ def test_the_loss_is_minus_the_elbo_with_its_kl_weighed():
 @pytest.mark.parametrize("conditional", [False, True])
 def test_the_networks_are_what_the_notes_say(conditional):
     """Encoder and decoder, written anew in plain loops: SiLU, hidden layers that add to their
-    input, a label as ten more inputs, μ before log σ²."""
+    input, a label as ten more inputs, μ before log σ², which is cut at 10."""
     torch.manual_seed(1)
     model = vae.VAE((2, 3), z_size=2, width=5, depth=3, classes=10 * conditional).double()
     with torch.no_grad():
@@ -332,8 +332,9 @@ def test_the_networks_are_what_the_notes_say(conditional):
     more = [float(k == label) for k in range(10)] * conditional
     y = torch.tensor([label]) if conditional else None
     mu, log_var = model.encode(x.view(1, 1, 2, 3), y)
+    said = network(model.encoder, x.tolist() + more)
     assert torch.cat([mu, log_var], dim=1)[0].tolist() == pytest.approx(
-        network(model.encoder, x.tolist() + more))
+        said[:2] + [min(v, 10) for v in said[2:]])
     logits = model.decode(torch.tensor([z]).double(), y)
     assert logits.shape == (1, 1, 2, 3)
     assert logits.flatten().tolist() == pytest.approx(network(model.decoder, z + more))
@@ -372,6 +373,29 @@ def test_gradients_flow_through_z():
 
     assert gradient_reaches_encoder(small_vae())
     assert not gradient_reaches_encoder(small_vae(model_class=Cut))  # control: z cut from the graph
+
+
+def test_a_log_variance_that_runs_away_does_not_end_the_run():
+    """--z-size 2 once came to 55 for one image at step 3,122, and e^55 squared is no number. Its
+    slope stays, as large as at 10, and pulls it back; below 10 nothing changes."""
+    class Uncut(vae.VAE):
+        def encode(self, x, y=None):
+            return self.encoder(self.with_label(x.flatten(1), y)).chunk(2, dim=1)
+
+    def slopes(model_class, log_var):
+        torch.manual_seed(0)
+        model, x = model_class(4, 2, 8, 2), (torch.rand(5, 1, 4, 4) < 0.5).float()
+        bias = list(model.encoder.parameters())[-1]
+        bias.data[2:] = log_var
+        _, kl = model.elbo_terms(x)
+        kl.sum().backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.encoder.parameters(), math.inf)
+        return norm.isfinite().item(), bias.grad[2:]
+
+    assert not slopes(Uncut, 55.0)[0]  # control
+    finite, slope = slopes(vae.VAE, 55.0)
+    assert finite and torch.allclose(slope, torch.full((2,), 5 * (math.e**10 - 1) / 2))
+    assert torch.equal(slopes(Uncut, 3.0)[1], slopes(vae.VAE, 3.0)[1])
 
 
 def test_gradient_of_the_elbo_is_the_gradient_of_its_mean():
