@@ -864,10 +864,10 @@ ABOUT = {
 # Another optimizer. In a quarter of the gated default's steps (2,250), seed 0, on 2,000 validation
 # images (experiments/optimizers.py; results/optimizers/pixelcnn.json): Adam 84.0 nats, Muon
 # (muon.py), for all kernels but the last, at the same rate 82.9. A step of Muon takes about 3 ms
-# more than one of Adam (one thread, no file is kept). In a whole run it is as much: 81.0 by Muon
-# after 9,000 steps, without position and bias, where the weights of samples/pixelcnn/ have 82.3 on
-# these images (one run on one thread, no file is kept). So it will be the default; its runs have
-# not been made yet.
+# more than one of Adam (one thread, no file is kept). A whole run with both changed, Muon and
+# neither position nor bias, ends at 81.0 after 9,000 steps, where the weights of samples/pixelcnn/
+# have 82.3 on these images (one run on one thread, no file is kept). So it will be the default; its
+# runs have not been made yet.
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (1,800; original: 900; rnn: 800), seed 0 where the row names no other; nats on
