@@ -28,6 +28,7 @@ Papers    van den Oord, Kalchbrenner & Kavukcuoglu, Pixel Recurrent Neural Netwo
           Generation with PixelCNN Decoders, 2016 (1606.05328): the gated one
           Salimans, Karpathy, Chen & Kingma, PixelCNN++, 2017 (1701.05517); Chen, Mishra,
           Rohaninejad & Abbeel, PixelSNAIL, 2017 (1712.09763): what came after
+          Jordan et al., Muon, 2024: the optimizer, which has a small chapter of its own, muon.py
 Lecture   Berkeley CS294-158, lecture 2: autoregressive models
 Run       python pixelcnn.py                       Gated PixelCNN; writes runs/pixelcnn/
           python pixelcnn.py --variant original    PixelCNN; writes runs/pixelcnn_original/
@@ -51,6 +52,7 @@ import torch.nn.functional as F
 import pictures
 import utils
 from judge import figures_of_levels
+from muon import Muon
 from runner import Run, load_trained
 from settings import Setting
 
@@ -77,6 +79,7 @@ VARIANTS = {  # what some defaults are if another setting has that value
     ("variant", "original"): {"steps": 4500, "lr": 5e-3, "width": 64},
     ("variant", "rnn"): {"steps": 4000, "width": 32, "depth": 3},
 }
+ADAM = ("label", "last", "look")  # weights so named are Adam's
 SEEN = 6  # E: of more than two levels, networks see each as so many learned numbers
 
 # --------------------------------------------------------------------------------------------------
@@ -104,8 +107,8 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 # copies the 0 that stands where nothing is drawn yet. A in a later one: nothing leaks, but such a
 # layer works without what only its centre knows.) The original, without biases of convolutions:
 #
-#     h = K_A ∗ (2x − 1) + position,     h' = h + widen · relu( K_B ∗ relu( narrow · relu(h) ) )
-#     ℓ = last · relu( head · relu(h) ) + bias               (the head of all three models)     (2a)
+#     h = K_A ∗ (2x − 1),     h' = h + widen · relu( K_B ∗ relu( narrow · relu(h) ) )
+#     ℓ = last · relu( head · relu(h) )                      (the head of all three models)     (2a)
 #
 # The blind spot. Stack masked kernels and ask what the last one sees. A layer of 3×3 with mask A
 # sees four pixels. One with mask B on top looks at five such places, and sees eleven. To get one
@@ -125,8 +128,8 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 #
 # (What the gated model and the Row LSTM see instead, (3) to (6), stands in front of their code.)
 #
-# Where am I? A learned vector for each place, and a bias for each logit: a quarter of all weights.
-# The original needs them, the others hardly do ("What was measured"; wavenet.py does without).
+# Where am I? Nobody says, as in wavenet.py. But beyond the border are zeros, which no pixel has, and
+# a place whose field reaches them can find out.
 #
 # Labels. With --conditional a label adds a learned vector: to the first features (original), or in
 # front of all gates, (4) and (6). evaluate_without_label() takes it away again (made.py).
@@ -221,13 +224,12 @@ class Autoregressive(nn.Module):
     levels: of a pixel; 2: a coin, one logit; more: a softmax, one logit each."""
 
     def last_layer(self, channels, levels):
-        """From `channels` to logits, with a bias for each pixel."""
-        self.levels, several = levels, [levels] * (levels > 2)
+        """From `channels` to logits."""
+        self.levels = levels
         # For tables of nats of bits: nats of more levels are exact, too, but on another scale.
         self.likelihood = "exact" if levels == 2 else "none"
-        self.last = nn.Conv2d(channels, *several or [1], 1, bias=False)
-        self.bias = nn.Parameter(torch.zeros(*several, *self.image_size))
-        if several:
+        self.last = nn.Conv2d(channels, levels if levels > 2 else 1, 1)
+        if levels > 2:
             self.look = nn.Embedding(levels, SEEN)
             self.start_looking(torch.ones(levels))
 
@@ -255,25 +257,19 @@ class Autoregressive(nn.Module):
         self.look.weight[0] = torch.tensor([-1] + [0] * (SEEN - 1))
 
     @torch.no_grad()
-    def start_from_mean(self, images):
-        """Start each pixel's bias at its log-odds, or each level's at its log frequency in all
-        pixels (the smoothest start: at one place most levels never occur). images: (N, 1, H, W)
+    def start_from_levels(self, images):
+        """Start the last layer's biases at the log frequencies of levels. images: (N, 1, H, W)
         uint8, grey."""
-        if self.levels == 2:
-            mean = images.float().mean(dim=(0, 1)) / 255
-            self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)))
-        else:
-            level = (utils.to_levels(images, self.levels) * (self.levels - 1)).round().int()
-            counts = torch.bincount(level.flatten().cpu(), minlength=self.levels) + 1
-            self.start_looking(counts)
-            self.bias.copy_((counts / counts.sum()).log().to(self.bias)[:, None, None]
-                            .expand_as(self.bias))
+        level = (utils.to_levels(images, self.levels) * (self.levels - 1)).round().int()
+        counts = torch.bincount(level.flatten().cpu(), minlength=self.levels) + 1
+        self.start_looking(counts)
+        self.last.bias.copy_((counts / counts.sum()).log())
 
     def logits(self, x, y=None):
-        """All logits of (1) in one pass: last · relu(head · relu(h)) + bias (2a). x: (B, 1, H, W)
+        """All logits of (1) in one pass: last · relu(head · relu(h)) (2a). x: (B, 1, H, W)
         in [0, 1] -> (B, 1, H, W), or (B, levels, H, W)."""
         utils.check_label(self, y)
-        return self.last(F.relu(self.head(F.relu(self.streams(x, y)[-1])))) + self.bias
+        return self.last(F.relu(self.head(F.relu(self.streams(x, y)[-1]))))
 
     def log_prob(self, x, y=None):
         """log p(x), exact. x: (B, 1, H, W) in [0, 1], levels -> (B,) nats."""
@@ -322,7 +318,6 @@ class PixelCNN(Autoregressive):
         self.image_size = utils.pair(image_size)
         self.classes, half = classes, channels // 2
         self.first = nn.Conv2d(SEEN if levels > 2 else 1, channels, 7)
-        self.position = nn.Parameter(0.5 * torch.randn(channels, *self.image_size))
         self.label = nn.Embedding(classes, channels) if classes else None
         self.narrow = nn.ModuleList(nn.Conv2d(channels, half, 1) for _ in range(layers))
         self.masked = nn.ModuleList(nn.Conv2d(half, half, 3) for _ in range(layers))
@@ -336,7 +331,7 @@ class PixelCNN(Autoregressive):
         """Features after the first layer and after each block, h ← h + widen · relu(K_B ∗ relu(
         narrow · relu(h))) (2a): L + 1 of (B, C, H, W)."""
         weight = self.first.weight * self.mask_a
-        h = F.conv2d(self.seen(x), weight, self.first.bias, padding=3) + self.position
+        h = F.conv2d(self.seen(x), weight, self.first.bias, padding=3)
         streams = [h if y is None else h + self.label(y)[:, :, None, None]]
         for narrow, masked, widen in zip(self.narrow, self.masked, self.widen):
             h = F.relu(narrow(F.relu(streams[-1])))
@@ -359,13 +354,12 @@ class PixelCNN(Autoregressive):
         kept = [torch.zeros(n, m.in_channels, height + 1, width + 2).to(u) for m in self.masked]
         for d in range(height * width):
             i, j = d // width, d % width
-            h = signs[:, :, i:i + 4, j:j + 7].flatten(1) @ first + self.first.bias  # (n, C)
-            h = h + self.position[:, i, j] + label
+            h = signs[:, :, i:i + 4, j:j + 7].flatten(1) @ first + self.first.bias + label  # (n, C)
             for k in range(len(masked)):
                 kept[k][:, :, i + 1, j + 1] = F.relu(linear(self.narrow[k], F.relu(h)))
                 window = kept[k][:, :, i:i + 2, j:j + 3].flatten(1)
                 h = h + linear(self.widen[k], F.relu(window @ masked[k] + self.masked[k].bias))
-            logits = linear(self.last, F.relu(linear(self.head, F.relu(h)))) + self.bias[..., i, j]
+            logits = linear(self.last, F.relu(linear(self.head, F.relu(h))))
             room[:, 0, i, j] = toss(u[:, d], logits, pixels[:, d], known[d])
             signs[:, :, i + 3, j + 3] = self.seen(room[:, :, i, j])
         return room
@@ -417,7 +411,6 @@ class GatedPixelCNN(Autoregressive):
         inputs = SEEN if levels > 2 else 1
         self.first_up = nn.Conv2d(inputs, c, (3, 7))  # three rows above
         self.first_left = nn.Conv2d(inputs, c, (1, 3))  # three pixels to the left
-        self.position = nn.Parameter(0.5 * torch.randn(c, *self.image_size))
         self.dilations = choose_dilations(layers)
 
         def each(kernel):  # a convolution for each layer, onto both halves of its gate
@@ -443,7 +436,7 @@ class GatedPixelCNN(Autoregressive):
         signs = self.seen(x)
         # Shifts instead of masks: pad above (left), and drop the last row (column), so that place
         # (i, j) gets rows i − 3 … i − 1 (columns j − 3 … j − 1). A border is 0: not a pixel.
-        v = self.first_up(F.pad(signs[:, :, :-1], (3, 3, 3, 0))) + self.position
+        v = self.first_up(F.pad(signs[:, :, :-1], (3, 3, 3, 0)))
         h = self.first_left(F.pad(signs[:, :, :, :-1], (3, 0, 0, 0))) + v
         streams = [h]
         for k, (delta, (to_v, to_h)) in enumerate(zip(self.dilations, self.label_terms(y))):
@@ -462,7 +455,7 @@ class GatedPixelCNN(Autoregressive):
         once, all columns together, before its row is drawn; and of h each place once."""
         u, pixels, known, y, room = start_of_sample(self, n, y, generator, x, known)
         height, width = self.image_size
-        c, terms = self.position.shape[0], self.label_terms(y)
+        c, terms = self.head.in_channels, self.label_terms(y)
         first_left = self.first_left.weight.flatten(1)
         left = [m.weight.flatten(1) for m in self.left]
         inputs = self.first_up.in_channels  # ±1, or E numbers; 0: border, or not yet drawn
@@ -470,7 +463,7 @@ class GatedPixelCNN(Autoregressive):
         # Rows i − δ … i of each layer's v.
         above = [torch.zeros(n, c, delta + 1, width).to(u) for delta in self.dilations]
         for i in range(height):
-            v = self.first_up(signs[:, :, i:i + 3]) + self.position[:, i:i + 1]  # (n, C, 1, W)
+            v = self.first_up(signs[:, :, i:i + 3])  # (n, C, 1, W)
             first_v, to_gates = v[:, :, 0], []  # what v tells h in this row, layer by layer
             for k, delta in enumerate(self.dilations):
                 above[k] = torch.cat([above[k][:, :, 1:], v], dim=2)
@@ -490,7 +483,7 @@ class GatedPixelCNN(Autoregressive):
                     taps = F.linear(kept[k][:, :, j:j + delta + 1:delta].flatten(1), left[k])
                     h = h + linear(self.residual[k], gate(taps + to_gates[k][:, :, j]))
                 logits = linear(self.last, F.relu(linear(self.head, F.relu(h))))
-                logits, d = logits + self.bias[..., i, j], i * width + j
+                d = i * width + j
                 room[:, 0, i, j] = toss(u[:, d], logits, pixels[:, d], known[d])
                 signs[:, :, i + 3, j + 3] = self.seen(room[:, :, i, j])
         return room
@@ -535,10 +528,9 @@ class RowLSTM(Autoregressive):
         self.image_size = utils.pair(image_size)
         self.classes, c = classes, channels
         self.first = nn.Conv2d(SEEN if levels > 2 else 1, c, 7)
-        self.position = nn.Parameter(0.5 * torch.randn(c, *self.image_size))
         self.input_to_state = nn.ModuleList(nn.Conv2d(c, 4 * c, (1, 2)) for _ in range(layers))
         self.state_to_state = nn.ModuleList(
-            nn.Conv1d(c, 4 * c, 3, padding=1, bias=False) for _ in range(layers))
+            nn.Conv2d(c, 4 * c, (1, 3), padding=(0, 1), bias=False) for _ in range(layers))
         # Start by remembering: the second quarter is the forget gate's bias.
         for layer in self.input_to_state:
             nn.init.ones_(layer.bias.data[c:2 * c])
@@ -548,16 +540,16 @@ class RowLSTM(Autoregressive):
         self.register_buffer("mask_a", causal_mask(7, "A"))
 
     def label_terms(self, y):
-        """What a label adds to each layer's gates: L terms of (B, 4C, 1), or of 0."""
+        """What a label adds to each layer's gates: L terms of (B, 4C, 1, 1), or of 0."""
         layers = len(self.input_to_state)
         if y is None:
             return [0.0] * layers
-        return self.label_to_gates(y)[:, :, None].chunk(layers, dim=1)
+        return self.label_to_gates(y)[:, :, None, None].chunk(layers, dim=1)
 
     @staticmethod
     def cell(gates, c):
-        """(6): c ← σ(f) c + σ(i) tanh(g), h = σ(o) tanh(c). gates: (B, 4C, W), c: (B, C, W) -> h
-        and c, (B, C, W) each."""
+        """(6): c ← σ(f) c + σ(i) tanh(g), h = σ(o) tanh(c). gates: (B, 4C, …), c: (B, C, …) -> h
+        and c, (B, C, …) each."""
         i, f, o, g = gates.chunk(4, dim=1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
@@ -566,16 +558,16 @@ class RowLSTM(Autoregressive):
         """Features after the first layer and after each LSTM, whose gates are K_is ∗ in_r +
         K_ss ∗ h_{r−1} + b (6): L + 1 of (B, C, H, W)."""
         weight, terms = self.first.weight * self.mask_a, self.label_terms(y)
-        streams = [F.conv2d(self.seen(x), weight, self.first.bias, padding=3) + self.position]
+        streams = [F.conv2d(self.seen(x), weight, self.first.bias, padding=3)]
         for to_state, between, term in zip(self.input_to_state, self.state_to_state, terms):
             # What pixels say, all rows at once: columns j − 1 and j of the layer below (mask B).
             inputs = to_state(F.pad(streams[-1], (1, 0)))  # (B, 4C, H, W)
-            h = c = torch.zeros_like(streams[-1][:, :, 0])
+            h = c = torch.zeros_like(streams[-1][:, :, :1])
             states = []
-            for row in inputs.unbind(dim=2):  # the recurrence: H steps
+            for row in inputs.split(1, dim=2):  # the recurrence: H steps, of (B, 4C, 1, W)
                 h, c = self.cell(row + term + between(h), c)
                 states.append(h)
-            streams.append(streams[-1] + torch.stack(states, dim=2))
+            streams.append(streams[-1] + torch.cat(states, dim=2))
         return streams
 
     @torch.no_grad()
@@ -583,7 +575,7 @@ class RowLSTM(Autoregressive):
         """The pixels of sample_obvious: carry states and cells from row to row; within a row, each
         place once."""
         u, pixels, known, y, room = start_of_sample(self, n, y, generator, x, known)
-        (height, width), channels = self.image_size, self.position.shape[0]
+        (height, width), channels = self.image_size, self.head.in_channels
         layers, terms = range(len(self.input_to_state)), self.label_terms(y)
         # The rows of the first kernel that count, as a matrix.
         first = (self.first.weight * self.mask_a)[:, :, :4].flatten(1)
@@ -594,13 +586,13 @@ class RowLSTM(Autoregressive):
         c = [torch.zeros(n, channels, width).to(u) for _ in layers]
         for i in range(height):
             # All that the gates of this row hear, but for its own pixels: (n, 4C, W).
-            to_gates = [self.state_to_state[k](h[k]) + terms[k]
+            to_gates = [(self.state_to_state[k](h[k][:, :, None]) + terms[k])[:, :, 0]
                         + self.input_to_state[k].bias[:, None] for k in layers]
             h, new_c = [torch.zeros_like(s) for s in h], [torch.zeros_like(s) for s in c]
             left = [torch.zeros(n, channels).to(u) for _ in layers]  # column j − 1, the layer below
             for j in range(width):
                 window = signs[:, :, i:i + 4, j:j + 7].flatten(1)
-                features = F.linear(window, first, self.first.bias) + self.position[:, i, j]
+                features = F.linear(window, first, self.first.bias)
                 for k in layers:  # features: (n, C)
                     both = torch.stack([left[k], features], dim=2).flatten(1)
                     gates = F.linear(both, to_state[k]) + to_gates[k][:, :, j]
@@ -608,7 +600,7 @@ class RowLSTM(Autoregressive):
                     h[k][:, :, j], new_c[k][:, :, j] = self.cell(gates, c[k][:, :, j])
                     features = features + h[k][:, :, j]
                 logits = linear(self.last, F.relu(linear(self.head, F.relu(features))))
-                logits, d = logits + self.bias[..., i, j], i * width + j
+                d = i * width + j
                 room[:, 0, i, j] = toss(u[:, d], logits, pixels[:, d], known[d])
                 signs[:, :, i + 3, j + 3] = self.seen(room[:, :, i, j])
             c = new_c
@@ -715,14 +707,16 @@ def load(folder=None):
 
 
 def train(model, data, run):
-    """Maximum likelihood by Adam. All that a resumed run needs is in model, optimizer and run."""
+    """Maximum likelihood by Muon: of the mean gradient of each matrix it keeps the directions and
+    makes them equally long (muon.py). Biases, labels and the last layer are left to Adam. All that
+    a resumed run needs is in model, optimizer and run."""
     s = run.settings
-    optimizer = torch.optim.Adam(model.parameters(), lr=s.lr, fused=True)  # one pass: faster
+    optimizer = Muon(model, s.lr, adam=ADAM)
     with run.training(model=model, optimizer=optimizer):
         while run.step < s.steps:
             # The rate falls linearly to 0: at a constant rate the weights would jitter around the
-            # optimum to the end. Before that it rises over the first part of the run: Adam's first
-            # steps are taken before it knows the scale of the gradients.
+            # optimum to the end. Before that it rises over the first part of the run, to 0.95 lr:
+            # the first steps are taken before the means of gradients know much.
             warm, left = (run.step + 1) / (s.steps * s.warm_up + 1), 1 - run.step / s.steps
             optimizer.param_groups[0]["lr"] = s.lr * min(warm, left)
             x, y = utils.random_batch(data, s.batch_size)
@@ -749,7 +743,8 @@ def main(argv=None):
     if run.finished:
         return
     data = utils.in_levels(run.load_data(), model.levels)
-    model.start_from_mean(data.train)
+    if model.levels > 2:
+        model.start_from_levels(data.train)
     train(model, data, run)
 
     # From here on only the weights that were best on validation, and, once, the test set.
