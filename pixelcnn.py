@@ -257,13 +257,17 @@ class Autoregressive(nn.Module):
         self.look.weight[0] = torch.tensor([-1] + [0] * (SEEN - 1))
 
     @torch.no_grad()
-    def start_from_levels(self, images):
-        """Start the last layer's biases at the log frequencies of levels. images: (N, 1, H, W)
-        uint8, grey."""
+    def start_from_mean(self, images):
+        """Start the last biases at the log-odds of black and white, or at log frequencies of
+        levels, in all pixels. images: (N, 1, H, W) uint8, grey."""
         level = (utils.to_levels(images, self.levels) * (self.levels - 1)).round().int()
         counts = torch.bincount(level.flatten().cpu(), minlength=self.levels) + 1
-        self.start_looking(counts)
-        self.last.bias.copy_((counts / counts.sum()).log())
+        logs = (counts / counts.sum()).log()
+        if self.levels == 2:
+            self.last.bias.copy_(logs[1:] - logs[:1])
+        else:
+            self.start_looking(counts)
+            self.last.bias.copy_(logs)
 
     def logits(self, x, y=None):
         """All logits of (1) in one pass: last · relu(head · relu(h)) (2a). x: (B, 1, H, W)
@@ -743,8 +747,7 @@ def main(argv=None):
     if run.finished:
         return
     data = utils.in_levels(run.load_data(), model.levels)
-    if model.levels > 2:
-        model.start_from_levels(data.train)
+    model.start_from_mean(data.train)
     train(model, data, run)
 
     # From here on only the weights that were best on validation, and, once, the test set.

@@ -562,8 +562,8 @@ def test_without_the_label_all_ten_are_tried_and_the_most_probable_is_named(name
 # -------------------------------------------------------------------------------------- learning
 
 
-@parametrized([(name, flags) for name, flags in CASES if hasattr(
-    CHAPTERS[name].build(settings_of(name, flags)), "start_from_mean")])
+@parametrized([(name, flags) for name, flags in CASES if name != "pixelcnn" and hasattr(
+    CHAPTERS[name].build(settings_of(name, flags)), "start_from_mean")])  # its has no places
 def test_start_from_mean_is_the_model_of_independent_pixels(name, flags):
     """Where the last weights are zero. What was off, or on, in all images is not impossible."""
     model = lively(name, flags)

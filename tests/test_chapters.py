@@ -859,7 +859,7 @@ TWINS = {  # methods that are the same in several classes, and have to stay so
 # What a loop has in place of wavenet.py's line, where all its other lines are the same.
 BY_ADAM = {"optimizer = Muon(model, s.lr, adam=ADAM)":
            "optimizer = torch.optim.Adam(model.parameters(), lr=s.lr, fused=True)"}
-LOOPS = {"transformer_ar": {}, "pixelcnn": BY_ADAM, "made": {
+LOOPS = {"transformer_ar": {}, "pixelcnn": {}, "made": {
     **BY_ADAM,
     "s = run.settings":
         "s = run.settings\neval_images = max(1, s.eval_images // s.num_masks)",

@@ -87,9 +87,9 @@ class Plain(dict):
         """A 1×1 convolution of the features at one place."""
         return plus(times(self.tap(name, 0, 0), h), self[f"{name}.bias"])
 
-    def head(self, h, place_bias):
+    def head(self, h):
         hidden = relu(self.one("head", relu(h)))
-        return dot(self.tap("last", 0, 0)[0], hidden) + place_bias
+        return dot(self.tap("last", 0, 0)[0], hidden) + self["last.bias"][0]
 
 
 def wavenet_by_hand(model, x, label, dilations):
@@ -140,23 +140,19 @@ MASK_A_7 = {(r, c): (r - 3, c - 3) for r in range(7) for c in range(7)
 MASK_B_3 = {(0, 0): (-1, -1), (0, 1): (-1, 0), (0, 2): (-1, 1), (1, 0): (0, -1), (1, 1): (0, 0)}
 
 
-def position(p, i, j):
-    return [channel[i][j] for channel in p["position"]]
-
-
 def original_by_hand(model, x, label):
     """PixelCNN: mask A on the pixels, then blocks with mask B, each added to what it was given."""
     p, size = Plain(model), model.image_size
     signs = [[[2 * bit - 1] for bit in row] for row in x]
     from_label = None if label is None else p["label.weight"][label]
     first = convolved(p, "first", signs, MASK_A_7)
-    h = everywhere(size, lambda i, j: plus(first[i][j], position(p, i, j), from_label))
+    h = everywhere(size, lambda i, j: plus(first[i][j], from_label))
     for k in range(len(model.narrow)):
         narrow = everywhere(size, lambda i, j, k=k: relu(p.one(f"narrow.{k}", relu(h[i][j]))))
         looked = convolved(p, f"masked.{k}", narrow, MASK_B_3)
         h = everywhere(size, lambda i, j, k=k: plus(
             h[i][j], p.one(f"widen.{k}", relu(looked[i][j]))))
-    return everywhere(size, lambda i, j: p.head(h[i][j], p["bias"][i][j]))
+    return everywhere(size, lambda i, j: p.head(h[i][j]))
 
 
 def gated_by_hand(model, x, label):
@@ -165,7 +161,7 @@ def gated_by_hand(model, x, label):
     signs = [[[2 * bit - 1] for bit in row] for row in x]
     up = {(r, c): (r - 3, c - 3) for r in range(3) for c in range(7)}  # three rows above
     above = convolved(p, "first_up", signs, up)
-    v = everywhere(size, lambda i, j: plus(above[i][j], position(p, i, j)))
+    v = above
     left = convolved(p, "first_left", signs, {(0, c): (0, c - 3) for c in range(3)})
     h = everywhere(size, lambda i, j: plus(left[i][j], v[i][j]))
     for k in range(len(model.up)):
@@ -181,7 +177,7 @@ def gated_by_hand(model, x, label):
         h = everywhere(size, lambda i, j, k=k: plus(h[i][j], p.one(f"residual.{k}", gated(
             plus(left[i][j], p.one(f"up_to_left.{k}", up[i][j]), to_h)))))
         v = everywhere(size, lambda i, j: gated(plus(up[i][j], to_v)))
-    return everywhere(size, lambda i, j: p.head(h[i][j], p["bias"][i][j]))
+    return everywhere(size, lambda i, j: p.head(h[i][j]))
 
 
 def row_lstm_by_hand(model, x, label):
@@ -189,14 +185,13 @@ def row_lstm_by_hand(model, x, label):
     p, size = Plain(model), model.image_size
     signs = [[[2 * bit - 1] for bit in row] for row in x]
     first = convolved(p, "first", signs, MASK_A_7)
-    below = everywhere(size, lambda i, j: plus(first[i][j], position(p, i, j)))
+    below = first
     for k in range(len(model.input_to_state)):
         from_label, four = None, 4 * len(below[0][0])
         if label is not None:
             from_label = p["label_to_gates.weight"][label][k * four:(k + 1) * four]
         inputs = convolved(p, f"input_to_state.{k}", below, {(0, 0): (0, -1), (0, 1): (0, 0)})
-        between = [[[kernel[tap] for kernel in row] for row in p[f"state_to_state.{k}.weight"]]
-                   for tap in range(3)]
+        between = [p.tap(f"state_to_state.{k}", 0, tap) for tap in range(3)]
         states, cells = [], []
         for i in range(size[0]):
             states.append([])
@@ -211,7 +206,7 @@ def row_lstm_by_hand(model, x, label):
                 cells[i].append(c)
                 states[i].append([sigmoid(gates[2 * n + s]) * math.tanh(c[s]) for s in range(n)])
         below = everywhere(size, lambda i, j: plus(below[i][j], states[i][j]))
-    return everywhere(size, lambda i, j: p.head(below[i][j], p["bias"][i][j]))
+    return everywhere(size, lambda i, j: p.head(below[i][j]))
 
 
 def agrees(model, by_hand, label, *more):
@@ -276,7 +271,7 @@ def test_the_row_lstm_is_an_lstm():
     with torch.no_grad():
         cell.weight_ih.copy_(gates(model.input_to_state[0].weight[:, :, 0, 1]))
         cell.bias_ih.copy_(gates(model.input_to_state[0].bias))
-        cell.weight_hh.copy_(gates(model.state_to_state[0].weight[:, :, 1]))
+        cell.weight_hh.copy_(gates(model.state_to_state[0].weight[:, :, 0, 1]))
         cell.bias_hh.zero_()
         below, above = model.streams(noise(3, (5, 1)))
         state = None
@@ -433,14 +428,24 @@ def test_fields_grow_from_layer_to_layer(name):
 
 
 @pytest.mark.parametrize("name", ["original", "gated", "row lstm"])
-def test_a_model_is_told_where_it_is(name):
+def test_a_place_finds_out_where_it_is_from_what_lies_beyond_the_border(name):
+    """Of images that are black all over: as far as zeros around them are seen. With one layer a
+    place in the middle is like any other."""
     model, x = MODELS[name]((9, 9), channels=12), torch.zeros(1, 1, 9, 9).double()
-    model.bias.data.zero_()
     with torch.no_grad():
-        placed = model.logits(x).flatten()
-        model.position.zero_()
-        unplaced = model.logits(x).flatten()
-    assert len(placed.unique()) > 40 and placed[80] != unplaced[80]
+        assert len(model.logits(x).unique()) > 40
+        model = MODELS[name]((19, 19), channels=12, layers=0)
+        logits = model.logits(torch.zeros(1, 1, 19, 19).double())[0, 0]
+    assert len(logits[3:, 3:-3].unique()) == 1 < len(logits.unique())
+
+
+@pytest.mark.parametrize("name", ["original", "gated", "row lstm"])
+def test_last_biases_start_at_the_odds_of_all_pixels(name):
+    model, x = MODELS[name]((4, 4)), torch.zeros(2, 1, 4, 4).double()
+    model.last.weight.data.zero_()
+    grey = torch.tensor([0] * 23 + [100] * 4 + [200] * 5, dtype=torch.uint8).view(2, 1, 4, 4)
+    model.start_from_mean(grey)
+    assert torch.allclose(model.logits(x), torch.tensor(6 / 28).log().double(), atol=1e-6)
 
 
 def test_wavenet_finds_out_where_it_is_from_what_lies_before_the_line():
@@ -481,7 +486,7 @@ def test_flags_make_the_model_they_say(variant):
     s = values(pixelcnn, f"--variant {variant} --width 6 --depth 3 --conditional")
     model = pixelcnn.build(s, (3, 4))
     assert model.image_size == (3, 4) and model.classes
-    assert model.position.shape[0] == 6 and len(model.streams(torch.zeros(1, 1, 3, 4))) == 4
+    assert [h.shape[1] for h in model.streams(torch.zeros(1, 1, 3, 4))] == [6] * 4
     assert not pixelcnn.build(values(pixelcnn, f"--variant {variant}"), 3).classes
 
 
