@@ -60,7 +60,7 @@ from settings import Setting
 SETTINGS = {
     "variant": Setting("gated", "gated: Gated PixelCNN; original: PixelCNN; rnn: PixelRNN, a Row "
                        "LSTM", choices=("gated", "original", "rnn"), word="{}"),
-    "steps": Setting(9000, "length of training"),
+    "steps": Setting(7500, "length of training"),
     # Small: at equal time, more steps did better than larger batches (single runs).
     "batch_size": Setting(16, "images a step"),
     # The gated model has no room on either side of this one ("Turning the knobs").
@@ -128,8 +128,8 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 #
 # (What the gated model and the Row LSTM see instead, (3) to (6), stands in front of their code.)
 #
-# Where am I? Nobody says, as in wavenet.py. But beyond the border are zeros, which no pixel has, and
-# a place whose field reaches them can find out.
+# Where am I? Nobody says, as in wavenet.py. But beyond the border are zeros, which no pixel has; a
+# place whose field reaches them can find out.
 #
 # Labels. With --conditional a label adds a learned vector: to the first features (original), or in
 # front of all gates, (4) and (6). evaluate_without_label() takes it away again (made.py).

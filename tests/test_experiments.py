@@ -366,7 +366,7 @@ def test_a_chapter_says_what_an_afternoon_brings(chapter):
 def test_committed_rows_are_of_variants_that_are_still_there(script):
     """By name and by length; what a constant said then, a flag says now."""
     module = ABLATIONS[script]
-    steps = {"ablate_convolutions": 200, "ablate_diffusion": 1000, "ablate_ebm": 1800,
+    steps = {"ablate_convolutions": 400, "ablate_diffusion": 1000, "ablate_ebm": 1800,
              "ablate_flow": 400, "ablate_gan": 1500, "ablate_made": 700,
              "ablate_transformer": 400, "ablate_vae": 900}.get(script)
     name = {"ablate_transformer": "transformer_ar"}.get(script, script[len("ablate_"):])
