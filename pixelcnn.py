@@ -79,7 +79,7 @@ VARIANTS = {  # what some defaults are if another setting has that value
     ("variant", "original"): {"steps": 4500, "lr": 5e-3, "width": 64},
     ("variant", "rnn"): {"steps": 4000, "width": 32, "depth": 3},
 }
-ADAM = ("label", "last", "look")  # weights so named are Adam's
+ADAM = ("label", "last", "look", "position")  # weights so named are Adam's
 SEEN = 6  # E: of more than two levels, networks see each as so many learned numbers
 
 # --------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 # copies the 0 that stands where nothing is drawn yet. A in a later one: nothing leaks, but such a
 # layer works without what only its centre knows.) The original, without biases of convolutions:
 #
-#     h = K_A ∗ (2x − 1),     h' = h + widen · relu( K_B ∗ relu( narrow · relu(h) ) )
+#     h = K_A ∗ (2x − 1) + position,     h' = h + widen · relu( K_B ∗ relu( narrow · relu(h) ) )
 #     ℓ = last · relu( head · relu(h) )                      (the head of all three models)     (2a)
 #
 # The blind spot. Stack masked kernels and ask what the last one sees. A layer of 3×3 with mask A
@@ -128,8 +128,10 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 #
 # (What the gated model and the Row LSTM see instead, (3) to (6), stands in front of their code.)
 #
-# Where am I? Nobody says, as in wavenet.py. But beyond the border are zeros, which no pixel has; a
-# place whose field reaches them can find out.
+# Where am I? Beyond the border are zeros, which no pixel has: a place whose field reaches them can
+# find out. The other two models see all of the past, or nearly, and are not told; so WaveNet. The
+# original sees eleven rows up and as many columns: in the middle of an image it cannot know. So it
+# has a learned vector for each place, `position`, a third of its weights ("What was measured").
 #
 # Labels. With --conditional a label adds a learned vector: to the first features (original), or in
 # front of all gates, (4) and (6). evaluate_without_label() takes it away again (made.py).
@@ -322,6 +324,7 @@ class PixelCNN(Autoregressive):
         self.image_size = utils.pair(image_size)
         self.classes, half = classes, channels // 2
         self.first = nn.Conv2d(SEEN if levels > 2 else 1, channels, 7)
+        self.position = nn.Parameter(0.5 * torch.randn(channels, *self.image_size))
         self.label = nn.Embedding(classes, channels) if classes else None
         self.narrow = nn.ModuleList(nn.Conv2d(channels, half, 1) for _ in range(layers))
         self.masked = nn.ModuleList(nn.Conv2d(half, half, 3) for _ in range(layers))
@@ -335,7 +338,7 @@ class PixelCNN(Autoregressive):
         """Features after the first layer and after each block, h ← h + widen · relu(K_B ∗ relu(
         narrow · relu(h))) (2a): L + 1 of (B, C, H, W)."""
         weight = self.first.weight * self.mask_a
-        h = F.conv2d(self.seen(x), weight, self.first.bias, padding=3)
+        h = F.conv2d(self.seen(x), weight, self.first.bias, padding=3) + self.position
         streams = [h if y is None else h + self.label(y)[:, :, None, None]]
         for narrow, masked, widen in zip(self.narrow, self.masked, self.widen):
             h = F.relu(narrow(F.relu(streams[-1])))
@@ -358,7 +361,8 @@ class PixelCNN(Autoregressive):
         kept = [torch.zeros(n, m.in_channels, height + 1, width + 2).to(u) for m in self.masked]
         for d in range(height * width):
             i, j = d // width, d % width
-            h = signs[:, :, i:i + 4, j:j + 7].flatten(1) @ first + self.first.bias + label  # (n, C)
+            h = signs[:, :, i:i + 4, j:j + 7].flatten(1) @ first + self.first.bias  # (n, C)
+            h = h + self.position[:, i, j] + label
             for k in range(len(masked)):
                 kept[k][:, :, i + 1, j + 1] = F.relu(linear(self.narrow[k], F.relu(h)))
                 window = kept[k][:, :, i:i + 2, j:j + 3].flatten(1)

@@ -178,6 +178,8 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
         pixelcnn, "--steps 7500", changed(pixelcnn, places_on_the_plane)),
     "original": (pixelcnn, f"{LONGER} {ORIGINAL}", None),
     "original, Adam": (pixelcnn, f"{LONGER} {ORIGINAL}", with_adam(pixelcnn)),
+    "original, no position": (
+        pixelcnn, f"{LONGER} {ORIGINAL}", frozen(pixelcnn, "position")),
     "original, mask B first": (
         pixelcnn, f"{LONGER} {ORIGINAL}", changed(pixelcnn, mask_b_first)),
     "row lstm": (pixelcnn, f"{LONGER} {RNN}", None),
