@@ -64,7 +64,7 @@ SETTINGS = {
     # Small: at equal time, more steps did better than larger batches (single runs).
     "batch_size": Setting(16, "images a step"),
     # The gated model has no room on either side of this one ("Turning the knobs").
-    "lr": Setting(6e-3, "highest learning rate"),
+    "lr": Setting(8e-3, "highest learning rate"),
     "warm_up": Setting(0.05, "part of the run in which the learning rate rises", 0, 1),
     # Below nearly every gradient, so that all batches count alike (wavenet.py).
     "clip": Setting(1.0, "longer gradients are scaled down to this length"),

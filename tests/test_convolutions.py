@@ -487,9 +487,9 @@ def test_the_variants_have_defaults_of_their_own():
         s = values(pixelcnn, flags)
         return type(pixelcnn.build(s, 3)), s.steps, s.lr, s.width, s.depth
 
-    assert chosen("") == (pixelcnn.GatedPixelCNN, 7500, 6e-3, 16, 8)
+    assert chosen("") == (pixelcnn.GatedPixelCNN, 7500, 8e-3, 16, 8)
     assert chosen("--variant original") == (pixelcnn.PixelCNN, 3500, 5e-3, 64, 8)
-    assert chosen("--variant rnn") == (pixelcnn.RowLSTM, 3000, 6e-3, 32, 3)
+    assert chosen("--variant rnn") == (pixelcnn.RowLSTM, 3000, 8e-3, 32, 3)
     assert chosen("--variant rnn --steps 7 --lr 0.1")[1:3] == (7, 0.1)
 
 
