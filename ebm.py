@@ -87,6 +87,7 @@ SETTINGS = {
     # Three times as much is better in short runs ("Turning the knobs"); why not here: rate().
     "lr": Setting(3e-3, "highest learning rate"),
     "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
+    # Some are thousands long; but without it short runs are no worse ("What was measured").
     "clip": Setting(100.0, "longer gradients are scaled down to this length"),
     "width": Setting(32, "channels of the energy; with rbm: hidden units", 4, 10000,
                      word="width{}"),
