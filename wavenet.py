@@ -601,9 +601,7 @@ ABOUT = {
 # behind. A higher rate moves the fault to the other side: 7e-3 has 85.5, and three times of it
 # 88.6, 3.1 behind. (Single runs while tuning, of which no file is kept.)
 #
-# Given an afternoon. No long run has been made: among the convolutions the Gated PixelCNN was given
-# one (pixelcnn.py), as it was ahead in equal time as long as Adam moved the weights of both. Twice
-# the width (above) is the row to begin with.
+# Given an afternoon. No long run has been made. Twice the width (above) is the row to begin with.
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation nats after --steps 400, means of seeds 0, 1 and 2;
 # results/ablations/convolutions.json. The default: 88.5.)

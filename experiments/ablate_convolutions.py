@@ -165,17 +165,14 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "gated, no dilation": (pixelcnn, LONGER, changed(pixelcnn, no_dilation)),
     "gated, told where it is": (pixelcnn, LONGER, changed(pixelcnn, places_on_the_plane)),
     "gated, v tells h only once": (pixelcnn, LONGER, frozen(pixelcnn, "up_to_left")),
-    "gated, half the layers": (pixelcnn, f"{LONGER} --depth 4", None),
     "gated, 900 steps, blind": (pixelcnn, "--steps 900", without_tap(2)),
     "gated, 900 steps, not blind": (pixelcnn, "--steps 900", without_tap(0)),
     "original": (pixelcnn, f"{LONGER} {ORIGINAL}", None),
-    "original, Adam": (pixelcnn, f"{LONGER} {ORIGINAL}", with_adam(pixelcnn)),
     "original, no position": (
         pixelcnn, f"{LONGER} {ORIGINAL}", frozen(pixelcnn, "position")),
     "original, mask B first": (
         pixelcnn, f"{LONGER} {ORIGINAL}", changed(pixelcnn, mask_b_first)),
     "row lstm": (pixelcnn, f"{LONGER} {RNN}", None),
-    "row lstm, Adam": (pixelcnn, f"{LONGER} {RNN}", with_adam(pixelcnn)),
     "row lstm, no state to state": (
         pixelcnn, f"{LONGER} {RNN}", frozen(pixelcnn, "state_to_state")),
 }

@@ -37,10 +37,6 @@ CANDIDATES = {
         "1024, batch 256, lr 0.005": ("--batch-size 256 --lr 5e-3", 1200),
         "1024, batch 256, lr 0.005, 2 mask sets": (
             "--batch-size 256 --lr 5e-3 --num-masks 2", 1200)},
-    "pixelcnn": {
-        "16 channels": ("", 1200),
-        "24 channels": ("--width 24", 800),
-        "24 channels, 12 layers": ("--width 24 --depth 12", 550)},
     "transformer_ar": {
         "64 channels, 3 layers": ("", 1200),
         "96 channels, 4 layers": ("--width 96 --depth 4", 550),

@@ -916,11 +916,11 @@ def test_pictures_of_many_runs_name_few():
     assert {"made", "made_long", "wavenet", "flow", "flow_2levels", "diffusion_masked", "gan_long",
             "diffusion_long"} <= shown and len(shown) <= 22 < len(runs)
     assert not any(run.conditional for run in tables.chosen(runs))
-    assert "pixelcnn_long" in shown and not {"pixelcnn_original", "pixelcnn_rnn"} & shown
-    for name in ("pixelcnn_original", "pixelcnn_conditional"):
+    assert "transformer_ar_long" in shown and not {"pixelcnn_original", "pixelcnn_rnn"} & shown
+    for name in ("pixelcnn_rnn", "pixelcnn_conditional"):
         of_folder(runs, name).metrics["train_seconds"] = 1e6
     shown = {run.folder.name for run in tables.chosen(runs)}
-    assert "pixelcnn_original" in shown and not {"pixelcnn_long", "pixelcnn_conditional"} & shown
+    assert "pixelcnn_rnn" in shown and not {"pixelcnn_original", "pixelcnn_conditional"} & shown
     assert tables.chosen(runs[:12]) == runs[:12] != tables.chosen(runs[:13])
 
 

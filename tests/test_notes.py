@@ -230,6 +230,11 @@ def at(run, step, key):
     return next(row[key] for row in RUNS[run]["curve"] if row["step"] == step)
 
 
+def in_time(run, minutes):
+    """Validation nats at the last evaluation before a minute."""
+    return [row for row in RUNS[run]["curve"] if row["seconds"] <= 60 * minutes][-1]["val_nats"]
+
+
 def gap(run, step=None):
     """The same of a run: at a step, or of the weights that were kept."""
     step = step or RUNS[run]["best_step"]
@@ -297,8 +302,10 @@ LAST_TERM = RUNS["diffusion"]["validation_grey_bits_per_dim_by_steps"]["10"] - F
 BETAS = [1e-4 + (0.02 - 1e-4) * t / 49 for t in range(50)]  # of DDPM, in 50 steps
 LABEL = ("at most log 10 = {:.1f} nats", math.log(10))
 
-BLIND, OPEN = ([ABLATED["convolutions"][f"gated, 1,800 steps, {what}, seed {seed}"]["val_nats"]
-                for seed in range(3)] for what in ("blind", "not blind"))
+SPOTS = {row["name"]: row["val_nats"]
+         for row in results("results/pixelcnn/blind_spot_by_adam.json")}
+BLIND, OPEN = ([SPOTS[f"gated, 1,800 steps, {what}, seed {seed}"] for seed in range(3)]
+               for what in ("blind", "not blind"))
 GAPS = results("results/gaps.json")
 
 
@@ -355,37 +362,40 @@ COMPUTED = {
          span(seeds("wavenet"))),
         LABEL],
     "pixelcnn": [
-        ("the gated one, by {:.1f} and {:.1f} nats", *(
+        ("It ends ahead, by {:.1f} and {:.1f} nats", *(
             RUNS[run]["test_nats"] - RUNS["pixelcnn"]["test_nats"]
+            for run in ("pixelcnn_original", "pixelcnn_rnn"))),
+        ("after five minutes of each it leads by {:.1f} and {:.1f}", *(
+            in_time(run, 5) - in_time("pixelcnn", 5)
             for run in ("pixelcnn_original", "pixelcnn_rnn"))),
         ("see each training image {:.1f} and {:.1f} times",
          passes("pixelcnn_original"), passes("pixelcnn_rnn")),
-        ("two seeds of the gated model differ by {:.1f}:",
-         ablated("convolutions", "gated", "gated, seed 1")),
-        ("the others have {:.1f} and {:.1f} more without the vector",
-         ablated("convolutions", "original, no position", "original"),
-         ablated("convolutions", "row lstm, no position", "row lstm")),
-        ("at a rate of 1e-2: {:.1f} nats on 500 validation images, and {:.1f} with δ = 1. At half "
-         "the rate {:.1f}:", last("twice_the_lr"), last("no_dilation"), last("5000_steps")),
-        ("In runs of 5,000 steps: {:.1f} nats, and {:.1f} with δ = 1",
-         last("twice_the_lr"), last("no_dilation")),
-        ("All do, the furthest by {:.1f}.",
-         furthest("pixelcnn", "pixelcnn, original", "pixelcnn, rnn")),
-        ("loses {:.1f} nats with a third of the rate", behind("pixelcnn", "lr / 3")),
+        ("v's arrow to h ({:.1f} nats), dilation ({:.1f}), K_ss ({:.1f}) and the original's "
+         "position ({:.1f}).", ablated("convolutions", "gated, v tells h only once", "gated"),
+         ablated("convolutions", "gated, no dilation", "gated"),
+         ablated("convolutions", "row lstm, no state to state", "row lstm"),
+         ablated("convolutions", "original, no position", "original")),
+        ("is a loss ({:.1f}); so is Adam ({:.1f}).",
+         ablated("convolutions", "gated, told where it is", "gated"),
+         ablated("convolutions", "gated, Adam", "gated")),
         ("So it costs {:.1f} nats, where three seeds span {:.1f}.",
          statistics.mean(BLIND) - statistics.mean(OPEN), max(span(BLIND), span(OPEN))),
-        ("loses {:.1f} nats with a third of the rate and with three times",
-         behind("pixelcnn", "lr * 3")),
-        ("a third costs them {:.1f} and {:.1f}.",
-         behind("pixelcnn, original", "lr / 3"), behind("pixelcnn, rnn", "lr / 3")),
-        ("are worth {:.1f}, {:.1f} and {:.1f} nats", *(
-            gain("pixelcnn", name) for name in AFTERNOON["pixelcnn"])),
-        ("worse on validation as well, {:.1f} instead of {:.1f}:",
-         last("default_rate"), at("pixelcnn_long", 13000, "val_nats")),
-        ("cost {:.1f} nats more than training images, and {:.1f} in the default run, but these 500 "
-         "of each do so by {:.1f} after the first 130",
-         gap("pixelcnn_long"), gap("pixelcnn"), gap("pixelcnn_long", 130)),
-        ("do so by {:.1f} after the first 130 and 202 steps already", gap("pixelcnn", 202))],
+        ("at 6e-3, to {:.2f} test nats and {:.1f} on 500 validation images",
+         results("results/pixelcnn/by_adam.json")["test_nats"], last("by_adam")),
+        ("this one has {:.2f} and {:.1f} after 7,500", RUNS["pixelcnn"]["test_nats"],
+         at("pixelcnn", 7500, "val_nats")),
+        ("All but one do, the furthest of these by {:.1f}.", max(
+            behind(model, change) for model in ("pixelcnn", "pixelcnn, original", "pixelcnn, rnn")
+            for change in TURNED[model] if (model, change) != ("pixelcnn, rnn", "lr / 3"))),
+        ("with a third of its rate: {:.1f} behind.", behind("pixelcnn, rnn", "lr / 3")),
+        ("it has {:.1f}, a third of that {:.1f}, but three times {:.1f}, {:.1f} behind", *(
+            lambda as_it_is, third, triple: (as_it_is, third, triple, triple - as_it_is))(*(
+                row["score"] for row in results("results/pixelcnn/row_lstm_at_12e-3.json")))),
+        ("Three times the rate costs the gated model {:.1f}, the others {:.1f} and {:.1f}.", *(
+            behind(model, "lr * 3")
+            for model in ("pixelcnn", "pixelcnn, original", "pixelcnn, rnn"))),
+        ("came to {:.2f} nats (results/pixelcnn/long_by_adam.json)",
+         results("results/pixelcnn/long_by_adam.json")["test_nats"])],
     "transformer_ar": [
         ("three seeds span {:.1f}); with one head", span(WORDS_SEEDS)),
         ("Three seeds span {:.1f} nats: differences under {:.1f} say nothing",
@@ -554,7 +564,7 @@ COMPUTED = {
 QUOTED = {
     "made": "84.87 86.64 79.58 0.7",
     "wavenet": "",
-    "pixelcnn": "81.45 81.50 81.30 80.54 53.6 3.36",
+    "pixelcnn": "81.45 81.50 81.30 80.54 53.6 3.36 0.95",
     "transformer_ar": "79.17 78.61 0.02 0.5 0.95 6.8",
     "vae": "86.76 86.35 84.78 86.06 84.32 81.08 86.77 80.72 85.54 0.01 0.95 45.5",
     "gan": "0.02 0.5 0.999 0.50 1.38 0.75 1.35 0.73 0.31 0.17",
