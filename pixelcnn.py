@@ -808,13 +808,13 @@ ABOUT = {
 #
 # The gated one learns fastest, and is the smallest. It ends ahead, by 4.8 and 2.8 nats, after a
 # longer run; after five minutes of each it leads by 4.2 and 2.4 (500 validation images). This does
-# not measure the blind spot (that is done below: a nat): all else differs, too. Of
-# the 574 pixels before (20, 14) the default original misses 346, but only 55 for the slope; eight
-# layers do not reach the others. Published figures show no such lead: 81.45 is of an original of
-# 53.6 thousand weights, 81.50 of a gated one of 3.36 million (sizes are of EugenHotaj's code, which
-# trains on all 60,000 images and scores the test set, on bits tossed anew, after each of 457
-# passes). Our original and Row LSTM have had far less: they see each training image 1.1 and 1.0
-# times. (The Row LSTM's 80.54 is the paper's, on static bits: another scale.)
+# not measure the blind spot (that is done below: a nat): all else differs, too. Of the 574 pixels
+# before (20, 14) the default original misses 346, but only 55 for the slope; eight layers do not
+# reach the others. Published figures show no such lead: 81.45 is of an original of 53.6 thousand
+# weights, 81.50 of a gated one of 3.36 million (sizes are of EugenHotaj's code, which trains on all
+# 60,000 images and scores the test set, on bits tossed anew, after each of 457 passes). Our
+# original and Row LSTM have had far less: they see each training image 1.1 and 1.0 times. (The Row
+# LSTM's 80.54 is the paper's, on static bits: another scale.)
 #
 # What each detail is worth. One thing changed, 400 steps, means of three seeds: nats on 1,000
 # validation images, by how much the seeds differ, and seconds (one thread;
@@ -870,10 +870,10 @@ ABOUT = {
 #
 # All but one do, the furthest of these by 2.5. The one is the Row LSTM with a third of its rate:
 # 3.9 behind. A higher rate moves the fault to the other side: at 12e-3 it has 87.5, a third of that
-# 89.8, but three times 92.0, 4.5 behind (results/pixelcnn/row_lstm_at_12e-3.json). It will
-# want a longer run. Three times the rate costs the gated model 2.3, the others 0.6 and 1.2. Half
-# the batch or half the width takes less time and is worse, twice of either takes two to three times
-# as long and is better.
+# 89.8, but three times 92.0, 4.5 behind (results/pixelcnn/row_lstm_at_12e-3.json). It will want a
+# longer run. Three times the rate costs the gated model 2.3, the others 0.6 and 1.2. Half the batch
+# or half the width takes less time and is worse, twice of either takes two to three times as long
+# and is better.
 #
 # The gated model's rate was chosen so. In 1,500 steps 6e-3 has 83.3 nats and a third of it 86.7,
 # 3.4 behind; 8e-3 has 83.0, a third of it 85.4 and three times 85.4 (2,000 validation images;
@@ -901,7 +901,7 @@ ABOUT = {
 # Exercises (Figures: validation nats after --steps 400, means of seeds 0, 1 and 2;
 # results/ablations/convolutions.json. The gated default: 87.0.)
 # 1. Mask B in the first layer of PixelCNN; draw with sample_obvious(). What do loss and samples
-#    say? (The loss: 1 · 10⁻⁷ nats. Probabilities no longer sum to 1.)
+#    say? (The loss: 1 · 10⁻⁷ nats, seed 0. Probabilities no longer sum to 1.)
 # 2. --variant original --depth 2, 4, 8, and the first row of receptive_field.png. Does the blind
 #    spot go away? (No. Of the 574 pixels before (20, 14) 8 blocks miss 346, 15 blocks 111, any
 #    number 55.)
@@ -913,7 +913,7 @@ ABOUT = {
 #    to v at the entrance. (Original: 92.8 for 90.4; gated, with a bias for each logit as well:
 #    88.2 for 87.0.) Which minds, and why? (In the middle of an image the original sees no border.)
 # 6. K_ss of width 1 in RowLSTM (padding=0). What becomes of the triangle? And with width 5
-#    (padding=2)? (A strip; two columns a row. The pixels missed are 368 and 50, instead of 91.)
+#    (padding=(0, 2))? (A strip; two columns a row. Missed are 368 and 50 pixels, instead of 91.)
 # 7. --depth 4. How far does v look up then, and does a digit need more? (18 rows.)
 # --------------------------------------------------------------------------------------------------
 

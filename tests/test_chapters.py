@@ -191,12 +191,12 @@ def words_of_settings(words):
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_chains")
 def test_training_learns(chapter):
-    """On the small set: below 206 nats, what 784 independent coins reach, in 40 steps, or 250 of
+    """On the small set: below 206 nats, what 784 independent coins reach, in 80 steps, or 250 of
     those that are quick; or, in 100, draws that are nearer to digits."""
     s, data = values(chapter, f"{chapter.ABOUT['small']} --width 16 --batch-size 16"), small_set()
     model, figures = chapter.build(s), []
     quick = 250 if fit.has_nats(chapter, model) else 100
-    for s.steps in (1, 40 if hasattr(model, "sample_obvious") else quick):
+    for s.steps in (1, 80 if hasattr(model, "sample_obvious") else quick):
         model, _, norms = fit.fit(chapter, s, data)
         assert len(norms) in (0, s.steps)
         if fit.has_nats(chapter, model):
