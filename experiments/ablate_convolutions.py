@@ -3,9 +3,10 @@
     python experiments/ablate_convolutions.py [--steps 400] [--data-dir data] [--only NAME ...]
 
 Writes runs/ablations/convolutions.json, a row a variant: nats on the first 1,000 validation images,
-gradient norms, seconds; but for whole runs as means of three seeds with their span. A script to
-run, not a test. The figures in the notes of both chapters come from the file that is committed as
-results/ablations/convolutions.json. Validation chooses; no test figure is read here.
+gradient norms, seconds; as means of three seeds with their span, but for whole runs and for mask B
+first. A script to run, not a test. The figures in the notes of both chapters come from the file
+that is committed as results/ablations/convolutions.json. Validation chooses; no test figure is read
+here.
 """
 import torch
 import torch.nn as nn
