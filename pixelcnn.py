@@ -77,7 +77,7 @@ SETTINGS = {
 }
 VARIANTS = {  # what some defaults are if another setting has that value
     ("variant", "original"): {"steps": 3500, "lr": 5e-3, "width": 64},
-    ("variant", "rnn"): {"steps": 3000, "width": 32, "depth": 3},
+    ("variant", "rnn"): {"steps": 4000, "lr": 9e-3, "width": 32, "depth": 3},
 }
 ADAM = ("label", "last", "look", "position")  # weights so named are Adam's
 SEEN = 6  # E: of more than two levels, networks see each as so many learned numbers
