@@ -49,9 +49,10 @@ Run       python diffusion.py                           train, draw, measure: ru
 Reached   Fréchet distance 0.47, precision 0.80, recall 0.83 of 5,000 draws beside the grey test
           digits (of 5,000 training digits 0.17, 0.85, 0.88: judge.py), 0.41 after a coin a pixel
           (white as often as it is bright), in 50 steps: no likelihood of bits; of grey levels
-          ≤ 1.46 bits/dim, a bound for drawing in 10 steps (in 50, on validation: ≤ 5.49). 8.3
-          minutes of training, and six of scoring draws, on 2 cores of a shared server (Intel Xeon),
-          seed 0: samples/diffusion/metrics.json. With --conditional, guided (w = 1.25): 0.46,
+          ≤ 1.46 bits/dim, a bound of a chain of 10 steps, not quite the one that draws
+          (grey_bound(); in 50, on validation: ≤ 5.49). 8.3 minutes of training, and six of scoring
+          draws, on 2 cores of a shared server (Intel Xeon), seed 0:
+          samples/diffusion/metrics.json. With --conditional, guided (w = 1.25): 0.46,
           precision 0.92, recall 0.73, and the judge reads the right digit in 99.2 %.
           --variant masked: −log p(x) ≤ 81.93 nats, a bound (784 steps), in 10.6 minutes
           (samples/diffusion_masked/metrics.json). Longer: 0.32 and 0.28 in 27.9 minutes
@@ -89,8 +90,8 @@ SETTINGS = {
     # Neither a third nor three times as much is better ("Turning the knobs").
     "lr": Setting(2e-3, "highest learning rate"),
     "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
-    # In runs of 1,000 steps half of the gradients are longer than 71 (results/ablations/
-    # diffusion.json): it acts on the longest.
+    # Half of the gradients of 1,000 steps are longer than 71 (results/ablations/diffusion.json);
+    # how many are longer than this is not kept.
     "clip": Setting(100.0, "longer gradients are scaled down to this length"),
     "width": Setting(32, "C, channels of the network at 14×14", 4, 10000, word="width{}"),
     "average": Setting(0.999, "decay of the average of weights: what draws in the end", 0, 1),
@@ -122,7 +123,7 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 #
 # Put x_s = α_s x + σ_s ε into it: x is multiplied by α_t, and the variances of the two independent
 # noises add up to (α_t/α_s)² σ_s² + σ_ts² = σ_t². So the chain and (1) are the same, and a network
-# can be shown any t without the steps before it. What is left to choose is α and σ:
+# can be shown any t without the steps before it. What is left to choose is α and σ, the schedule:
 #
 #     α_t = cos(π/2 · t/T),    σ_t = sin(π/2 · t/T)                                             (3)
 #
@@ -155,11 +156,14 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 #
 # That is (1) at time s, with a noise that is partly the old one and partly fresh. The model is this
 # with the network's guess x̂ in the place of x. At s = 0 σ_s = 0, and so is κ: the last step adds
-# no noise, by itself. (Code that treats it apart and gets it wrong leaves grain on its digits.)
+# no noise, by itself: sample() does not even draw any. (Code that gets it wrong leaves grain on its
+# digits.)
 #
 # The bound. p(x_0 … x_T), noise and steps (5) with x̂, is a latent variable model like the VAE's;
-# its encoder is (2), which has nothing to be learned. The ELBO (vae.py) falls apart into steps; in
-# them KL(q ‖ p) = E_q[log q − log p], which is 0 if q = p:
+# its encoder is (2), which has nothing to be learned. By Bayes' rule q(x_t|x_{t−1}) is
+# q(x_{t−1}|x_t, x) q(x_t|x)/q(x_{t−1}|x), and in the product over t the last two cancel, but for
+# q(x_T|x). So the ELBO (vae.py) falls apart into steps; in them KL(q ‖ p) = E_q[log q − log p],
+# which is 0 if q = p:
 #
 #     −log p(x) ≤ KL( q(x_T|x) ‖ N(0, I) ) + Σ_{t=2}^{T} E KL( q(x_{t−1}|x_t, x) ‖ p(x_{t−1}|x_t))
 #                 + E[ −log p(x|x_1) ]                                                          (6)
@@ -172,13 +176,13 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 #
 #     ( α_s σ_ts²/σ_t² )² / 2κ² · ‖x̂ − x‖²  =  ½ ( α_s²/σ_s² − α_t²/σ_t² ) · ‖x̂ − x‖²         (7)
 #
-# half of how much the signal-to-noise ratio falls, times the squared error of the guess. The bound
-# *is* least squares, with a weight for each t. That weight is enormous where there is hardly any
-# noise (α²/σ² is 400,000 at t = 1): there are the last bits of the grey levels, which nobody sees.
-# (More than half of all bits, say Ho et al. of CIFAR-10.) They dropped the weights of the error of
-# ε, which is α_t²/σ_t² times that of x ("L_simple"). A network that could do everything would not
-# care: for each t by itself the best x̂ is the mean of x given x_t. Ours cannot, and the weights
-# say which t it is for. Here:
+# half of how much the signal-to-noise ratio falls, times the squared error of the guess. (In K < T
+# steps (6) has s for t − 1, and K terms.) The bound *is* least squares, with a weight for each t.
+# That weight is enormous where there is hardly any noise (α²/σ² is 400,000 at t = 1): there are the
+# last bits of the grey levels, which nobody sees. (More than half of all bits, say Ho et al. of
+# CIFAR-10.) They dropped the weights of the error of ε, which is α_t²/σ_t² times that of x
+# ("L_simple"). A network that could do everything would not care: for each t by itself the best x̂
+# is the mean of x given x_t. Ours cannot, and the weights say which t it is for. Here:
 #
 #     loss  =  E_t ‖ x̂(x_t, t) − x ‖²,       σ_t⁴ uniform in [0, 1]                            (8)
 #
@@ -318,7 +322,8 @@ class UNet(nn.Module):
 # nothing of x at all: α = 0). And x is easy to say in a way that ε is not: digits are few among all
 # images and have black corners, noise has 784 dimensions and all of them have to be told. (Li & He
 # 2025, 2511.13720, say so of networks on large patches.) Ho et al. found x worse than ε, "early in
-# our experiments"; here x is better than either: "What was measured".
+# our experiments"; here, with the t of (8), x is better than either ("What was measured"). But each
+# loss weighs noise levels in its own way, and how much is owed to that is not measured.
 #
 # Drawing. Begin with x_T = noise, guess x̂, step back to s by (5), guess again. With x itself (5)
 # would be exact for any s < t, and one step would do. But what makes (8) smallest is the *mean* of
@@ -335,12 +340,13 @@ class UNet(nn.Module):
 #
 #     x_s = α_s x̂ + σ_s ε̂                                                                    (11)
 #
-# each noise has its digit: a map, --sampler ddim. Run the other way (encode(), from t = T/10, as at
-# t = 0 there is no noise to be guessed) it gives a digit its noise: a latent space, in which one
-# can interpolate (interpolation.png). (11) is x_t + (α_s − α_t) x̂ + (σ_s − σ_t) ε̂: Euler's step for
-# the ordinary differential equation dx_t = x̂ dα_t + ε̂ dσ_t ("probability flow"; with the exact
-# means x̂, ε̂ all x_t have the right distribution). One may do better than Euler: look where the
-# step ends, guess there once more, and take the step along the mean of both directions,
+# each noise has its digit: a map, --sampler ddim. Run the other way (encode(), from t = T/10, with
+# a little noise drawn anew, as at t = 0 there is none to be guessed) it gives a digit a noise, not
+# always the same: a latent space, in which one can interpolate (interpolation.png). (11) is x_t +
+# (α_s − α_t) x̂ + (σ_s − σ_t) ε̂: Euler's step for the ordinary differential equation dx_t = x̂
+# dα_t + ε̂ dσ_t ("probability flow"; with the exact means x̂, ε̂ all x_t have the right
+# distribution). One may do better than Euler: look where the step ends, guess there once more, and
+# take the step along the mean of both directions,
 #
 #     x_s = x_t + (α_s − α_t) (x̂ + x̂′)/2 + (σ_s − σ_t) (ε̂ + ε̂′)/2                          (12)
 #
@@ -348,7 +354,8 @@ class UNet(nn.Module):
 # K⁻¹, if x̂ is smooth. Here that gains nothing: a distance of 1.36 in 25 passes, by (11) 1.39
 # (speed.png: 1,000 draws beside validation digits; fewer draws have a larger distance, judge.py).
 # In 50 steps (5) reaches 0.83 and (11) 1.27, in the long run 0.62 and 0.98; in 100 steps the
-# default has 0.77. One reason may be that fresh noise drowns errors of the first steps, which (11)
+# default has 0.77. (Draws of (5) in 25 steps, beside these validation digits, choose the weights:
+# that favours (5).) One reason may be that fresh noise drowns errors of the first steps, which (11)
 # carries to the end (Karras et al.). With --conditional, guided ("Guidance", below), (5) has 0.77
 # and (11) 0.68, and ten steps (0.54, 0.55) are better than a hundred (0.82, 0.77; one heap each).
 #
@@ -365,8 +372,8 @@ class UNet(nn.Module):
 # x_t, and bends: in ten steps (11) has 2.57 here and 2.53 on the arc (speed.png). Liu et al.
 # straighten it, by training once more on noises and the digits drawn from them. The run ends at
 # 0.60, the arc's at 0.47 (grey test digits, by (5); one seed each: no order is claimed). Lipman et
-# al. came from continuous flows, where each step of training had to solve the ODE; least squares,
-# one t at a time, is the discovery.
+# al. came from continuous flows, where each step of training had to solve the ODE, and found that
+# least squares, one t at a time, does as well: what diffusion, (8), had done before.
 #
 # Scores. ∇ log q(x_t) = −E[ε|x_t]/σ_t (differentiate q(x_t) = E_x N(x_t; α_t x, σ_t²)): a guess of
 # the noise is a guess of the slope of the log density of noisy images (denoising score matching,
@@ -452,7 +459,8 @@ class Diffusion(nn.Module):
 
     def guess(self, z, t, y=None):
         """x̂(x_t, t), what the network's numbers say of the clean image: themselves, or by (9)
-        (x_t − σ_t ε̂)/α_t, or by (10) α_t x_t − σ_t v̂. z: x_t (B, 1, H, W); t: (B,)."""
+        (x_t − σ_t ε̂)/α_t, or by (10) α_t x_t − σ_t v̂ (straight lines: x_t − σ_t v̂).
+        z: x_t (B, 1, H, W); t: (B,)."""
         out = self.network(z, t / T, y)
         alpha, sigma = (spread(a, z) for a in self.path(t))
         if self.predict == "x":
@@ -484,8 +492,8 @@ class Diffusion(nn.Module):
         return x_hat.clamp(-1, 1)
 
     def step_back(self, z, x_hat, t, s, noise=None):
-        """(5): α_s x̂ + √(σ_s² − κ²) ε̂ + κ ε″ if there is fresh noise; without, κ = 0, (11),
-        forwards too (encode()). t, s: one number each, s < t."""
+        """(5): α_s x̂ + √(σ_s² − κ²) ε̂ + κ ε″ if there is fresh noise (s < t); without, κ = 0,
+        (11), also forwards (s > t: encode()). t, s: one number each."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = (self.path(torch.tensor(i)) for i in (t, s))
         eps_hat, kappa_2 = (z - alpha_t * x_hat) / sigma_t, torch.zeros(())
         if noise is not None:  # κ² of (5): by (2), σ_ts²/σ_t² = 1 − (α_t σ_s / α_s σ_t)²
@@ -1111,9 +1119,11 @@ ABOUT = {
 #
 # Read nothing into less than twice what three seeds span. What counts is *which noise levels
 # count*, what is asked for (which weighs noise levels, too, if the loss is not in x: ‖v̂ − v‖² is
-# ‖x̂ − x‖²/σ_t²), and the hub. A chain that ends too early draws digits of all kinds, too white. To
-# be told t, the average and three times the rate are undecided; of t, x_t itself tells enough
-# (exercise 3), and an average has little to do where the rate falls to 0.
+# ‖x̂ − x‖²/σ_t²), and the hub. A chain that ends too early draws too white, and the rarest digit in
+# 1.6 % of draws (least_share; by default 7.5 %). Not to be told t costs recall (0.71 for 0.78) and
+# wins precision (0.75 for 0.70): x_t itself tells much of it (exercise 3). Its distance, the
+# average and three times the rate are undecided; an average has little to do where the rate falls
+# to 0.
 #
 # One can overdo (8). In 1,500 steps (single runs while tuning, no file is kept):
 #
@@ -1185,9 +1195,10 @@ ABOUT = {
 #    .pow(0.25). What happens to precision, what to recall? (The second: 0.79 and 0.50, above, in
 #    1,500 steps; the default, in all of its own, has 0.80 and 0.83. The first, in 1,000 steps: 0.60
 #    and 0.76, where the default has 0.70 and 0.78.)
-# 3. In UNet.forward() put 0 * level for level: the network is not told how much noise there is.
-#    Can it see that by itself? (Yes: corners of digits are black, so x_t has −α_t + σ_t ε there,
-#    whose mean and spread tell t. A distance of 3.3, where 3.5 is usual: no loss.)
+# 3. In UNet.forward() put 0 * level for level: the network is not told how much noise there is. Can
+#    it see that by itself? (Yes: corners of digits are black, so x_t has −α_t + σ_t ε there, whose
+#    mean and spread tell t. A distance of 3.3, where 3.5 is usual; but recall falls from 0.78 to
+#    0.71, and precision rises from 0.70 to 0.75.)
 # 4. In path() put 0.8 * u for u: the chain ends before the digit is gone. What becomes of draws?
 #    Which test fails? (Too white: α_T is 0.31, so in training x_T is darker than the noise that
 #    draws begin with; 10.2. test_a_chain_of_small_steps_is_one_draw, and others.)

@@ -84,7 +84,8 @@ SETTINGS = {
                        choices=("residual", "rbm", "conv"), word="{}"),
     "steps": Setting(9000, "length of training"),
     "batch_size": Setting(64, "images a step, and chains"),
-    # Three times as much is better in short runs ("Turning the knobs"); why not here: rate().
+    # Three times as much is better in short runs ("Turning the knobs"). For E it would leave fewer
+    # draws that count (rate()); for the base alone it was not tried.
     "lr": Setting(3e-3, "highest learning rate"),
     "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
     # Some are thousands long; but without it short runs are no worse ("What was measured").
@@ -103,8 +104,8 @@ SETTINGS = {
     "sampling_steps": Setting(20, "length of the chain that draws", drawing=True),
 }
 VARIANTS = {
-    ("variant", "rbm"): {"steps": 50000, "batch_size": 128, "lr": 3e-3, "width": 500,
-                         "z_steps": 10000, "sampling_steps": 1000},
+    ("variant", "rbm"): {"steps": 50000, "batch_size": 128, "width": 500, "z_steps": 10000,
+                         "sampling_steps": 1000},
     ("variant", "conv"): {"steps": 7000, "lr": 5e-3, "sampling_steps": 300},
 }
 
@@ -146,8 +147,9 @@ VARIANTS = {
 #
 #     p(x) T(x → x′) = p(x′) T(x′ → x)                        detailed balance                  (4)
 #
-# as much traffic one way as the other. Three kinds of step; part 2 takes the first (whose x stays
-# if x′ is not accepted), part 1 the second, part 3 the third:
+# as much traffic one way as the other: summed over x, what arrives at x′ is p(x′) again. Three
+# kinds of step; part 2 takes the first (whose x stays if x′ is not accepted), part 1 the second,
+# part 3 the third:
 #
 #     Metropolis–Hastings: draw x′ from r(x′|x), accept with min(1, p(x′)r(x|x′) / p(x)r(x′|x)) (5)
 #     Gibbs: draw some pixels anew, given all others (of which p says how: see (8))
@@ -159,7 +161,7 @@ VARIANTS = {
 # (6) is a ball that rolls downhill in the dark, kicked about. It leaves p unchanged only for ε → 0.
 # Step and noise belong together, ε²/2 and ε. *The classic mistake* is a step of 10 with noise of
 # 0.005. That is (6) at a temperature of 0.005²/20 ≈ 10⁻⁶, in practice gradient descent on E: its
-# pictures are minima and not draws, and (3) no longer follows (2).
+# pictures, good or not, are on their way to minima and no draws, and (3) no longer follows (2).
 #
 # What energies are good for: they add up (composition.png: E of a picture and E of the same picture
 # turned round; nothing is trained for it), they judge (outliers.png; AUROC is how often the
@@ -190,15 +192,16 @@ def randu(shape, like, generator=None):
 #     P(h_j = 1|v) = sigmoid(i_j),   P(v_d = 1|h) = sigmoid(b_d + W_d·(h − ½))                  (8)
 #
 # (i_j is what unit j gets; W_j is column j of W, W_d row d.) (7), the free energy, is what is left
-# when h is summed out: each sum over h_j = 0, 1 is a factor of its own, so that p is a product of
-# experts, one a hidden unit. Textbooks have vᵀWh. With μ, the mean of the pixels (2 % nearer to ½,
-# lest a logarithm be of 0), and ½ taken away the family is the same, with other b and c; but a step
-# in W no longer shifts all pixels and all hidden units at once, which b and c would have to repair
-# (centring; what it is worth: "What was measured"). (8) are Gibbs steps that move half of
-# everything at once. CD-1 (contrastive divergence, Hinton) begins each chain at data and takes one
-# step: low variance, but it sees no valley far from data. PCD, persistent CD, keeps chains from one
-# batch to the next: weights move slowly, chains follow. Parts 1 and 3 do so. (filters.png, of
-# --variant rbm: how large is the spot that most hidden units look at?)
+# when h is summed out: with s = i_j − c_j each unit is a factor of its own, Σ_h e^(c_j h + (h − ½)
+# s) = e^(−s/2) (1 + e^(i_j)), so that p is a product of experts, one a hidden unit. Textbooks have
+# vᵀWh. With μ, the mean of the pixels (2 % nearer to ½, lest a logarithm be of 0), and ½ taken away
+# the family is the same, with other b and c; but a step in W no longer shifts all pixels and all
+# hidden units at once, which b and c would have to repair (centring; what it is worth: "What was
+# measured"). (8) are Gibbs steps that move half of everything at once. CD-1 (contrastive
+# divergence, Hinton) begins each chain at data and takes one step: low variance, but it sees no
+# valley far from data. PCD, persistent CD, keeps chains from one batch to the next: weights move
+# slowly, chains follow. Parts 1 and 3 do so. (filters.png, of --variant rbm: how large is the spot
+# that most hidden units look at?)
 #
 # Nats after all: annealed importance sampling (AIS). From independent pixels (β = 0), whose Z is
 # known, Z_0 = 2^hidden Π_d (1 + e^(a_d)), to p (β = 1) over a ladder of inverse temperatures β,
@@ -208,9 +211,11 @@ def randu(shape, like, generator=None):
 #     w = Π_k p*_{β_k}(v_k) / p*_{β_{k−1}}(v_k),   v_{k+1} by (8) at β_k;   Z = Z_0 E[w]        (10)
 #
 # where p* is p without its Z, v_1 a draw at β = 0, and (8) at β has sigmoid(β i_j), and for pixels
-# sigmoid of (1 − β) a_d + β b_d + β W_d·(h − ½). E[w] is Z/Z_0 for any number of temperatures;
-# but w is skewed, and the mean of a few is mostly too low: log Z comes out low, and −log p
-# *flatters*. Begin with draws of p and walk down instead, and
+# sigmoid of (1 − β) a_d + β b_d + β W_d·(h − ½). Why? For one step of the ladder, from 0 to β_1,
+# E[w] = Σ_v p_0 p*_{β_1}/p*_0 = Z_{β_1}/Z_0, and draws of p_0, weighted by w, stand for p_{β_1}.
+# (8) leaves that as it is, so the next step brings Z_{β_2}/Z_{β_1}, and so on to Z/Z_0, however
+# many steps there are. But w is skewed, and the mean of a few is mostly too low: log Z comes out
+# low, and −log p *flatters*. Begin with draws of p and walk down instead, and
 #
 #     Z = Z_0 / E[w′],    w′ as w, with its ratios upside down                                 (11)
 #
@@ -401,13 +406,14 @@ class Energy(nn.Module):
 #
 # A causal model decides pixel by pixel and takes nothing back; E sees the whole picture. And draws
 # of q are cheap and independent, so no chain is needed to train. Noise contrast: let E tell data
-# from as many draws of q as a classifier would, whose logit is −E,
+# from as many draws of q, as a classifier that says P(data|x) = sigmoid(−E(x)): its cross-entropy,
 #
 #     loss = mean of log(1 + e^E(data)) + mean of log(1 + e^−E(draws of q))                    (13)
 #
-# Its optimum over all functions is −E = log p_data/q, log Z = 0: the normaliser is learned along,
-# as a bias. (A GAN's discriminator has the same loss: it is an energy on top of the generator,
-# thrown away after training.) For nats one does not trust that bias, and counts:
+# Its optimum over all functions is P = p_data/(p_data + q), so −E = log p_data/q, log Z = 0: the
+# normaliser is learned along, as a bias. (A GAN's discriminator has the same loss: it is an energy
+# on top of the generator, thrown away after training.) For nats one does not trust that bias, and
+# counts:
 #
 #     log Z = log E_q[w],  w = exp(−E);   −log p = −log q + E + log Z                          (14)
 #
@@ -551,15 +557,15 @@ class Residual(nn.Module):
         after something that is not. watch(step, images): is told where the chains are."""
         utils.check_label(self, y)
         utils.check_given(x, known)
-        device, chains = self.log_z.device, self.sampling_steps + 1
-        y = None if y is None else y.to(device).repeat(chains)
-        x = None if x is None else x.repeat(chains, 1, 1, 1)
-        drawn = self.base.sample(n * chains, y, generator, x, known)
+        device, heaps = self.log_z.device, self.sampling_steps + 1  # the beginning, and proposals
+        y = None if y is None else y.to(device).repeat(heaps)
+        x = None if x is None else x.repeat(heaps, 1, 1, 1)
+        drawn = self.base.sample(n * heaps, y, generator, x, known)
         energies = torch.cat([self.network(xb, yb) for xb, yb in utils.batches(drawn, y, 500)])
-        drawn, energies = drawn.view(chains, n, *drawn.shape[1:]), energies.view(chains, n)
-        log_u = randu((chains, n), energies, generator).log()
+        drawn, energies = drawn.view(heaps, n, *drawn.shape[1:]), energies.view(heaps, n)
+        log_u = randu((heaps, n), energies, generator).log()
         now, energy = drawn[0].clone(), energies[0].clone()
-        for step in range(1, chains):
+        for step in range(1, heaps):
             move = log_u[step] < energy - energies[step]
             now[move], energy[move] = drawn[step, move], energies[step, move]
             if watch:
@@ -630,9 +636,9 @@ class Residual(nn.Module):
 #
 # "Walk and jump." Why: p(x) is the mean of N(x; digit, σ²) over digits, so ∇ log p(x) = E[digit − x
 # | x]/σ². (What is drawn is such a mean, a little soft.) So ∇E can also be learned without any
-# chain, by making (18) a good guess of the digit: denoising score matching. But slopes do not
-# tell which of two far valleys is deeper. Diffusion (diffusion.py) need not know, as its σ goes
-# from large to small. It is what energies lost to.
+# chain, by making (18) a good guess of the digit: denoising score matching. But slopes that are
+# learned near digits alone do not tell which of two far valleys is deeper. Diffusion (diffusion.py)
+# need not know, as its σ goes from large to small. It is what energies lost to.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -678,9 +684,9 @@ class Smoothed(nn.Module):
 
     def walk(self, x, y=None, generator=None, temperature=1.0):
         """(6): x − ε²/2 ∇E(x) + ε·noise, one step of Langevin dynamics, of size ε = σ/2."""
-        step = self.noise / 2
-        eps = torch.randn(x.shape, generator=generator).to(x)
-        return x + step**2 / 2 * self.score(x, y) + step * temperature**0.5 * eps
+        eps = self.noise / 2
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        return x + eps**2 / 2 * self.score(x, y) + eps * temperature**0.5 * noise
 
     def jump(self, x, y=None):
         """(18): x − σ² ∇E(x), the mean of the digits that x may have been before its noise."""
@@ -813,8 +819,8 @@ def plot_walk(path, model):
 
 
 def plot_outliers(path, model, x, y):
-    """Energies of test digits x (N, 1, H, W), of the same upside down, and of independent pixels
-    -> the AUROC of both against the digits, a dict."""
+    """Energies of test digits x (N, 1, H, W), of the same mirrored top to bottom ("upside down"),
+    and of independent pixels -> the AUROC of both against the digits, a dict."""
     mean = x.float().mean(dim=0, keepdim=True).expand_as(x)
     noise = coins(mean.cpu().contiguous(), 1).to(x.device)
     heaps = {"test digits": x, "upside down": x.flip(2), "independent pixels": noise}
@@ -1131,7 +1137,8 @@ ABOUT = {
 #     Adam 3e-3, centred, square      87.4      87.8       3.3     20,000 steps
 #     Adam 2e-3, centred              87.0      87.4      12.0     30,000 steps
 #
-# Centring closes the gap between the sides. The last row has no worse nats, but a third of its
+# In these single runs centring closes the gap between the sides. (In "What each detail is worth to
+# an RBM" it does not; but there h − ½ stays.) The last row has no worse nats, but a third of its
 # draws are fours: chains were not where the model was when training ended, we think. Hence the
 # square, though the rows differ in rate and steps, too. The network alone, 1,600 steps (single
 # runs, no file is kept; five seeds of a whole run differ by a factor of 2, so that only the first
@@ -1177,18 +1184,18 @@ ABOUT = {
 #       σ = 0.15                                          14.3        8,285
 #       one chain in five begins anew at each visit       17.0        1,998
 #       ReLU in place of SiLU                             22.4          915
-#       no chains: score matching, half as long           58.6          174
+#       no chains: score matching, half the time          58.6          174
 #       a hundredth of the noise                         194.9        2,039
 #       squares of the network's energies in the loss    389.8          924
 #       no independent pixels below the network          764.7     2 · 10¹⁸
 #
 # Two seeds differ by 2.7: what is less than twice that from 9.6, their mean, cannot be told apart
 # (average, clipping, σ). Without independent pixels below it the network's energies run off where
-# no digit is, and gradients explode. The classic mistake trains without a complaint, and draws
-# ghosts. If one chain in five begins anew each time it is used, chains walk 25 steps in the mean,
-# and few walk 100. Squares in the loss, by which others keep energies small, forbid what is asked
-# for here, we think: energies in nats, on top of independent pixels, are large.
-# (results/ablations/ebm.png has these, too.)
+# no digit is, and gradients explode. A hundredth of the noise, a temperature of 10⁻⁴ and so a mild
+# form of the classic mistake, trains without a complaint, and draws ghosts. If one chain in five
+# begins anew each time it is used, chains walk 25 steps in the mean, and few walk 100. Squares in
+# the loss, by which others keep energies small, forbid what is asked for here, we think: energies
+# in nats, on top of independent pixels, are large. (results/ablations/ebm.png has these, too.)
 #
 # How long a chain? K = 10, 900 steps, and K = 5, 1,600 steps, as long in minutes, cannot be told
 # apart: 12.4, 12.3. Denoising score matching, 1,500 steps of it and then 500 of (3): 16.0, alone
@@ -1196,15 +1203,15 @@ ABOUT = {
 # digits are not enough, we think, if chains come from afar (exercise 5).
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: results/ablations/ebm.json, the tables above.)
-# 1. The classic mistake: in Smoothed.walk() let temperature be 1e-4, a hundredth of the noise. What
-#    do chains look like, and what does the loss say? (Ghosts of digits in noise: 195 where 8.3 is
-#    usual; the largest gradient is as always.)
+# 1. The classic mistake, mildly: in Smoothed.walk() let temperature be 1e-4, a hundredth of the
+#    noise. What do chains look like, and what does the loss say? (Ghosts of digits in noise: 195
+#    where 8.3 is usual; the largest gradient is as always.)
 # 2. CD-1: in RBM.loss() begin the chain at x instead of self.chains. Compare filters.png, samples,
 #    and nats_by_temperatures in metrics.json. (120.6 nats where 92.9 is usual,
 #    and specks for digits.)
-# 3. How many nats does a short ladder flatter by? (By two or so. Lower ends, two standard errors
-#    out, on 2,000 test digits: 82.5 with 200 temperatures, 84.9 with 5,000: nats_by_temperatures in
-#    samples/ebm_rbm/metrics.json.)
+# 3. How many nats does a short ladder flatter by? (By two at most, roughly. Lower ends, two
+#    standard errors out, on 2,000 test digits: 82.5 with 200 temperatures, 84.9 with 5,000; but
+#    errors shrink, too: nats_by_temperatures in samples/ebm_rbm/metrics.json.)
 # 4. --base-part 0.5, 0.9: which nats, and which effective_sample_size? Which of the two would you
 #    publish? (--steps 1800: 85.67 and 7 %, 85.95 and 98 %, on validation; the table above. The
 #    former: by (15) 7 % of 20,000 draws still leave log Z known to a twentieth of a nat.)

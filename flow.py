@@ -18,13 +18,14 @@ undone. The price: layers must be bijections whose determinants are cheap to fin
     log_slope  log ∂z_d/∂u_d (B, m, …)        one term of log |det| for each pixel
     says       θ             (B, m, …, J)     what a network says of each pixel: J log slopes of
                                               its spline, up to a constant, or t and s
-    known      A                              pixels that a coupling leaves, and looks at
-    moved      B                              pixels that it moves
+    known      A                              pixels that a coupling looks at, and leaves (pixels
+                                              moved one by one look at earlier ones of their own)
+    moved      M                              pixels that it moves
     edges                    (J + 1,)         where the bins of a spline begin and end
     seen                     (B, D, E)        what networks are told of levels, E numbers of each
     y          y             (B,)             class label 0..9, only with --conditional
     In shapes B is the batch size; D = 784 pixels; (m, …) those that are moved at once, (1, 14, 14)
-    or (196,); K draws of noise, (4). F. is torch.nn.functional; known in sample() is what is given.
+    or (196,); K draws of noise, (5). F. is torch.nn.functional; known in sample() is what is given.
 
 Papers    Rezende & Mohamed, 2015 (arXiv 1505.05770): normalizing flows, as encoders of VAEs
           Dinh, Krueger & Bengio, NICE, 2014 (1410.8516): coupling layers
@@ -78,12 +79,12 @@ SETTINGS = {
     "coupling": Setting("spline", "how pixels are moved: spline (8), affine (7) or additive (6)",
                         choices=("spline", "affine", "additive"), word="{}"),
     "steps": Setting(2700, "length of training"),
-    # Twice as many are better a step, and take twice as long ("Turning the knobs").
+    # Twice as many are better a step ("Turning the knobs"), and twice the work.
     "batch_size": Setting(64, "images a step"),
     # A third is worse by half, three times are no better.
     "lr": Setting(1e-2, "highest learning rate"),
     "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
-    # The longest gradient of 400 steps has 257 nats (results/ablations/flow.json).
+    # The longest gradient of 400 steps: 257 to 263, three seeds (results/ablations/flow.json).
     "clip": Setting(100.0, "longer gradients are scaled down to this length"),
     "width": Setting(32, "C, channels at 14×14, and units of a coarse pixel's network", 4, 10000,
                      word="width{}"),
@@ -140,9 +141,10 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 #
 # This is uniform noise, as everybody has it, and behind it a first layer that has nothing to learn:
 # the distribution function of all pixels together. (Its slopes are the widths: V of (5) is its
-# determinant.) So u is uniform if one takes all pixels together, and without any coupling the flow
-# knows how frequent levels are: it pays 2.0 bits a pixel before its first step. In the usual
-# coordinates, x + r, 0.81 of all mass is on 1/256 of the axis, a spike that couplings must build.
+# determinant.) So u is uniform if one takes all pixels together, and without any coupling (a layer
+# with a network in it, below) the flow knows how frequent levels are: it pays 2.0 bits a pixel
+# before its first step. In the usual coordinates, x + r, 0.81 of all mass is on 1/256 of the axis,
+# a spike that couplings must build.
 #
 # What the noise costs. The probability of a level is the integral of the density over its cell, so
 #
@@ -151,13 +153,15 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 # (Jensen, as in vae.py: the noise is an encoder, q(u|x) uniform in the cell, and the gap is its KL
 # divergence from p(u|x).) What is trained, the mean of log p(u) + log V, is a *bound*, and as for
 # the VAE K draws under the logarithm make it tighter. It is tight if p is constant in the cell. In
-# the usual coordinates, x + r, no affine map of a Gaussian is constant there: the nearest one is
-# 0.18 nats away from a box, 138 an image if all pixels are such boxes. Flow++ learns the noise
-# instead ("variational dequantization"). Our splines, (8), have bins that end where cells end. In a
-# bin p is constant, since networks look at levels and not at noise: so (5) is an equality, and one
-# draw of noise as good as a thousand. With (6) and (7) it is no equality. But even then one can
-# have the integral in (5). Networks look at levels; given these, g (see "Couplings") is the
-# distribution function of each pixel that is moved, and the integral over its cell is a difference:
+# the usual coordinates, x + r, no Gaussian is constant there. For a pixel whose level is certain
+# the one with the best bound loses 0.18 nats: 0.09 for mass outside the cell, which the exact
+# figure loses as well, and 0.09 for the noise, 70 an image if all pixels are such. Flow++ learns
+# the noise instead ("variational dequantization"). Our splines, (8) below, are made of straight
+# pieces, "bins", which end where cells end. In a bin p is constant, since networks look at levels
+# and not at noise: so (5) is an equality, and one draw of noise as good as a thousand. With (6) and
+# (7) it is no equality. But even then one can have the integral in (5). Networks look at levels;
+# given these, g (see "Couplings") is the distribution function of each pixel that is moved, and the
+# integral over its cell is a difference:
 #
 #     P(x) = Π_d [ g( F(x_d + 1); θ_d ) − g( F(x_d); θ_d ) ]        exact: log_probs()
 #
@@ -175,10 +179,11 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 #     rank(x) = (F(x + 1) − F(1)) / (1 − F(1)),    cos(π k · rank(x)), k = 1 … E − 1     for x > 0
 #
 # and −1, 0, … 0 for black. (Why waves? A network's first layer is linear: of a rank alone it cannot
-# single out levels in the middle.) A coarse pixel's own network is told the first of these numbers
-# for each pixel before it, and the mean of all E over those pixels: which levels there are in this
-# digit, wherever. What a network knows, it must also be able to say: so the brightest levels have
-# bins of their own, (8). For what this is worth see "What each detail is worth".
+# single out levels in the middle.) One pixel in four is coarse ("Which half?"), and has a network
+# of its own. It is told the first of these numbers for each pixel before it, and the mean of all E
+# over those pixels: which levels there are in this digit, wherever. What a network knows, it must
+# also be able to say: so the brightest levels have bins of their own, (8). For what this is worth
+# see "What each detail is worth".
 #
 # Labels. With --conditional each network is told the digit, and all equations get "| y";
 # with --levels 2 evaluate_without_label() takes it away again (made.py).
@@ -299,16 +304,16 @@ class PixelNets(nn.Module):
 # Maps of one number: z = g(u; θ), its slope, and back
 #
 # Couplings. How can layers be bijections, with networks inside that are not? Leave a part of the
-# pixels, A, as it is, and move the others, B, each by a one-dimensional map whose shape a network
+# pixels, A, as it is, and move the others, M, each by a one-dimensional map whose shape a network
 # reads from A:
 #
-#     z_A = u_A,        z_d = g( u_d ; θ_d(x_A) )   for d in B,       x_A: the levels of A
+#     z_A = u_A,        z_d = g( u_d ; θ_d(x_A) )   for d in M,       x_A: the levels of A
 #
 #         u_A ──┬───────────────────► z_A        to undo it: A has not changed, so the network says
 #               └─► network ─► θ                 the same θ once more; undo g pixel by pixel. The
-#         u_B ────────► g(· ; θ) ───► z_B        network itself is never inverted.
+#         u_M ────────► g(· ; θ) ───► z_M        network itself is never inverted.
 #
-# The Jacobian is triangular, and on its diagonal are 1 for A and the slopes of g for B. (Here even
+# The Jacobian is triangular, and on its diagonal are 1 for A and the slopes of g for M. (Here even
 # what stands below the diagonal is 0: levels jump, and between two jumps θ is constant. So f jumps
 # as well; but no two boxes of cells share a z, and (1) holds inside each.) Three choices of g (ℓ is
 # the logit, log u/(1 − u); σ its inverse, the sigmoid):
@@ -317,18 +322,19 @@ class PixelNets(nn.Module):
 #     affine    z = σ( e^s ℓ(u) + t )        RealNVP: and makes it narrower or wider            (7)
 #     spline    z = ∫_0^u slope,  constant in each of J bins, of area 1                         (8)
 #
-# (6) and (7) say that ℓ(u) has a logistic distribution: (6) chooses its place, (7) its scale as
-# well; the logit's own slope is part of g's. (NICE has no logit and works on the whole line; its
-# couplings never change volumes, all slopes are 1, and a factor for each pixel comes last.) In (7)
-# e^s can overflow: the network says s = 100 for one pixel, once, and the loss is infinite. So s is
-# squashed into ±3. (8) needs no such care: slopes are the exponentials of what the network says,
-# divided by the area under them, a density whatever they are. So a bin has the probability
-# softmax(θ + log width), and the loss is the cross-entropy of a classifier that names the bin, plus
-# what no network can change: within a bin levels are as frequent as F says (207 nats an image, the
-# mean of the training digits). A bin is a group of neighbouring levels, see begins_of_bins(): in
-# MNIST black and 252 … 255 are alone in theirs. (With a bin for each level, as bits have it, (8) is
-# PixelCNN's softmax over levels: "Drawing".) Müller et al. have equal bins with constant slopes, or
-# slopes that are straight lines in bins whose edges the network moves.
+# (6) and (7) say that ℓ(u) has a logistic distribution, as ℓ(z) has if z is uniform: (6) chooses
+# its place, (7) its scale as well; the logit's own slope is part of g's. (NICE has no logit and
+# works on the whole line; its couplings never change volumes, all slopes are 1, and a factor for
+# each pixel comes last.) In (7) e^s can overflow: the network says s = 100 for one pixel, once, and
+# the loss is infinite. So s is squashed into ±3. (8) needs no such care: slopes are the
+# exponentials of what the network says, divided by the area under them, a density whatever they
+# are. So a bin has the probability softmax(θ + log width), and the loss is the cross-entropy of a
+# classifier that names the bin, plus what no network can change: within a bin levels are as
+# frequent as F says (207 nats an image, the mean of the training digits). A bin is a group of
+# neighbouring levels, see begins_of_bins(): in MNIST black and 252 … 255 are alone in theirs. (With
+# a bin for each level, as bits have it, (8) is PixelCNN's softmax over levels: "Drawing".) Müller
+# et al. have equal bins with constant slopes, or slopes that are straight lines in bins whose edges
+# the network moves.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -412,15 +418,15 @@ def affine_back(z, says, additive=False):
 #
 # Why smaller? Pixels that are moved together are drawn independently of each other, given A, so
 # that what they should agree on is lost. With 1 and 2 in one coupling, a checkerboard, nats are
-# worse ("What was measured"). The fourth step is 196 couplings with one pixel in B each, run as
+# worse ("What was measured"). The fourth step is 196 couplings with one pixel in M each, run as
 # one. Each costs a pass when one draws; but a digit's shape is decided here.
 #
-# After 1., if the coupling was good, each pixel of B is noise, whatever A is. But A is what it was,
-# two pixels of B may still depend on each other, and one affine map cannot make noise of a pixel.
-# So usual flows exchange A and B and go on, many times. (RealNVP has three couplings by
+# After 1., if the coupling was good, each pixel of M is noise, whatever A is. But A is what it was,
+# two pixels of M may still depend on each other, and one affine map cannot make noise of a pixel.
+# So usual flows exchange A and M and go on, many times. (RealNVP has three couplings by
 # checkerboard, squeezes, has three more by halves of the channels, and lets half of all numbers go
 # as latents; the others go on, at half the size: multi-scale.) A spline can come close in one go,
-# so here each pixel is moved once: easy to read backwards, and P(x) above needs it. What B's pixels
+# so here each pixel is moved once: easy to read backwards, and P(x) above needs it. What M's pixels
 # share stays lost.
 #
 # Mixing. Glow puts a learned matrix over channels between couplings, log |det| = log |det W| a
@@ -433,20 +439,17 @@ def affine_back(z, says, additive=False):
 # rubbish loses at most log 1.5 = 0.4 nats of hundreds (Theis et al.). And most nats are spent on
 # edges and grey levels, where nobody looks, while the shape of the digit is in the 196 coarse
 # pixels, which together cost less than the others ("What was measured"; each alone costs more than
-# a fine one, surprise.png). So nats can be good and draws odd. (The design before this one was told
-# ranks alone, and its slopes were tilted in each bin: 1.027 bits/dim and a distance of 1.76 in
-# 4,000 steps, where this one has 0.964 and 2.49 in 2,700: one run each, of the former no file is
-# kept.)
-# Temperature (Glow): turn the noise into a Gaussian, multiply by τ, and back. τ < 1 stays near the
-# median of what a pixel may be (not the mode): fewer accidents, fewer kinds of digits, at τ = 0 a
-# single one (temperatures.png, exercise 5).
+# a fine one, surprise.png). So nats can be good and draws odd: with a transformer for the coarse
+# pixels 548.5 nats and a distance of 10.6, where ours has 549.3 and 6.2 (400 steps, one run each:
+# results/ablations/flow.json). Temperature (Glow): turn the noise into a Gaussian, multiply by τ,
+# and back. τ < 1 stays near the median of what a pixel may be (not the mode): fewer accidents,
+# fewer kinds of digits, at τ = 0 a single one (temperatures.png, exercise 5).
 #
 # Continuous flows. Let layers be infinitely many and thin, du/dt = v(u, t): then log |det| becomes
 # an integral of the divergence of v (Chen et al., Neural ODEs, 2018), which random vectors estimate
 # (FFJORD, Grathwohl et al., 2018). No layer needs to be triangular, but each step of training has
 # to solve the equation; diffusion.py has the same one and learns v by least squares. Residual Flow:
-# layers u + h(u), h a contraction, log |det| an estimated series. TarFlow: MAFs over patches, with
-# transformers inside, and the order turned round from one to the next.
+# layers u + h(u), h a contraction, log |det| an estimated series.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -1044,14 +1047,14 @@ ABOUT = {
 # a coin a pixel, (8) with two bins; PixelSNAIL has 78.61 nats (transformer_ar.py).
 #
 # Why flows went, and came back. What has to be undone can throw nothing away, and has no more
-# channels than there are pixels; so couplings need many layers. Diffusion asks nothing of the kind:
-# its network is any network, its loss a mean square (diffusion.py), and pictures went there.
-# TarFlow came back to (7) with other networks: a stack of MAFs over words of pixels, in each a
-# causal transformer, and the order of words turned round from one to the next, so that none is
-# always the first. One pass a block finds z. Drawing takes a pass for each word and block; keys and
-# values are kept, as in transformer_ar.py. Its noise is Gaussian and wider than a level: then the
-# density is smooth. Draws have that noise in them, and one step by the model's own score takes it
-# away, in the mean (diffusion.py learns such a score):
+# channels than there are pixels; so usual couplings need many layers ("Which half?"). Diffusion
+# asks nothing of the kind: its network is any network, its loss a mean square (diffusion.py), and
+# pictures went there. TarFlow came back to (7) with other networks: a stack of MAFs over words of
+# pixels, in each a causal transformer, and the order of words turned round from one to the next, so
+# that none is always the first. One pass a block finds z. Drawing takes a pass for each word and
+# block; keys and values are kept, as in transformer_ar.py. Its noise is Gaussian and wider than a
+# level: then the density is smooth. Draws have that noise in them, and one step by the model's own
+# score takes it away, in the mean (diffusion.py learns such a score):
 #
 #     x  =  y + σ² ∂ log p(y)/∂y          y: a draw, σ: the spread of the noise
 #
@@ -1066,7 +1069,8 @@ ABOUT = {
 #
 # reaches 0.950 bits/dim on the test set (516.3 nats, exact) and a distance of 2.16 in 22.5 minutes
 # (2 cores, seed 0; samples/flow_long/). How much of it is owed to the moves is not measured.
-# Validation nats fall to the end, by 1.2 in the last tenth: more steps would still gain.
+# Validation nats fall to the end, by 1.2 in the last tenth; but there the rate falls to 0, too, and
+# whether more steps would gain is not measured.
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (540), seed 0 where the row names no other; Fréchet distance of 5,000 draws to
@@ -1093,7 +1097,9 @@ ABOUT = {
 #    results/ablations/flow.json.)
 # 3. In dequantize() put 0.5 for r: no noise. With --coupling affine the loss falls; does the exact
 #    figure, and what does evaluate_noise() say of it? A spline cannot cheat: why? (The loss falls
-#    to −1,047 in 400 steps, the exact figure to 659.4: results/ablations/flow.json.)
+#    to −1,047 in 400 steps, the exact figure to 659.4: results/ablations/flow.json.
+#    evaluate_noise() stops the run, before metrics.json: no bound is below what it bounds. A
+#    spline's p is the same all over a cell.)
 # 4. In plan() let the last of the couplings come first: f moves the 3s first, and they are drawn
 #    last. test_reconstruction_is_exact fails, and yet the probabilities of all images sum to 1:
 #    why? Which pixels of a draw are wrong? (P(x) is the same product: no order is asked of a

@@ -3,8 +3,9 @@ Generative adversarial networks: two networks and a game
 ========================================================
 A generator G turns noise into images. A discriminator D is shown real digits and drawings of G, and
 learns to tell which is which; G learns to be taken for real. Nobody ever writes down a probability
-of an image, and there is no mean over pixels that could blur. The price: no likelihood, no bound,
-and two losses that say little. This chapter is about making it work every time.
+of an image, and no pixel is scored apart from the others, which is what blurs. The price: no
+likelihood, no bound, and two losses that say little. This chapter is about making it work every
+time.
 
     min_G max_D  E_real[ log D(x) ] + E_z[ log(1 − D(G(z))) ]                                    (1)
 
@@ -85,10 +86,11 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # ones. A GAN has a sampler and nothing else: z ~ N(0, I), x = G(z), one pass, all pixels at once.
 # p_G, the distribution of what it draws, has no formula. (z has 12 dimensions, x has 784: the
 # drawings fill a surface of dimension 12, so "the density at x" is 0 for almost every x, a real
-# digit included.) So maximum likelihood cannot even be written down, and no row of a table of nats
-# can have a GAN in it. What can be done with two samplers is to ask a classifier whether it can
-# tell them apart. Below, p is the distribution of real digits, E_real a mean over it; we write as
-# if p and p_G had densities (the noise below gives them some).
+# digit included.) So maximum likelihood cannot even be written down. (The first paper has nats, of
+# Gaussians put around drawings, "Parzen windows": they say little of G.) What can be done with two
+# samplers is to ask a classifier whether it can tell them apart. Below, p is the distribution of
+# real digits, E_real a mean over it; we write as if p and p_G had densities (the noise below gives
+# them some).
 #
 # The game. A discriminator D(x) = sigmoid(s(x)) guesses the probability that x is real. It is
 # trained as any classifier, and G to be taken for real:
@@ -108,9 +110,9 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 #     V(D*, G) = E_real[ log( p/2m ) ] + E_z[ log( p_G/2m ) ]
 #              = −2 log 2 + KL(p ‖ m) + KL(p_G ‖ m)  =  −2 log 2 + 2 JSD(p, p_G)                 (3)
 #
-# JSD = ½ KL(p ‖ m) + ½ KL(p_G ‖ m), the Jensen-Shannon divergence, is 0 if p = p_G and at most
-# log 2. At its minimum D* = ½ everywhere: the discriminator can only toss a coin, its loss (minus
-# (1)) is 2 log 2 = 1.386 and that of (5) is log 2 = 0.693.
+# JSD = ½ KL(p ‖ m) + ½ KL(p_G ‖ m), the Jensen-Shannon divergence, is 0 only if p = p_G, and never
+# above log 2. At its minimum D* = ½ everywhere: the discriminator can only toss a coin, its loss
+# (minus (1)) is 2 log 2 = 1.386, and that of G, (5) below, is log 2 = 0.693.
 #
 # Starved. (3) is flat where the two do not overlap: JSD = log 2 whatever G does. In the terms of
 # one drawing: G gets its gradient through s = s(G(z)), the logit. As long as D sees through it,
@@ -119,9 +121,9 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 #     minimax            log(1 − D)      ∂/∂s = −D                  no slope where G is bad      (4)
 #     non-saturating     −log D          ∂/∂s = −(1 − D)            slope 1 where G is bad       (5)
 #
-# so G maximises log D instead of minimising log(1 − D). Each drawing is pushed the same way, and
-# D = ½ is still the fixed point; but the weights differ: now the bad drawings count most
-# (gradient_by_loss() has both slopes from autograd).
+# so G maximises log D instead of minimising log(1 − D). ((4) is flat, "saturated", where s is far
+# below 0: hence the name of (5).) Each drawing is pushed the same way, and D = ½ is still the fixed
+# point; but the weights differ: now the bad drawings count most.
 #
 # Noise on both. There is a second way to be starved, and (5) does not mend it. Real digits have
 # backgrounds of exactly 0, and drawings of almost 0; a D that looks for such trifles tells them
@@ -150,9 +152,11 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # is not the figure at the end, 5,000 beside test digits.
 #
 # Mode collapse. (3) asks for all digits. But G follows (5). Let D be the best one, and fixed while
-# G steps. Then G's loss is the mean of −log D* = log(2m/p) over p_G, and its slope in p_G(x) is
-# log(m/p) + log 2. But for a constant, which does not count, as p_G sums to 1, that is the slope
-# log(m/p) + 1 of another divergence (the right side is Arjovsky & Bottou's):
+# G steps. Then G's loss is a sum over x of p_G(x) log(2m/p), as −log D* = log(2m/p): to draw x a
+# little more often costs log(2m/p) = log(m/p) + log 2. Now take another divergence, 2 KL(m ‖ p), a
+# sum of 2m log(m/p): there it costs log(m/p) + 1, as m grows by half as much. The two costs differ
+# by a constant, which does not count, as p_G sums to 1. So G descends (right side: Arjovsky &
+# Bottou)
 #
 #     2 KL(m ‖ p)  =  KL(p_G ‖ p) − 2 JSD(p, p_G)
 #
@@ -161,9 +165,9 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 # likelihood minimises, infinite. Besides, a step of G sees only the D of the moment, and but for
 # batch norm in D each drawing is judged alone: none is worse off for looking like the others. G may
 # put everything on one digit, D learns to reject it, G moves to the next. One sees it in
-# samples.png, in shares.png, and in recall (not here: 0.80, above the precision). A test makes it
-# happen on eight Gaussians in the plane: twenty steps of G for each of D, and G sits on a few of
-# the eight; one to one, and it finds all.
+# samples.png, in shares.png, and in recall (not here: 0.80; training digits have 0.88). A test
+# makes it happen on eight Gaussians in the plane: 300 times a step of D and twenty of G, and G sits
+# on four of the eight at most; 1,500 times one of each, and it finds all.
 #
 # The recipe, besides (5) and noise (in short runs half of it shows nothing: "What was measured"):
 #
@@ -184,8 +188,8 @@ VARIANTS = {("loss", "wgan-gp"): {"steps": 5000, "lr": 2e-3, "noise": 0.0, "crit
 #
 # Labels. With --conditional G gets the label as ten more inputs, and D adds v_y · features to its
 # logit, with a learned vector v for each label (projection). There is no p(x|y), so no Bayes' rule
-# either. Instead the judge reads the draws: label_agreement in metrics.json is how often it finds
-# the digit that was asked for.
+# either. Instead the judge reads the draws: test_label_agreement in metrics.json is how often it
+# finds the digit that was asked for.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -216,8 +220,8 @@ class Generator(nn.Module):
         # No bias in front of a batch norm: it would be subtracted at once.
         self.first = nn.Linear(z_size + classes, math.prod(self.small), bias=False)
         self.norm_1 = nn.BatchNorm2d(4 * c)
-        # Kernel 4 = 2 · stride: all pixels get as many inputs. With 3 they would not, which shows
-        # as a checkerboard.
+        # Kernel 4 = 2 · stride: all pixels but those at the edge get as many inputs. With 3 they
+        # would not, which shows as a checkerboard.
         self.up_1 = nn.ConvTranspose2d(4 * c, 2 * c, 4, stride=2, padding=1, bias=False)
         self.norm_2 = nn.BatchNorm2d(2 * c)
         self.refine = nn.Conv2d(2 * c, 2 * c, 3, padding=1, bias=False)
@@ -284,7 +288,7 @@ class Discriminator(nn.Module):
             nn.init.zeros_(self.label.weight)
 
     def forward(self, x, y=None):
-        """s(x), or s(x, y): (B, 1, H, W) in [0, 1], (B,) -> (B,)."""
+        """s(x), or s(x, y): (B, 1, H, W), in [0, 1] but for the noise, (B,) -> (B,)."""
         utils.check_label(self, y)
         # Leaky: a ReLU that is off would pass no gradient on to G, whose only teacher this is.
         h = F.leaky_relu(self.down_1(2 * x - 1), 0.2)
@@ -326,17 +330,19 @@ class Discriminator(nn.Module):
 #
 #     λ · mean of ( ‖∇_x s(x̂)‖ − 1 )²,    x̂ on a line from a real image to a drawing             (7)
 #
-# a gradient of a gradient (create_graph=True). The critic must not have batch norm: with it s(x̂)
-# depends on the whole batch, and the gradient with respect to one image is not its slope. And it
-# should be near its optimum before G moves, so it gets two steps for each one of G (the paper:
-# five), which is a balance, too. Here: 5,000 steps of G in 2.4 minutes reach a Fréchet distance of
-# 1.39, precision 0.66, recall 0.80 (samples/gan_wgan-gp/), with no noise and no batch norm in the
-# critic. Its loss creeps up to 0 as digits get better (losses.png there): −0.31 around step 500,
-# −0.17 at the end, while the Fréchet distance falls from 10.7 to 1.7. That is no estimate of −W.
-# Any s of slope ≤ 1 bounds (6) from below. One such s is minus the distance to the nearest training
-# digit. That distance has a mean of 4.71 for draws and 4.27 for test digits (± 0.02 each;
-# results/gaps.json), so W is about 0.4 or more. A small critic with a slope that is asked for, not
-# forced, says 0.17. (Stanczuk et al. 2021, arXiv 2103.01678, argue so of WGANs.)
+# a gradient of a gradient (create_graph=True). The critic has no batch norm: with it s(x̂) depends
+# on the whole batch, the gradient with respect to one image is not its slope, and the argument is
+# lost (in a short run the digits are not: exercise 7). And it should be near its optimum before G
+# moves, so it gets two steps for each one of G (the paper: five), which is a balance, too. Here:
+# 5,000 steps of G in 2.4 minutes reach a Fréchet distance of 1.39, precision 0.66, recall 0.80
+# (samples/gan_wgan-gp/), with no noise and no batch norm in the critic. Its loss creeps up to 0 as
+# digits get better (losses.png there): −0.31 around step 500, −0.17 at the end (of the run's own
+# record; no file is kept). Meanwhile the distance to validation digits, of 2,000 draws, falls from
+# 10.7 to 1.7. That is no estimate of −W. Any s of slope ≤ 1 bounds (6) from below. One such s is
+# minus the distance to the nearest training digit. That distance has a mean of 4.71 for draws and
+# 4.27 for test digits (± 0.02 each; results/gaps.json), so W is about 0.4 or more. A small critic
+# with a slope that is asked for, not forced, says 0.17. (Stanczuk et al. 2021, arXiv 2103.01678,
+# argue so of WGANs.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -363,7 +369,7 @@ def gradient_penalty(critic, real, fake, mix):
     return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
 
 
-def blurred(x, noise):
+def noisy(x, noise):
     """Instance noise: what D is shown, real or drawn, is x + noise·N(0, 1). See "noise on both" in
     the notes."""
     return x + noise * torch.randn_like(x) if noise else x
@@ -374,8 +380,8 @@ def discriminator_step(generator, discriminator, optimizer, x, y, objective, pen
     mean D(x), mean D(G(z)), gradient norm). "wgan-gp": the loss is minus (6), without the penalty,
     and the means are of s, which has no sigmoid there."""
     with torch.no_grad():  # nothing may reach G (its batch norms' running statistics do move)
-        x = blurred(x, noise)
-        drawn = blurred(generator(generator.noise(len(x)), y), noise)
+        x = noisy(x, noise)
+        drawn = noisy(generator(generator.noise(len(x)), y), noise)
     # Two batches, not one of both: batch norm is to see a batch of one kind, as G's step will show
     # it one.
     real, fake = discriminator(x, y), discriminator(drawn, y)
@@ -392,7 +398,7 @@ def discriminator_step(generator, discriminator, optimizer, x, y, objective, pen
 def generator_step(generator, discriminator, optimizer, n, y, objective, noise=0.0):
     """One step of G on n new drawings -> (its loss, gradient norm). D's weights get gradients here
     as well; its own step sets them to zero before it uses them."""
-    fake = discriminator(blurred(generator(generator.noise(n), y), noise), y)
+    fake = discriminator(noisy(generator(generator.noise(n), y), noise), y)
     loss = generator_loss(fake, objective)
     norm = update(generator, optimizer, loss)  # backward and step
     return loss.item(), norm
@@ -416,17 +422,6 @@ def follow(average, model, decay):
     An average of statistics is not quite the statistics of the average. It is near enough here."""
     for old, new in zip(average.state_dict().values(), model.state_dict().values()):
         old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
-
-
-def gradient_by_loss(probabilities):
-    """|∂loss/∂s| at D(G(z)) = p, by autograd: rows (p, minimax (4), D; non-saturating (5), 1 − D).
-    """
-    rows = []
-    for p in probabilities:
-        s = torch.logit(torch.tensor(float(p), dtype=torch.float64)).requires_grad_()
-        losses = -F.softplus(s), generator_loss(s[None])
-        rows.append((p, *(torch.autograd.grad(loss, s)[0].abs().item() for loss in losses)))
-    return rows
 
 
 class Players(nn.Module):
@@ -453,9 +448,9 @@ class Players(nn.Module):
 # training digits, in pixels and in features: relatives, and some are close. Too close? Then draws
 # would be nearer to training digits than new real digits are. They are further away: the distance
 # to the nearest training digit, in pixels, has a mean of 4.46 for 5,000 draws and 4.27 for as many
-# test digits (± 0.02 each; results/gaps.json); with --conditional 4.22, which is nearer by less
-# than twice the error. G never sees a training image. But D does, and may have them by heart: if D
-# is shown one image over and over, as in a test, G ends by drawing it.
+# test digits (± 0.02 each; results/gaps.json); with --conditional 4.22, nearer by 0.04, where the
+# error of a difference is 0.02: too little to say. G never sees a training image. But D does, and
+# may have them by heart: if D is shown one image over and over, as in a test, G ends by drawing it.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -590,8 +585,9 @@ def load(folder=None):
 
 
 def train(model, data, run):
-    """The game, by alternating steps of Adam: Algorithm 1 of the first paper. model: Players.
-    -> the history, means over two-hundredths of the run (200, 4)."""
+    """The game, by alternating steps of Adam: the rhythm of Algorithm 1 of the first paper, with
+    (5) in place of its loss for G. model: Players. -> the history, means over two-hundredths of the
+    run (200, 4)."""
     s, G, D, average = run.settings, model.G, model.D, model.average
     judge = run.load_judge()
     opt_G, opt_D = (torch.optim.Adam(network.parameters(), lr=s.lr, betas=(s.beta_1, 0.999),
@@ -677,8 +673,9 @@ ABOUT = {
         "losses.png": "Both losses, and what D says of real images and of drawings. After the "
                       "first thousands of steps they hardly move, while loss.png shows that the "
                       "digits get better; if D tosses coins the losses are 1.386 and 0.693, and D "
-                      "says ½. (Wasserstein: s has no scale, so look at the gap between its two "
-                      "curves. As digits get better it narrows, and D's loss creeps up to 0.)",
+                      "says ½. (Wasserstein: any constant may be added to s, so look at the gap "
+                      "between its two curves. As digits get better it narrows, and D's loss "
+                      "creeps up to 0.)",
         "shares.png": "How often each digit is drawn, beside how often it is in the test set: if "
                       "modes had collapsed, some bars would be missing.",
     },
@@ -718,11 +715,12 @@ ABOUT = {
 # that of their mean, 4.4, tells nothing. So in so short a run half of the recipe is worth nothing
 # that one could measure: the noise, β₁ = 0 instead of 0.5, G's `last`, batch norm in D, the average
 # (which hardly can show: a rate that falls to 0 averages by itself). What this game does need:
-# batch norm in G (without it all drawings are black), a short memory (β₁ = 0.9: recall 0.19), a D
-# that is large enough (`wide`), more than a third of the rate, and a z of the right size: with two
-# dimensions what is drawn lies among real digits and nearly all of them are missing (precision
-# 0.73, recall 0.01); with 64, more is drawn, and less well. Neither help nor harm shows of three
-# times the rate, DCGAN's initialisation, and label smoothing (real counts as 90 %).
+# batch norm in G (without it, and so without any bias but the last layer's, all drawings are black;
+# biases put back were not tried), a short memory (β₁ = 0.9: recall 0.19), a D that is large enough
+# (`wide`), more than a third of the rate, and a z of the right size: with two dimensions what is
+# drawn lies among real digits and nearly all of them are missing (precision 0.73, recall 0.01);
+# with 64, more is drawn, and less well. Neither help nor harm shows of three times the rate,
+# DCGAN's initialisation, and label smoothing (real counts as 90 %).
 #
 # Nor of the minimax loss (4), though the first paper warns of it. The default's losses.png has a
 # reason: the mean of D(G(z)) is near ½, and at ½ (4) and (5) have the same slope. What starves G is
@@ -737,11 +735,11 @@ ABOUT = {
 #     γ/2 · E_real[ ‖∇_x s(x)‖² ],    here γ/2 · ψ², which takes γψ from ψ: a spiral inwards
 #
 # Spectral norm (Miyato et al. 2018, 1802.05957) divides each weight matrix of D by its largest
-# singular value, so that no layer stretches much. R1 (γ = 0.05, for noise and batch norm) and
-# spectral norm (for batch norm) are the best rows of the table, by less than twice the seeds'
-# spread: a reason for whole runs, which are not made yet. By name only: the hinge loss (Lim & Ye
-# 2017: D minimises max(0, 1 − s(x)) + max(0, 1 + s(G(z)))), and a learning rate for each player
-# (Heusel et al. 2017).
+# singular value, so that no layer stretches much. R1 (γ = 0.05, in place of noise and batch norm)
+# and spectral norm (in place of batch norm) are the best rows of the table, by less than twice the
+# seeds' spread: a reason for whole runs, which are not made yet. By name only: the hinge loss (Lim
+# & Ye 2017: D minimises max(0, 1 − s(x)) + max(0, 1 + s(G(z)))), and a learning rate for each
+# player (Heusel et al. 2017).
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (2,800; wgan-gp: 1,000), seed 0 where the row names no other; Fréchet distance
@@ -798,12 +796,13 @@ ABOUT = {
 # 1. In generator_loss() return -F.softplus(fake).mean(), the minimax loss (4). (4.14.) When does it
 #    do any harm: at the beginning or at the end? (Look at losses.png: where is D(G(z))?)
 # 2. In discriminator_step() draw without no_grad(), and in generator_step(), in place of update():
-#    loss.backward(), optimizer.step(), and only then optimizer.zero_grad(). Which test fails?
-#    (test_the_step_of_D_leaves_no_gradient_on_G; 6.64.)
+#    loss.backward(), optimizer.step(), only then optimizer.zero_grad(), and norm = 0.0. Which test
+#    fails? (test_the_step_of_D_leaves_no_gradient_on_G; 6.64.)
 # 3. --average 0: draw from G as it is. (4.94.) Compare the rows of progress.png.
 # 4. --z-size 2, 64. (20.81, 5.96.) With 2: which digits share a border? Compare with manifold.png
 #    of vae.py --z-size 2.
-# 5. Batch norm out of D, out of G. (4.22, 186.04.) Which of the two needs it?
+# 5. Batch norm out of D, out of G. (4.22, 186.04: put nn.Identity() in their place, and G has no
+#    bias left but the last layer's.) Which of the two needs it?
 # 6. --beta-1 0.9, the default of most libraries. (19.70.) Why should a player whose opponent moves
 #    forget?
 # 7. --loss wgan-gp --penalty 0. (30.15, where the penalty has 4.57.) What becomes of the critic's

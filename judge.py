@@ -20,9 +20,9 @@ part of the one lies inside the other, and the reverse.
 Papers    Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017 (arXiv 1706.08500): (1)
           Kynkäänniemi et al., Improved Precision and Recall Metric, 2019 (1904.06991): (2), (3)
 Run       python judge.py FILE.npy   scores any array (N, 28, 28) in [0, 1] or 0 … 255, such as a
-                                     chapter's --num-samples writes, and as many real digits
+                                     chapter's --num-samples writes, and as many training digits
           python judge.py --train    how the judge was made; writes runs/judge.pt (to use it, copy
-                                     it to data/judge.pt)
+                                     it to data/judge.pt, which ships in half precision)
 Reached   99.46 % of the grey test digits and 99.23 % of the binarized ones right: 3,000 steps of
           128 images, 78 s on 2 cores, seed 0. It ships as data/judge.pt, so that all scores have
           the same units: those made with two judges cannot be compared.
@@ -56,8 +56,10 @@ LEAST = 100  # images: fewer have no covariance in 64 dimensions that is worth t
 #
 # (1) takes each cloud for a Gaussian, and measures how far its mass has to be carried to become the
 # other's (the squared Wasserstein-2 distance, which has this closed form). It is 0 if mean and
-# covariance agree. With features of an Inception network it is the well-known FID; that network has
-# never seen a digit, so ours has other units, and the two cannot be compared.
+# covariance agree, whatever else differs. (Σ, the covariance, is a table of means of (a_i −
+# μ_i)(a_j − μ_j), tr sums its diagonal, and M^½ is a matrix whose square is M.) With features of
+# Inception, a classifier of photographs, it is the well-known FID; that network has never seen a
+# digit, so ours has other units, and the two cannot be compared.
 #
 # (2), (3): one distance does not say what is wrong. Put a ball around each point of a cloud that
 # reaches to its third neighbour; all balls together are where that cloud lives. Precision falls if
@@ -66,9 +68,10 @@ LEAST = 100  # images: fewer have no covariance in 64 dimensions that is worth t
 #
 # How to read them. No figure means much alone. 5,000 real training digits beside the grey test
 # digits get 0.17, 0.85 and 0.88 (means of eight random heaps; compare.py): about what there is to
-# get. (The judge was trained on them, and flatters them: as bits validation digits get 0.21 ± 0.02,
-# training digits 0.14 ± 0.02, eight heaps of each: results/heaps.json.) *The classic mistake* is to
-# compare heaps of different sizes: of the same model, fewer draws have a larger distance (500
+# get. (As bits random validation digits get 0.21 ± 0.02, training digits 0.14 ± 0.02, eight heaps
+# of each: results/heaps.json. The judge was trained on the latter. But validation is one block of
+# the file, and unlike the rest without any judge, too: results/gaps.json.) *The classic mistake* is
+# to compare heaps of different sizes: of the same model, fewer draws have a larger distance (500
 # training digits 0.71; the kernel distance KID of Bińkowski et al., 2018, has no such bias). So
 # compare.py scores 5,000 draws of each. And a ball around a stray point is large, so that recall
 # flatters scattered clouds: density and coverage (Naeem et al., 2020) count balls of real digits
@@ -121,7 +124,8 @@ def train_judge(data, steps=3000, batch_size=128, lr=3e-3, seed=0):
         i = torch.randint(len(data.train), (batch_size,), device=data.train.device)
         grey, half = data.train[i], batch_size // 2
         x = torch.cat([grey[:half] / 255, utils.binarize(grey[half:])])
-        # Up to two pixels to each side: a digit is the same one then.
+        # Up to two pixels to each side, all of the batch alike: a digit is the same one then. (What
+        # leaves comes in again on the other side: in MNIST it is black.)
         shift = torch.randint(-2, 3, (2,)).tolist()
         loss = F.cross_entropy(judge(x.roll(shift, (2, 3))), data.train_labels[i])
         optimizer.zero_grad()
@@ -285,7 +289,8 @@ def is_grey(images):
 
 
 def coins(means, seed=0):
-    """One coin a pixel: means (N, 1, 28, 28) in [0, 1] -> bits, float, as many."""
+    """One coin a pixel: means (N, 1, 28, 28) in [0, 1] -> bits, float, as many. (Draws of seed 0
+    have other numbers: the 64 of samples.png come before those of a file.)"""
     u = torch.rand(means.shape, generator=torch.Generator().manual_seed(seed)).to(means)
     return (u < means).to(means)
 

@@ -4,9 +4,10 @@ Muon: steps of equal length in all directions of a matrix
 Adam moves each weight by itself. But most weights belong to the matrix W of a layer, and what
 counts is how a step changes what W makes of vectors. The gradient of a layer has a few large
 singular values and many small ones, so a step along it learns a few directions fast and the others
-hardly at all. Muon keeps the gradient's directions and gives all of them one length.
+hardly at all. Muon keeps the gradient's directions and gives them, but for the weakest, about one
+length.
 
-    M  ←  β M + (1 − β) G,      (1 − β) G + β M  =  U S Vᵀ,      G: the gradient
+    M  ←  β M + (1 − β) G,     then  (1 − β) G + β M  =  U S Vᵀ,      G: the gradient
     W  ←  W − η · 0.2 √max(rows, columns) · U Vᵀ                                               (1)
 
     code       symbol    shape             meaning
@@ -21,8 +22,8 @@ Papers    Jordan et al., Muon: An optimizer for hidden layers in neural networks
           Liu et al., Muon is Scalable for LLM Training, 2025 (2502.16982): the factor in (1)
 Run       python wavenet.py, pixelcnn.py, transformer_ar.py, flow.py: the chapters that use it, and
           say what it is worth ("What was measured"). Not made.py: its matrices are so large that
-          (2) takes some twenty times as long as the rest of a step (on one thread). Of others
-          experiments/optimizers.py tells
+          (2) takes some twenty times as long as the rest of a step (one thread, no file is kept).
+          Of others experiments/optimizers.py can tell (kept: results/optimizers/)
 Left out  on purpose: weight decay (Liu et al. have it), bfloat16
 """
 import torch
@@ -30,11 +31,15 @@ import torch
 # --------------------------------------------------------------------------------------------------
 # Notes
 #
-# Why U Vᵀ? Write G = Σ_k s_k u_k v_kᵀ, u_k and v_k the columns of U and V. A small step W − η D
-# lowers the loss by η Σ_ij G_ij D_ij = η Σ_k s_k u_kᵀ D v_k. Which D lowers it most? If D may make
-# no vector longer (its largest singular value is at most 1): U Vᵀ, for no u_kᵀ D v_k is above 1,
-# and U Vᵀ makes all of them 1. If its Frobenius norm may be at most 1: G/‖G‖, gradient descent. If
-# no entry may leave [−1, 1]: the signs of G, nearly Adam.
+# Singular values. Any matrix is G = U S Vᵀ = Σ_k s_k u_k v_kᵀ. The columns u_k of U, and v_k of V,
+# have length 1 and stand at right angles to each other; S is diagonal, and has the s_k ≥ 0, the
+# singular values: G makes s_k u_k of v_k. The Frobenius norm ‖G‖ is the root of the sum of all
+# squared entries, and of all s_k².
+#
+# Why U Vᵀ? A small step W − η D lowers the loss by η Σ_ij G_ij D_ij = η Σ_k s_k u_kᵀ D v_k. Which D
+# lowers it most? If D may make no vector longer (its largest singular value is at most 1): U Vᵀ,
+# for no u_kᵀ D v_k is above 1, and U Vᵀ makes all of them 1. If its Frobenius norm may be at most
+# 1: G/‖G‖, gradient descent. If no entry may leave [−1, 1]: the signs of G, nearly Adam.
 #
 # Without singular vectors. An odd polynomial of a matrix, a X + b (X Xᵀ) X + c (X Xᵀ)² X, leaves U
 # and V as they are and makes of each singular value s
@@ -46,14 +51,16 @@ import torch
 #        0.7 ┤   ╱            ╲        becomes 0.68. What is larger ends in 0.68 … 1.2, and never
 #            │ ╱                       settles: about 1 is enough. Smaller ones stay below. Newton
 #          0 ┼─────────────────┤ s     and Schulz's 1.5 s − 0.5 s³ settles at 1, but its slope at 0
-#            0                 1       is 1.5: 0.003 takes sixteen rounds.
+#            0                 1       is 1.5: 0.003 is above 0.68 after fourteen rounds.
 #
-# results/singular_values.png shows it, for gradients of flow.py (experiments/singular_values.py).
+# results/singular_values.png shows it, for gradients of flow.py (experiments/singular_values.py):
+# in two of four matrices a third of the directions, and more, stay short.
 #
-# X is long, Q = X Xᵀ (`square`) small. A round is X ← F X with F = a I + b Q + c Q², and the next
-# Q is F Q F. So Q, and the product of all F, are found without X, which is multiplied twice in all
-# (X Xᵀ at first, product · X at the end) in place of ten times: of 64×3136 in a third of the time.
-# We compute in float32; the authors use bfloat16, which is slow on most CPUs.
+# X is long, Q = X Xᵀ (`square`) small. A round is X ← F X with F = a I + b Q + c Q², and the next Q
+# is F Q F. So Q, and the product of all F, are found without X, which is multiplied twice in all (X
+# Xᵀ at first, product · X at the end) in place of ten times: of 64×3136 in a third of the time (no
+# file is kept). If X is square, a round has four products, not three. We compute in float32; the
+# authors use bfloat16, which is slow on most CPUs.
 #
 # The factor. With full rank U Vᵀ has min(rows, columns) singular values of 1. Their squares sum to
 # the sum of its squared entries, whose mean is thus 1/max(rows, columns). The factor makes the root
@@ -86,7 +93,7 @@ class Muon:
     """Muon for the matrices of a network, Adam for the rest; used like an optimizer of torch's.
 
     adam: words. A parameter is Adam's if its name contains one of them, or if it has fewer than two
-    dimensions; some have to be. Of the others, three dimensions are many matrices, four a
+    dimensions; at least one has to be. Of the others, three dimensions are many matrices, four a
     convolution. lr: of both; a chapter changes it in param_groups[0]["lr"].
     """
 
@@ -115,7 +122,7 @@ class Muon:
             if p.grad is not None:
                 # From 0, uncorrected: orthogonal() forgets lengths.
                 mean.lerp_(p.grad, 1 - self.decay)
-                # Nesterov: the newest gradient counts once more.
+                # Look ahead (Nesterov): the newest gradient is in the mean, and counts once more.
                 alike.setdefault(p.shape, []).append((p, p.grad.lerp(mean, self.decay)))
         for shape, pairs in alike.items():  # those of one shape at once: fewer, larger products
             ahead = torch.stack([x for _, x in pairs])

@@ -12,7 +12,7 @@ steps are trained at once, as in WaveNet, and each sees all of the past in a sin
     code       symbol        shape            meaning
     x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
     words      w_t           (B, T)           the same image as T = 196 numbers 0 … V − 1
-    h          h_t           (B, T, C)        the residual stream: C numbers a step
+    h          h_t           (B, T, C)        what step t knows: C numbers that layers add to
     q, k, v    q_t, k_t, v_t (B, heads, T, d) queries, keys, values of each head; d = C / heads
     attention_weights  A_ts  (B, heads, T, T) how much step t takes from step s; 0 for s > t
     logits     ℓ             (B, T, V)        p(w_t = · | before) = softmax(ℓ_t)
@@ -63,7 +63,7 @@ SETTINGS = {
     "reach": Setting(3, "words up and to both sides that the entrance sees; 0: only the last one",
                      0, 13, word="reach{}"),
     "steps": Setting(6000, "length of training"),
-    # Small: at equal time, more steps did better than larger batches (single runs).
+    # Small: at equal time more steps did better (single runs, no file is kept).
     "batch_size": Setting(16, "images a step"),
     "lr": Setting(8e-3, "highest learning rate"),
     "warm_up": Setting(0.05, "part of the run in which the learning rate rises", 0, 1),
@@ -110,7 +110,7 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 # start_from_mean() makes it the sum of log p̄/(1 − p̄) over the word's pixels that are on (p̄: how
 # often that pixel is). With independent pixels this is log p(w), but for a constant, which a
 # softmax does not see. The loss begins higher, since `last` is random at first and adds noise;
-# after 60 steps that is forgotten (138 nats on validation: metrics.json).
+# after 60 steps that is forgotten (138 nats on validation: samples/transformer_ar/metrics.json).
 #
 # A word (papers: a token) enters as a vector of C numbers, its row in a learned table (embedding).
 #
@@ -124,10 +124,11 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 #
 # an average of values, weighted by how well key and query fit. A convolution's weights belong to
 # places; these are made anew for each image. Apart from s ≤ t, nothing in (2) and (3) knows where s
-# and t are: let two words before w_{t−1} (which makes q_t) change places, and a_t of the first
-# layer is the same. So places have to be told. (The mask tells a little: only the first step has no
-# word before it, and its share of an even average over t steps is 1/t, which the next layer can
-# read. Language models that are told no positions do learn them: Haviv et al. 2022.)
+# and t are. If h_t were made of w_{t−1} alone, two words before w_{t−1} could change places, and
+# a_t of the first layer would be the same. So places have to be told. (The mask tells a little:
+# only the first step has no word before it, and its share of an even average over t steps is 1/t,
+# which the next layer can read. Language models that are told no positions do learn them: Haviv et
+# al. 2022.)
 #
 # Why √d. If the entries of q and k are independent, of mean 0 and variance 1, q · k has a standard
 # deviation of √d: 4 for our d = 16, 32 for d = 1,024. Without the root the softmax gets logits that
@@ -141,10 +142,10 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 #     largest weight without the root    0.19              0.64         (mean over steps)
 #     … with it                          0.04              0.20
 #
-# (At the start entries of q and k have a variance of 1/3, as torch starts linear layers; after
-# training they are not independent.) With heads as small as ours the root is worth little: without
-# it 87.9 nats instead of 87.5 (validation, 400 steps, as in all that follows; three seeds span
-# 0.2); with one head, d = 64, 89.3, not 87.8.
+# (At the start entries of q and k have a variance of 1/3, as torch starts linear layers. Were they
+# independent, q · k would have a deviation of 4/3; but steps share places and neighbours.) With
+# heads as small as ours the root is worth little: without it 87.9 nats instead of 87.5 (validation,
+# 400 steps, as in all that follows; three seeds span 0.2); with one head, d = 64, 89.3, not 87.8.
 #
 # The mask. (3) sums over s ≤ t. Step t is told word t − 1 and has to guess word t:
 #
@@ -302,18 +303,18 @@ def start_of_sample(model, n, y, generator, x, known):
 #
 # A look at the neighbours. A language model starts step t from word t − 1 alone, and lets attention
 # find the rest. In an image we know where one should look first: at the words around. So a masked
-# convolution (mask A of pixelcnn.py, on words) shows each step the pixels of the words up to three
-# rows above and three columns away, at the cost of 3 % more products:
+# convolution (mask A of pixelcnn.py: what is not read yet has weight 0) shows each step the pixels
+# of the words up to three rows above and three columns away, at the cost of 3 % more products:
 #
 #           n n n n n n n
 #           n n n n n n n         n: seen at the entrance
 #           n n n n n n n
 #           n n n ?               ?: the word to guess
 #
-# Pixels enter as ±1, so that 0 can mean: outside of the image. Without it (--reach 0) 90.7 nats,
-# with one word up and one to each side (--reach 1) 88.6, with three 87.5. Attention can learn to
-# look there, but first it has to find out that there is a plane: in a sentence the word above is
-# fourteen words ago. So at the entrance, and behind the last layer:
+# Pixels enter as ±1, so that 0 can mean: outside of the image. With no look at the neighbours
+# (--reach 0) 90.7 nats, with one word up and one to each side (--reach 1) 88.6, with three 87.5.
+# Attention can learn to look there, but first it has to find out that there is a plane: in a
+# sentence the word above is fourteen words ago. So at the entrance, and behind the last layer:
 #
 #     h_t  =  word(w_{t−1}) + row_t + column_t + neighbours_t,     ℓ_t  =  last · norm(h_t) + bias_t
 #
@@ -335,9 +336,10 @@ def start_of_sample(model, n, y, generator, x, known):
 #
 # (entrance and last layer not counted; a library that skips the future halves the second term.)
 # Backwards takes twice as much again. So pixels as words (--patch 1) cost four times as much in the
-# first term and 16 times in the second: measured, 40.7 ms of training an image instead of 9.1. Step
-# by step they do better, 86.1 nats after 400 steps instead of 87.5; but those take 260 s instead of
-# 58, and whole runs of words end at 83.7 after 176 s ("Given an afternoon").
+# first term and 16 times in the second, eight times in all: measured, a pass of 64 images takes
+# 0.697 s instead of 0.093 (results/sampling.json). Step by step they do better, 86.1 nats after 400
+# steps instead of 87.5; but those take 260 s, in which a run of 1,200 steps of words ends, at 83.7
+# ("Given an afternoon"; both beside other runs).
 # --------------------------------------------------------------------------------------------------
 
 
@@ -403,8 +405,9 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def start_from_mean(self, images):
-        """Start the bias of each word at its log-odds, if pixels were independent; of more than
-        two levels at its log frequency in all places. images: (N, 1, H, W) uint8, grey."""
+        """Start the bias of each word at log p(word), but for a constant, if pixels were
+        independent (notes); of more than two levels at its log frequency in all places.
+        images: (N, 1, H, W) uint8, grey."""
         if self.levels == 2:
             mean = self.patches(images.float().mean(dim=0) / 255).flatten(1).T  # (T, letters)
             self.bias.copy_(torch.logit(mean.clamp(0.001, 0.999)) @ self.spelling.T.float())
@@ -466,7 +469,7 @@ class Transformer(nn.Module):
         return self.last(self.norm(h)) + self.bias
 
     def log_prob(self, x, y=None):
-        """log p(x), exact. x: (B, 1, H, W) in {0, 1} -> (B,) nats."""
+        """log p(x), exact. x: (B, 1, H, W) of levels in [0, 1], of two: bits -> (B,) nats."""
         utils.check_pixels(x)
         return word_log_probs(self.logits(x, y), self.words(x)).sum(dim=1)
 
@@ -491,8 +494,8 @@ class Transformer(nn.Module):
     # them; old queries nobody asks again. Step t then costs its own matrices, and t products of (2)
     # and (3). This is the KV cache; all steps together cost one forward pass. They still take
     # longer than one, since they are 196 small calls, one after the other. The price is memory, 2 ·
-    # L · T · C numbers a sentence, 75,264 for us: in a language model with long texts more than its
-    # weights.
+    # L · T · C numbers a sentence, 75,264 for us: in a language model with long texts it can be
+    # more than its weights.
     #
     # Completion. If some pixels are given, words that disagree with them get −∞, and the softmax
     # shares out the rest: that is p(word | before, its own given pixels). With the upper half given
@@ -501,8 +504,8 @@ class Transformer(nn.Module):
     # further down has been seen (made.py says what it would take).
     #
     # Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway:
-    # strokes get smoother, and at 0.5 some stop short, since the likeliest next word is nearly
-    # always an empty one; τ > 1 gives crumbs (temperatures.png). The samples that stand beside the
+    # strokes get smoother, and at 0.5 some stop short, we think since the likeliest next word is
+    # mostly an empty one; τ > 1 gives crumbs (temperatures.png). The samples that stand beside the
     # nats have τ = 1: only those are draws from p. (Word by word: this is not p(x)^(1/τ), and the
     # best word each time need not make the best image.) Language models also cut: to the k
     # likeliest words (top-k), or to the fewest that hold a given share of the probability (nucleus,
@@ -777,7 +780,7 @@ ABOUT = {
                        "EugenHotaj/pytorch-generative, dynamic binarization, 60,000 images, up to "
                        "457 epochs on a GPU")},
     "abilities": {"likelihood": "exact", "latent space": "no", "interpolation": "no",
-                  "completion": "what comes later (below)",
+                  "completion": "what comes later in reading order",
                   "steps a draw takes": "196, one a word; --patch 1: 784",
                   "besides": "temperature"},
     "variants": {"transformer_ar": "", "transformer_ar, patch 1": "--patch 1"},
@@ -832,13 +835,14 @@ ABOUT = {
 #       --patch 1: words of one pixel                     86.1    260 s
 #
 # Three seeds span 0.2 nats: differences under 0.4 say nothing (norms, the number of heads, `out`
-# and `down`, GELU, warm-up, three times the rate). What one sees at once is the plane: 3 nats for
-# places, or for neighbours, 32 for both. Muon is worth 2.4 beside Adam at the same rate, and 2.9 at
-# half of it. Linear layers start as torch has them, words with a standard deviation of 1, rows and
-# columns with 0.5, so that they are heard beside the words: 1.0 better than with 0.02. (GPT-2 also
-# divides the weights of `out` and `down` at the start by the root of the number of branches, here
-# 6, lest their sum grow with the depth. The row "GPT-2" does not; and as 0 in their place changes
-# nothing here, three layers do not seem to need it.)
+# and `down`, all of 0.02, GELU, warm-up, three times the rate). What one sees at once is the plane:
+# 3 nats for places, or for neighbours, 32 for both. Adam at the same rate is 2.4 behind, at half of
+# it 2.9; a higher one, and a whole run by Adam, were not tried. Linear layers start as torch has
+# them, words with a standard deviation of 1, rows and columns with 0.5, so that they are heard
+# beside the words: 1.0 better than with 0.02. (GPT-2 also divides the weights of `out` and `down`
+# at the start by the root of the number of branches, here 6, lest their sum grow with the depth.
+# The row "GPT-2" does not; and as 0 in their place changes nothing here, three layers do not seem
+# to need it.)
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (1,200), seed 0 where the row names no other; nats on 1,000 validation images
@@ -892,16 +896,18 @@ ABOUT = {
 #
 # Does it learn by heart? Of 10,000 images each, those of validation cost 0.8 nats more than those
 # of training in this run, and 0.6 in the default's, those of the test set 0.1 more and 0.0 less.
-# Each difference has a standard error of 0.3 (experiments/gaps.py; results/gaps.json). So no: test
-# images, which no run has seen, cost what training images do, and what limits the runs is time or
-# size. (That validation images are the harder ones one cannot say: for independent pixels they are
-# easier, by more than a nat.)
+# Each difference has a standard error of 0.3 (experiments/gaps.py; results/gaps.json). So hardly:
+# test images, which no run has seen, cost what training images do, and what limits the runs is, we
+# think, time or size. (Validation images cost more, in this run by nearly three standard errors.
+# That they are the harder ones one cannot say: for independent pixels they are easier, by more than
+# a nat.)
 #
 # From here to ImageGPT and to language models. Put one table of positions in the place of row,
 # column and neighbours, drop the biases of places, and take GELU for ReLU. With 512 colours as
 # words, 1,024 to 4,096 of them an image, and up to 6.8 billion weights this is nearly ImageGPT.
 # With some 50,000 words (pieces of text), and a tokenizer in the place of words(), it is nearly
-# GPT-2. Later language models have other positions, norms and MLPs; (2) and (3) are the same.
+# GPT-2. Later language models have other positions (many turn q and k in (3) by an angle that grows
+# with the step), norms and MLPs; (2) and the softmax of (3) are the same.
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation nats after --steps 400, seed 0;
 # results/ablations/transformer_ar.json. The default: 87.5.)
@@ -924,11 +930,13 @@ ABOUT = {
 #    they lose? Is the result still a draw from p(x|y)? (For s = 1 alone: each word is drawn by
 #    p(w|y)^s · p(w)^(1−s), scaled to sum to 1. What digits gain and lose was not tried here;
 #    diffusion.py has guidance built in, and figures.)
-# 8. Time sample() against sample_obvious() for n = 1 and 64, with --patch 2 and 1. (For 64:
-#    docs/results.md.) Why does the ratio grow with T, and why does one digit take nearly as long as
-#    ten? (T passes over T words, and T over one each; and most of a small call is no arithmetic.)
+# 8. Time sample() against sample_obvious() for n = 1 and 64; of single pixels for n = 1 alone (64
+#    take nine minutes: docs/results.md). Why does the ratio grow with T, and why does one digit
+#    take a fifth of the time of 64? (T passes over T words, and T over one each; and most of a
+#    small call is no arithmetic.)
 #        import time, transformer_ar
-#        model, start = transformer_ar.load(), time.time()
+#        model = transformer_ar.load()  # or, of pixels, untrained: .Transformer(patch=1, reach=6)
+#        start = time.time()
 #        model.sample(64)
 #        print(time.time() - start)
 # --------------------------------------------------------------------------------------------------

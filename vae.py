@@ -17,7 +17,7 @@ a distance of sorts: never below 0, and 0 only if q = p. Nats: logarithms are na
     x          x             (B, 1, 28, 28)   binary image, 0 or 1; D = 784 pixels
     z          z             (B, Z)           latent vector; prior p(z) = N(0, I)
     mu         μ(x)          (B, Z)           mean of q(z|x) = N(μ, diag σ²), what the encoder says
-    log_var    log σ²(x)     (B, Z)           its log-variance, any real number: σ = e^(log_var/2)
+    log_var    log σ²(x)     (B, Z)           its log-variance, at most 10: σ = e^(log_var/2)
     eps        ε             (B, Z)           N(0, I) noise, of which z = μ + σ·ε is made
     logits     ℓ(z)          (B, 1, 28, 28)   log-odds, log p/(1 − p): p(x_d=1|z) = sigmoid(ℓ_d)
     log_w      log w         (B,)             log p(x, z) − log q(z|x): log of an importance weight
@@ -58,7 +58,7 @@ from settings import Setting
 SETTINGS = {
     # The model decides how many it uses (kl.png).
     "z_size": Setting(40, "Z, latent dimensions on offer", 1, 1000, word="z{}"),
-    # 1 gives the bound (1) itself. It has no warm-up.
+    # 1 gives the bound (1) itself.
     "beta": Setting(1.0, "weight of the KL in the training loss", 0, 10**4, word="beta{}"),
     "steps": Setting(15000, "length of training"),
     "batch_size": Setting(256, "images a step"),
@@ -91,9 +91,10 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 # Unbiased and useless: almost no z from the prior draws *this* image, so the average is carried by
 # a hit that never comes. Measured on 100 test images and the model that `python vae.py` trains:
-# −log of (3) with K = 500 is 186 nats a piece. With z from the encoder, by (10) below, and as many
-# draws, it is 82.7 (these 100 images are easier than all 10,000; naive_nats and naive_iw_nats in
-# metrics.json, the picture is bound_by_samples.png).
+# −log of (3) with K = 500 is 186 nats a piece. With z from the encoder, by (4) below, and as many
+# draws, it is 82.7. (−log of an average is too high in the mean, both times: (10), in the class.
+# These 100 images are easier than all 10,000; naive_nats and naive_iw_nats in metrics.json, the
+# picture is bound_by_samples.png.)
 #
 # Importance sampling. Draw z where it matters, from some q(z|x), and weigh by how wrong that was:
 #
@@ -108,8 +109,9 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 #     log p(x) = log E_q[w] ≥ E_q[ log p(x|z) + log p(z) − log q(z|x) ] = ELBO                   (5)
 #
-# and the last two terms make −KL( q(z|x) ‖ p(z) ), which gives (1). (elbo_terms.png: early in the
-# run the KL rises as latents come to life; then it stays, and the reconstruction goes on falling.)
+# and the last two terms make −KL( q(z|x) ‖ p(z) ), which gives (1). The reconstruction is minus the
+# first term. (elbo_terms.png: early in the run the KL rises, as z begins to say something of x;
+# then it stays, and the reconstruction goes on falling.)
 #
 # The ELBO, second derivation (what is lost). As p(x|z) p(z) = p(x, z) = p(x) p(z|x), in (5)
 # log w = log p(x) + log p(z|x) − log q(z|x). In the mean over q:
@@ -124,8 +126,9 @@ VARIANTS = {}  # no setting changes the defaults of others
 # one network, the encoder, maps x to μ and σ: the cost is shared, and new images come for free.
 # (samples/vae_z2/latent_scatter.png, two latents: where does it put the test set, and which digits
 # overlap? manifold.png beside it: what does the decoder draw at each place of that plane?) The
-# price: the gap in (6) now has two parts. The true posterior is no diagonal Gaussian (approximation
-# gap), and the encoder's Gaussian is not the best one (amortisation gap; Cremer et al. 2018).
+# price: a second part of the gap in (6). The first is there for any Gaussian: the true posterior is
+# no diagonal one (approximation gap). Now the encoder's Gaussian is not the best one either
+# (amortisation gap; Cremer et al. 2018).
 #
 # Reparameterization. We need the gradient ∇ of E_q[f(z)], f = log p(x|z), with respect to the
 # encoder's weights, which reach f only through the z that are drawn. Two ways:
@@ -146,10 +149,10 @@ VARIANTS = {}  # no setting changes the defaults of others
 #                          └──► KL (9)       └── ε ~ N(0, I): chance enters here, from the side,
 #                                                so gradients flow back from ℓ to the encoder
 #
-# Without either (cut z from the graph, `z.detach()`) nothing tells the encoder how good the picture
-# is: the KL alone trains it, and is smallest if q = prior for every image. After 900 steps 0 of 40
-# latents live (live: a KL above 0.01 nats, averaged over the images scored) and −ELBO is 205 nats,
-# that of independent pixels (on validation; 206 on the test set).
+# With neither (7) nor (8) (cut z from the graph, `z.detach()`) nothing tells the encoder how good
+# the picture is: the KL alone trains it, and is smallest if q = prior for every image. After 900
+# steps 0 of 40 latents live (live: a KL above 0.01 nats, averaged over the images scored) and −ELBO
+# is 205 nats, that of independent pixels (on validation; 206 on the test set).
 #
 # The KL in closed form. For one dimension, with p = N(0, 1), q = N(μ, σ²), write out the logs:
 #
@@ -164,12 +167,13 @@ VARIANTS = {}  # no setting changes the defaults of others
 # Bernoulli on binary pixels. Binary cross-entropy (BCE) is −log p(x|z) if x is 0 or 1. It is linear
 # in x. So on a grey image it is the mean of −log p(x|z) over all its binarizations, with one z for
 # them all. One can train on that. But BCE scores no grey image: e^−BCE over grey images sums to
-# nothing in particular, and however much z tells, the mean of BCE over q stays above the entropy of
-# the coins (45.5 nats an image in the test set), where on bits it may fall to 0. Trained on grey,
-# the loss reads 100.9 after 900 steps where the default's reads 98.3; on the validation *bits* the
-# same weights reach 98.6 nats, the default's 98.5. So: two models that are equally good, two
-# numbers, of which only one may stand beside published ones. We binarize anew in every batch (a
-# pixel is on with probability grey/255): augmentation for free.
+# nothing in particular, and however much z tells, the mean of BCE over q stays above what the coins
+# themselves cost when their grey levels are known, their entropy (45.5 nats an image in the test
+# set), where on bits it may fall to 0. Trained on grey, the loss reads 100.9 after 900 steps where
+# the default's reads 98.3; on the validation *bits* the same weights reach 98.6 nats, the default's
+# 98.5. So: two models that are equally good, two numbers, of which only one may stand beside
+# published ones. We binarize anew in every batch (a pixel is on with probability grey/255):
+# augmentation for free.
 #
 # Sums and means: *the classic mistake*. log p(x|z) is a sum over 784 pixels, and KL a sum over Z
 # latents; average over the *batch*, never over pixels. With a mean over pixels (the default of
@@ -196,7 +200,7 @@ VARIANTS = {}  # no setting changes the defaults of others
 # are easier to name), and the objective is still a bound, a looser one. Below 1 reconstructions
 # sharpen, samples break up, as z from the prior falls where q never was, and the objective bounds
 # nothing. Each evaluation, and metrics.json, has the figures of (1), with β = 1; the progress bar
-# shows the loss.
+# shows the loss with β, and by it the best weights are chosen.
 #
 # Labels. With --conditional both networks are told the digit, as ten more inputs of which one is 1,
 # and all equations get "| y", but for the prior: p(z|y) = p(z) is assumed. z is then free for how a
@@ -299,9 +303,9 @@ class VAE(nn.Module):
         """Parameters of q(z|x). x: (B, 1, H, W) -> mu, log_var, each (B, Z)."""
         utils.check_pixels(x)
         mu, log_var = self.encoder(self.with_label(x.flatten(1), y)).chunk(2, dim=1)
-        # Now and then a step throws the log variance of a single image to 50 or more; then e^50 is
-        # in its gradient, whose square is no number, and the run is over. So it is cut at 10, where
-        # it does not come otherwise; what is cut off is a constant: the slope still pulls it back.
+        # Once (--z-size 2) a step threw the log variance of a single image to 55. Then e^55 is in
+        # its gradient, the square overflows, and the run is over. So it is cut at 10, where σ is
+        # 148; what is cut off is a constant: the slope still pulls it back.
         return mu, log_var - (log_var - 10).clamp(min=0).detach()
 
     def decode(self, z, y=None):
@@ -336,7 +340,8 @@ class VAE(nn.Module):
 
         The mean is over images only. Pixels and latents are summed: "Sums and means" in the notes.
         One more hidden β: with a Gaussian p(x|z) of fixed variance s² one minimises
-        ‖x − x̂‖²/(2s²) + KL, or ‖x − x̂‖² + 2s²·KL. The bare squared error has chosen s² = ½.
+        ‖x − x̂‖²/(2s²) + KL, or ‖x − x̂‖² + 2s²·KL, with x̂ the decoder's mean. The bare squared
+        error has chosen s² = ½.
         """
         log_px_z, kl = self.elbo_terms(x, y)
         return (beta * kl.sum(dim=1) - log_px_z).mean()
@@ -351,7 +356,9 @@ class VAE(nn.Module):
     # Jensen again, but of an average, which strays less from its mean: so less is lost (theorem 1
     # of Burda et al., who for the limit ask for more, a bounded w). We report −L_K of the test set:
     # in expectation an upper bound on −log p(x). Its slack shrinks with K, but not surely as 1/K:
-    # where σ² < 1, p(z)/q(z|x) has no bound, and where σ² < ½, w has no finite variance.
+    # E_q[w²] = ∫ (p(x|z) p(z))²/q dz, and in each dimension p(z)²/q(z|x) goes as e^(−z² + z²/(2σ²))
+    # far out. If σ² < ½ that grows without end, and p(x|z), which falls no faster than e^(−c‖z‖),
+    # cannot stop it: w has no finite variance.
 
     def log_weight(self, x, y, mu, log_var, generator=None):
         """(4): log w = log p(x|z) + log p(z) − log q(z|x), of one z ~ q an image. -> (B,) nats."""
@@ -476,8 +483,7 @@ def bounds_by_samples(model, x, y, num_samples, batch=100):
 
     Both are −log of an average of k unbiased estimates of p(x), so in expectation both are upper
     bounds on −log p(x) and sink towards it. What differs is where the z come from. How much slack
-    is left? At least what a curve still falls when k doubles; and more than that if few w make up
-    the average: (Σ w)² / Σ w², the effective sample size, says how many do, from 1 to k.
+    is left? At least what a curve still falls when k doubles.
     """
     generator = torch.Generator().manual_seed(0)
     log_count = torch.arange(1, num_samples + 1).log()
@@ -502,7 +508,7 @@ def plot_pictures(model, folder, x, y, digits, curve):
     """All of the chapter's own pictures. x: bits (N, 1, H, W) of the test set, y: labels for the
     model, or None, digits: labels for the eye; curve: run.curve."""
     # The flattering means, from the same z as samples.png.
-    n = 8 * model.classes if model.classes else 64
+    n = 8 * (model.classes or 8)
     means = model.sample_means(n, utils.row_labels(model, n, 8), torch.Generator().manual_seed(0))
     pictures.save_grid(folder / "sample_means.png", means)
 
@@ -577,7 +583,7 @@ def plot_latent_plane(model, folder, mu, digits):
     # each picture of the grid stands for the same share of what the model draws.
     at = torch.special.ndtri((torch.arange(side) + 0.5) / side)
     z = torch.stack([at.repeat(side), at.flip(0).repeat_interleave(side)], dim=1)  # up is up
-    # One digit, its styles.
+    # Told the label: all of one digit, a 3, in its styles.
     y = None if not model.classes else torch.full((side**2,), 3 % model.classes).to(mu.device)
     means = torch.sigmoid(model.decode(z.to(mu), y))
     pictures.labelled_rows(folder / "manifold.png", [
@@ -700,8 +706,8 @@ ABOUT = {
         "elbo_terms.png": "The two terms of the ELBO over training: the KL rises as latents come "
                           "to life, and the reconstruction falls by more.",
         "bound_by_samples.png": "Bounds on −log p(x) of 100 test digits, against the draws of z "
-                                "for each. From the encoder one draw is nearly enough: the line "
-                                "falls by a few nats only. From the prior the bound starts "
+                                "for each. From the encoder one draw comes within a few nats of "
+                                "500, but the line still falls. From the prior the bound starts "
                                 "hundreds of nats too high: does it arrive? (With two latents "
                                 "nearly; with 40 not in 500 draws.)",
         "manifold.png": "What the decoder draws at each place of the plane: do neighbours look "
@@ -773,7 +779,7 @@ ABOUT = {
 # an Intel). Three times the steps for 0.8 nats: they begin to stop paying. Published for one layer
 # of latents, on dynamic bits, with K = 5000: MLPs trained on the ELBO ≤ 86.76 to 86.35 (1 to 50
 # draws of z a step), on L_50 ≤ 84.78 (IWAE paper, as nbip/IWAE quotes it, whose own runs reach
-# 86.06 and 84.32); a convolutional ResNet ≤ 81.08 (IAF paper, K = 128, as a later one quotes it).
+# 86.06 and 84.59); a convolutional ResNet ≤ 81.08 (IAF paper, K = 128, as a later one quotes it).
 # As −ELBO, where the default has 89.28: 86.77 with convolutions, ≤ 80.72 with many layers of
 # latents (VD-VAE), both of the README of EugenHotaj/pytorch-generative, whose code trains on all
 # 60,000 images and scores the test set after each epoch, on bits tossed anew.
@@ -781,11 +787,11 @@ ABOUT = {
 # Does it learn by heart? Validation images cost 2.8 nats more than training images after the
 # default run, and 3.6 after this one (−ELBO, 10,000 of each). Sets differ without any memory: 784
 # coins pay 1.3 nats less on validation than on training images (β = 784), the default 0.7 less on
-# the test set than on validation. But its gap was 0.6 after 1.7 passes, and has grown ever since on
-# the same images: that looks like memory, perhaps in part the encoder's, which has seen them (not
-# measured). Dropout (a tenth of what a hidden layer adds, silenced in each step; since removed)
-# brought the gap of 800 units from 2.9 to 2.4 (longer runs, 1,000 images of each), and cost a nat.
-# (In loss.png the gap is what lies between the two curves.)
+# the test set than on validation. But the default's gap was 0.6 after 1.7 passes, and has grown
+# since, with two small dips, on the same images: that looks like memory, perhaps in part the
+# encoder's, which has seen them (not measured). Dropout (a tenth of what a hidden layer adds,
+# silenced in each step; since removed) brought the gap of 800 units from 2.9 to 2.4 (longer runs,
+# 1,000 images of each), and cost a nat. (In loss.png the gap is what lies between the two curves.)
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation −ELBO after --steps 900, seed 0; the default reaches 98.5. All
 # from results/ablations/vae.json.)
@@ -809,12 +815,12 @@ ABOUT = {
 #    few nats are missing: 102.0. With 80 41 live, and 99.0 is no better. The default needs more
 #    steps to switch off what it does not use: 32 of its 40 live after 900 steps, 25 with seed 1, 21
 #    at the end of the full run.)
-# 6. F.relu instead of F.silu; then without `h +`. Which costs more? (104.0 and 112.0 nats.)
+# 6. F.relu in place of F.silu; or, with F.silu, no `h +`. Which costs more? (104.0 and 112.0 nats.)
 # 7. Train on L_5 (10) instead of the ELBO: loss = −log_prob_bound(x, 5, y).mean(). Which of
 #    elbo_nats and iw_nats gets better, which worse, and what does a step cost? (−ELBO is 99.9 for
-#    98.5, L_5 of 1,000 images 95.8 for 96.2, and a run takes three times as long: the decoder runs
-#    five times. By (10) q need only be a useful proposal. In the IWAE paper the bound falls from
-#    86.76 to 85.54. But q's gradient shrinks faster with K than its noise: Rainforth et al. 2018.)
+#    98.5, −L_5 of 1,000 images 95.8 for 96.2. A step passes the encoder once and the decoder five
+#    times. By (10) q need only be a useful proposal. In the IWAE paper the bound falls from 86.76
+#    to 85.54. But q's gradient shrinks faster with K than its noise: Rainforth et al. 2018.)
 # 8. Decode mu instead of z in elbo_terms, and watch kl, reconstructions and samples. (The sum is
 #    50.6 nats, hardly any of it KL: no bound. With z drawn, L_5 of 1,000 images is 1,283 nats.)
 # --------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ SETTINGS = {
     "dilations": Setting("image", "image: in steps of columns and of rows; line: 1, 2, 4, …",
                          choices=("image", "line"), word="{}"),
     "steps": Setting(4500, "length of training"),
-    # Small: at equal time, more steps did better than larger batches (single runs).
+    # At equal time neither 8 with twice the steps nor 32 with half did better (single runs).
     "batch_size": Setting(16, "images a step"),
     "lr": Setting(6e-3, "highest learning rate"),
     "warm_up": Setting(0.05, "part of the run in which the learning rate rises", 0, 1),
@@ -88,7 +88,7 @@ ADAM = ("label", "last")  # weights so named are Adam's
 #
 # Causal. In one dimension no mask is needed, a shift will do: step t is given pixels up to t − 1,
 # and so h_t knows nothing later. From then on layers may look at h_t itself, and back from there.
-# (On the plane it takes two masks for this, A and B: pixelcnn.py.)
+# (On the plane one shift does not do: pixelcnn.py has two masks, A and B, and then two stacks.)
 #
 #     x            x₁  x₂  x₃  x₄  …
 #     v       0    x₁  x₂  x₃  …             shifted once, at the entrance (the last of N pixels)
@@ -100,9 +100,9 @@ ADAM = ("label", "last")  # weights so named are Adam's
 # tests have to ask for both: no future, *and all of the past*.
 #
 # The entrance. The first convolution reads one number a step, so it may be wide: N = 116 taps, four
-# rows and four pixels, cost 5 % of all products. It shows each step its neighbourhood at once, and
-# the layers above are left with what it means. With one tap neighbours have to be fetched by the
-# layers: 91.2 nats instead of 88.5 (short runs, as all below: "What was measured").
+# rows and four pixels, cost 5 % of all multiplications. It shows each step its neighbourhood at
+# once, and the layers above are left with what it means. With one tap neighbours have to be fetched
+# by the layers: 91.2 nats instead of 88.5 (short runs, as all below: "What was measured").
 #
 # Dilation. A causal layer with two taps, one at t and one at t − δ:
 #
@@ -110,9 +110,9 @@ ADAM = ("label", "last")  # weights so named are Adam's
 #
 # where h is 0 before the line begins. So each layer adds 0 or δ to how far one can look back. All
 # that an output can depend on is its receptive field, field for short. After L layers step t knows
-# h_{t−s} of the entrance for each s that is a sum of some of the δ's. With δ = 1 everywhere these
-# are 0 … L. With δ = 1, 2, 4, …, 2^(L−1) they are the binary numbers, 0 … 2^L − 1, each by exactly
-# one path: the field doubles with each layer, and ten layers are enough for 784 pixels.
+# h_{t−a} of the entrance for each a that is a sum of some of the δ's. With δ = 1 everywhere these
+# are 0 … L. With δ = 1, 2, 4, …, 2^(L−1) they are the binary numbers, 0 … 2^L − 1, each by one
+# choice of jumps: the field doubles with each layer, and ten layers are enough for 784 pixels.
 #
 #     ℓ_t, after δ = 4                                      ●
 #                                           ┌───────────────┤
@@ -123,8 +123,9 @@ ADAM = ("label", "last")  # weights so named are Adam's
 #     h at the entrance         ●   ●   ●   ●   ●   ●   ●   ●           field: 2³ = 8 steps
 #
 # (receptive_field.png shows such fields layer by layer, by gradients: of the trained model, and of
-# new ones with one first tap. In those a pixel is reached by one path, or few, and its neighbour by
-# others, through other weights: hence their grid. A wide entrance and training even it out.)
+# new ones with one first tap. In those a pixel is reached by one choice of jumps, or few, and its
+# neighbour by others, through other weights: hence their grid. In ours, wide at the entrance and
+# trained, there is none; which of the two it is, the picture does not say.)
 #
 # Dilations for an image. On our line the pixel above is 28 steps away, and its right neighbour 27:
 # with 1, 2, 4, … the sums that reach them need several layers (the entrance is one step back
@@ -161,9 +162,10 @@ ADAM = ("label", "last")  # weights so named are Adam's
 # apart from its beginning: whether step t is in the middle of a row or at its edge has to be found
 # out. For sound that is right, each moment is like any other; an image has a top and a middle. But
 # a step whose field reaches back beyond the line's beginning *can* find out where it is, from the
-# zeros there (with a smaller field only early steps see zeros). Earlier versions of this chapter
-# had a learned vector for each step in (7), and a bias for each logit: 25,872 weights beside
-# today's 81,249, and no better.
+# zeros there, which no pixel has: they are ±1 (with a smaller field only early steps see zeros).
+# Earlier versions of this chapter had a learned vector for each step in (7), and a bias for each
+# logit: 25,872 weights beside today's 81,249, and in short runs no difference that seeds would not
+# make.
 #
 # Labels. With --conditional (2) becomes taps_t = W h_t + W′ h_{t−δ} + w + V_y: each layer has a
 # learned vector V_y for each label y, the same at all steps ("global conditioning" in the paper).
@@ -171,11 +173,13 @@ ADAM = ("label", "last")  # weights so named are Adam's
 # as in made.py: at most log 10 = 2.3 nats more.
 #
 # Clipping. `clip` is below nearly every gradient (in a run of 400 steps the median is 72), so all
-# batches count alike in the mean of past gradients. (Muon forgets how long that mean is, but not
-# how much each batch has in it.)
+# batches count alike in the mean of past gradients. (Muon takes only the directions of that mean,
+# but a batch with a long gradient would turn them its way.) Without clipping short runs are no
+# worse.
 #
-# Training. Of the mean of past gradients of each matrix but the last, Muon keeps the singular
-# directions and makes them equally long (muon.py, a small chapter of its own). Adam moves the rest:
+# Training. A matrix turns, stretches along axes, and turns again: U S Vᵀ, the stretches S are its
+# singular values. Of the mean of past gradients of each matrix but the last, Muon keeps both turns
+# and makes all stretches about 1 (muon.py, a small chapter of its own). Adam moves the rest:
 # biases, labels, the last layer. What that is worth stands behind the code.
 #
 # Completion works as in made.py: exact in completion_top.png, where what is given comes first in
@@ -295,15 +299,14 @@ class WaveNet(nn.Module):
         And the sum of Q g over the layers (6), (T, B, S)."""
         # Shifted by one: step t is told pixels t − N … t − 1, and zeros before the first. Of the
         # T + 1 windows the last ends with the last pixel, and no step may see that: it is left out.
-        taps = self.first.in_features
-        v = F.pad(2 * x.flatten(1) - 1, (taps, 0)).unfold(1, taps, 1)  # (B, T + 1, N)
+        n = self.first.in_features  # N
+        v = F.pad(2 * x.flatten(1) - 1, (n, 0)).unfold(1, n, 1)  # (B, T + 1, N)
         h, skips = self.first(v[:, :-1].transpose(0, 1)), 0.0  # (T, B, C)
         streams = [h]
         for k, (delta, term) in enumerate(zip(self.dilations, self.label_terms(y))):
             taps = self.now[k](h) + term  # (2)
-            if delta < len(h):
-                past = self.past[k](h[:-delta])  # (T − δ, B, 2C); before the beginning: nothing
-                taps = torch.cat([taps[:delta], taps[delta:] + past])
+            past = self.past[k](h[:-delta])  # (T − δ, B, 2C); before the beginning: nothing
+            taps = torch.cat([taps[:delta], taps[delta:] + past])
             g = self.gate(taps)  # (4)
             h, skips = h + self.residual[k](g), skips + self.skip[k](g)  # (5), (6)
             streams.append(h)
@@ -357,8 +360,7 @@ class WaveNet(nn.Module):
             h, skips = self.first(v), 0.0  # (n, C)
             for k, delta in enumerate(self.dilations):
                 taps = self.now[k](h) + terms[k]
-                if t >= delta:
-                    taps = taps + self.past[k](queues[k][t % delta])  # what went in δ steps ago
+                taps = taps + self.past[k](queues[k][t % delta])  # what went in δ steps ago, or 0
                 queues[k][t % delta] = h
                 g = self.gate(taps)
                 h, skips = h + self.residual[k](g), skips + self.skip[k](g)
@@ -524,11 +526,12 @@ ABOUT = {
     "title": lambda s: "WaveNet" + ", dilations as for sound" * (s.dilations == "line"),
     "published": {"": ("none found", "")},
     "abilities": {"likelihood": "exact", "latent space": "no", "interpolation": "no",
-                  "completion": "what comes later (below)", "steps a draw takes": "784"},
+                  "completion": "what comes later in reading order", "steps a draw takes": "784"},
     "variants": {"wavenet": ""},
     "small": "--width 4 --first-taps 5 --eval-images 20",
     "cases": ["--first-taps 1", "--dilations line --first-taps 1"],
-    "pictures": {"receptive_field.png": "What one step (red) sees after each layer, in this model "
+    "pictures": {"receptive_field.png": "What one step (red) sees after each layer (the last, "
+                 "which has no next one: by weights that are never trained), in this model "
                  "and in two new ones, untrained, with a single first tap: one looks back by "
                  "columns and rows in turn, the last along the line, twice as far with each layer. "
                  "Colours: the gradient, from 10⁻⁴ (dark) to 1 (yellow); white: exactly none."},
@@ -574,7 +577,9 @@ ABOUT = {
 #       Adam for all                                83.5    841 s
 #       Adam for all, --lr 0.01                     86.8    862 s
 #
-# Steps of Muon took an eighth longer here (beside more jobs, for a part), for a whole nat.
+# What Muon's steps cost, these seconds do not tell: runs with the same arithmetic vary by half in
+# the table above. The whole nat is of one seed; and of Adam no rate below Muon's was tried, which
+# by these rows may be what it wants.
 #
 # What did not help, at equal time: batches of 8 and twice the steps, or of 32 and half of them;
 # writing the two taps as one product of twice the width, or adding the second in place (no
@@ -613,15 +618,17 @@ ABOUT = {
 # 3. --dilations line, then choose_dilations() that returns [1] * 10. (88.6, 94.5.) Look at
 #    receptive_field.png.
 # 4. F.relu of the first half in gate(). (88.1.)
-# 5. Tell each step where it is: self.last_position = nn.Parameter(torch.zeros(784, 1, 32)) in
+# 5. Tell each step where it is: self.last_position = nn.Parameter(0.5 * torch.randn(784, 1, 32)) in
 #    __init__() (a name with "last" is Adam's), `+ self.last_position` behind self.first(…) in
-#    streams(), `+ self.last_position[t]` in sample(). Is it worth its weights? (88.7, with biases.)
+#    streams(), `+ self.last_position[t]` in sample(). Is it worth its weights? (88.7, with a bias
+#    for each logit as well, which begins at its pixel's log-odds.)
 # 6. Cut the skips, but for the last layer's: `skips = self.skip[k](g)`. Then, with all skips, the
 #    residuals: `h = self.residual[k](g)`. In sample(), too. (89.0, 91.8.) Which costs more?
 # 7. In sample(), make each queue, and both `% delta`, one longer than δ. Which test notices? (That
-#    both samplers draw the same pixels.) Draw with --sample-only, by the weights that ship: what do
-#    digits look like? (Bent, many of no kind: a Fréchet distance of 19.2 where 3.4 is usual, 1,000
-#    draws beside validation digits; one run, no file is kept.)
+#    both samplers draw the same pixels.) Draw with the weights that ship, which no run of yours has
+#    replaced: python wavenet.py --sample-only. What do digits look like? (Bent, many of no kind: a
+#    Fréchet distance, how unlike real digits draws are as a whole (judge.py), of 19.2 where 3.4 is
+#    usual, 1,000 draws beside validation digits; one run, no file is kept.)
 # 8. --first-taps 1, 28, 300. (91.2, 89.7, 88.3 nats.) Where does it stop paying? (Between 28 and
 #    116, as far as such runs can tell.)
 # --------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Minimax(Players):
 
     @staticmethod
     def generator_step(generator, discriminator, optimizer, n, y, objective, noise=0.0):
-        fake = discriminator(gan.blurred(generator(generator.noise(n), y), noise), y)
+        fake = discriminator(gan.noisy(generator(generator.noise(n), y), noise), y)
         loss = -F.softplus(fake).mean()
         return loss.item(), gan.update(generator, optimizer, loss)
 
@@ -76,8 +76,8 @@ class Smoothed(Players):
     @staticmethod
     def discriminator_step(generator, discriminator, optimizer, x, y, objective, penalty, noise=0):
         with torch.no_grad():
-            x = gan.blurred(x, noise)
-            drawn = gan.blurred(generator(generator.noise(len(x)), y), noise)
+            x = gan.noisy(x, noise)
+            drawn = gan.noisy(generator(generator.noise(len(x)), y), noise)
         real, fake = discriminator(x, y), discriminator(drawn, y)
         loss = (0.9 * F.softplus(-real) + 0.1 * F.softplus(real)).mean() + F.softplus(fake).mean()
         return step_of_D(discriminator, optimizer, real, fake, loss)
@@ -105,15 +105,15 @@ class Leaking(Players):
 
     @staticmethod
     def discriminator_step(generator, discriminator, optimizer, x, y, objective, penalty, noise=0):
-        x = gan.blurred(x, noise)
-        drawn = gan.blurred(generator(generator.noise(len(x)), y), noise)
+        x = gan.noisy(x, noise)
+        drawn = gan.noisy(generator(generator.noise(len(x)), y), noise)
         real, fake = discriminator(x, y), discriminator(drawn, y)
         loss = gan.discriminator_loss(real, fake)
         return step_of_D(discriminator, optimizer, real, fake, loss)
 
     @staticmethod
     def generator_step(generator, discriminator, optimizer, n, y, objective, noise=0.0):
-        fake = discriminator(gan.blurred(generator(generator.noise(n), y), noise), y)
+        fake = discriminator(gan.noisy(generator(generator.noise(n), y), noise), y)
         loss = gan.generator_loss(fake, objective)
         loss.backward()
         optimizer.step()

@@ -480,8 +480,11 @@ def test_the_best_discriminator_is_a_ratio_and_its_value_a_divergence():
 
 
 def test_gradients_of_both_generator_losses():
-    for p, minimax, ns in gan.gradient_by_loss((0.01, 0.1, 0.5, 0.9, 0.99)):
-        assert minimax == pytest.approx(p) and ns == pytest.approx(1 - p)
+    """(4) and (5), at D(G(z)) = p."""
+    p = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99], dtype=torch.float64)
+    s = torch.logit(p).requires_grad_()
+    assert torch.allclose(torch.autograd.grad(-F.softplus(s).sum(), s)[0], -p)
+    assert torch.allclose(len(p) * torch.autograd.grad(gan.generator_loss(s), s)[0], p - 1)
     s = torch.tensor([-4.0]).requires_grad_()
     # Going down the loss raises s: D is to say "real".
     assert torch.autograd.grad(gan.generator_loss(s), s)[0].item() < 0

@@ -364,16 +364,7 @@ def test_compare_averages_measures_what_it_says():
                                                    rel=1e-5)
     assert result["logits_nats"] == pytest.approx(
         -made.bernoulli_log_prob(logits, x.float()).mean().item(), rel=1e-5)
-    assert result["mixture_nats"] < sum(result["mask_nats"]) / 3  # Jensen
-
-    class Worse:
-        """Control: a mixture that is worse than its parts."""
-
-        def log_prob(self, x, y=None):
-            return super().log_prob(x, y) - 5
-
-    with pytest.raises(AssertionError, match="Jensen"):
-        made.compare_averages(as_if(model, Worse), x, None)
+    assert result["mixture_nats"] < sum(result["mask_nats"]) / 3 - 1e-3  # Jensen
 
 
 class Watched(made.MADE):
@@ -557,6 +548,7 @@ def test_a_run_with_several_mask_sets_measures_both_averages(order):
     made.main(small(CHAPTERS["made"], "--steps", 2, "--order", order, "--num-masks", 2,
                     "--out", "a"))
     metrics = json.loads(Path("a/metrics.json").read_text(encoding="utf-8"))
-    assert metrics["test_nats"] == metrics["mixture_nats"] and len(metrics["mask_nats"]) == 2
+    assert metrics["test_nats"] == pytest.approx(metrics["mixture_nats"], rel=1e-6)
+    assert len(metrics["mask_nats"]) == 2
     assert metrics["logits_are_a_likelihood"] == (order == "natural")
     assert ("left_half_first_nats" in metrics) == (order == "agnostic")
