@@ -542,20 +542,21 @@ SENTENCES = {
                           "open.",
     "completion_left.png": "The same with the left half given: who draws row by row knows, at a "
                            "pixel, only what is above it and left of it, not the strokes further "
-                           "down, so look for some that do not meet, best in the rows of ones (a "
-                           "model of all orders knows the whole half).",
-    "surprise.png": "Where the bits are: the mean over the test set (the bar is its own), and four "
-                    "digits, from 0 to 5 bits, with what each of their pixels (or words) costs; "
-                    "edges are dear, what is inside of a stroke or far from it is nearly free.",
+                           "down, so look for some that do not meet, most easily in rows of the "
+                           "digit 1 (a model of all orders knows the whole half).",
+    "surprise.png": "Where the bits are: the mean over the test set (the bar beside it is for it "
+                    "alone), and four digits, from 0 to 5 bits, with what each of their pixels (or "
+                    "words) costs; edges are dear, what is inside of a stroke or far from it is "
+                    "nearly free.",
     "sight.png": "What six logits look at: yellow where the gradient is large, dark where it is "
                  "small (log₁₀, from −3 to 1), white where it is exactly 0. White has to be the "
                  "pixel itself (red) and all that is drawn after it; if more is white, the model "
                  "knows less than it may. (MADE: below it an untrained one of another order.)",
     "progress.png": "Draws from the same noise at each evaluation, the last at the bottom: see "
                     "when strokes come, and when they make digits.",
-    "loss.png": "Training and validation, in nats (without a likelihood: in Fréchet distance to "
-                "validation digits), against steps and minutes: see whether they part, and whether "
-                "they still fall at the end.",
+    "loss.png": "Training and validation, in nats or in Fréchet distance to validation digits "
+                "(the axis says which), against steps and minutes: see whether they part, and "
+                "whether they still fall at the end.",
 }
 
 
@@ -590,7 +591,8 @@ def gallery(run, quality):
              " Fréchet distance, precision and recall are of 5,000 draws, binarized "
              "([scores.json](scores.json)); [judge.py](../../judge.py) says what they are."]
     if (run.folder / "weights.pt").exists():
-        lines += ["", "Its weights ship along. This draws with them, into `runs/`:", "", "```",
+        lines += ["", "Its weights ship along. This draws with them (or with your own, of a run "
+                  "that has this name), into `runs/`:", "", "```",
                   f"python {run.model}.py --sample-only --out runs/{name}", "```"]
     for file, sentence in pictures_of(run).items():
         lines += ["", f"## {file}", "", sentence, "", f"![{file}]({file})"]

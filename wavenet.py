@@ -78,13 +78,12 @@ ADAM = ("label", "last")  # weights so named are Adam's
 #
 # The chain rule (1), why any order of the pixels is right, what a nat costs in a file, and why
 # nothing here is a bound: made.py has all of that in full. In short: 784 binary classifiers, each
-# sees the pixels before its own, and the product of what they say is a probability of the whole
-# image.
+# sees the pixels before its own, and the product of what they say is the image's probability.
 #
 # The third way to hide the future. MADE masks the weights of a network that is fully connected: 3
 # million of them, and none serves two places. An RNN shares its weights between all steps, but each
-# step has to wait for the one before. A convolution shares weights *and* computes all steps at
-# once, in training: each output is the same small function of a few inputs before it.
+# has to wait for the one before. A convolution shares weights *and* computes all steps at once, in
+# training: each output is the same small function of a few inputs before it.
 #
 # Causal. In one dimension no mask is needed, a shift will do: step t is given pixels up to t − 1,
 # and so h_t knows nothing later. From then on layers may look at h_t itself, and back from there.
@@ -124,8 +123,7 @@ ADAM = ("label", "last")  # weights so named are Adam's
 #
 # (receptive_field.png shows such fields layer by layer, by gradients: of the trained model, and of
 # new ones with one first tap. In those a pixel is reached by one choice of jumps, or few, and its
-# neighbour by others, through other weights: hence their grid. In ours, wide at the entrance and
-# trained, there is none; which of the two it is, the picture does not say.)
+# neighbour by others, through other weights: hence their grid. Ours has none.)
 #
 # Dilations for an image. On our line the pixel above is 28 steps away, and its right neighbour 27:
 # with 1, 2, 4, … the sums that reach them need several layers (the entrance is one step back
@@ -164,8 +162,7 @@ ADAM = ("label", "last")  # weights so named are Adam's
 # a step whose field reaches back beyond the line's beginning *can* find out where it is, from the
 # zeros there, which no pixel has: they are ±1 (with a smaller field only early steps see zeros).
 # Earlier versions of this chapter had a learned vector for each step in (7), and a bias for each
-# logit: 25,872 weights beside today's 81,249, and in short runs no difference that seeds would not
-# make.
+# logit: 25,872 weights beside today's 81,249, and no gain that shows.
 #
 # Labels. With --conditional (2) becomes taps_t = W h_t + W′ h_{t−δ} + w + V_y: each layer has a
 # learned vector V_y for each label y, the same at all steps ("global conditioning" in the paper).
@@ -174,8 +171,7 @@ ADAM = ("label", "last")  # weights so named are Adam's
 #
 # Clipping. `clip` is below nearly every gradient (in a run of 400 steps the median is 72), so all
 # batches count alike in the mean of past gradients. (Muon takes only the directions of that mean,
-# but a batch with a long gradient would turn them its way.) Without clipping short runs are no
-# worse.
+# but a long gradient would turn them its way.)
 #
 # Training. A matrix turns, stretches along axes, and turns again: U S Vᵀ, the stretches S are its
 # singular values. Of the mean of past gradients of each matrix but the last, Muon keeps both turns

@@ -317,7 +317,7 @@ def told_of_files():
 QUOTED = {"README.md": {"3.10", "2.14", "3.0", "0.1", "1.1", "5.0"}, "CONTRIBUTING.md": set(),
           "docs/results.md": {"86.77", "80.72", "88.40", "88.04", "86.64", "84.78", "543.4",
                               "2.04", "1.89", "1.06", "1.05", "0.99", "0.62"},
-          "docs/questions.md": {"0.15", "0.2", "0.5", "0.6", "1.1", "1.8", "4.6"},
+          "docs/questions.md": {"0.15", "0.62", "2.04", "0.2", "0.5", "0.6", "1.1", "1.8", "4.6"},
           "docs/flags.md": {"0.002", "0.8"}, "docs/troubleshooting.md": set()}
 
 
@@ -343,7 +343,7 @@ def test_whole_numbers_of_the_readme_are_right():
     for flags in ("", "--conditional", "--width 32"):
         players = gan.build(values(gan, flags))
         sizes.append(sum(p.numel() for p in players.D.parameters()))
-    assert ("the discriminator has {:,} more, {:,} in all with `--conditional`, and {:,} in the "
+    assert ("the discriminator has {:,} more; {:,} more with `--conditional`, and {:,} in the "
             "long run").format(*sizes) in text
 
 
@@ -458,9 +458,9 @@ def test_scoring_takes_as_long_as_readme_says():
     most = {key: math.ceil(max(values)) for key, values in minutes.items()}
     words = ("no one two three four five six seven eight nine ten eleven twelve thirteen "
              "fourteen").split()
-    assert (f"takes up to {words[most[False]]} minutes more, if a model is told the digit up to "
-            f"{words[most[True]]}, of `flow.py`, `diffusion.py` and `ebm.py` "
-            f"{words[math.floor(min(minutes['long']))]} to {words[most['long']]} (`eval_seconds`"
+    assert (f"takes up to {words[most[False]]} minutes more; up to {words[most[True]]} if a model "
+            f"is told the digit; {words[math.floor(min(minutes['long']))]} to "
+            f"{words[most['long']]} for `flow.py`, `diffusion.py` and `ebm.py` (`eval_seconds`"
             in README)
 
 
