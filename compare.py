@@ -41,7 +41,6 @@ from settings import COMMON, FROM_DATA, Parser, chapters, defaults, flag, resolv
 ROOT = Path(__file__).resolve().parent
 PUBLISHED_PAGE = ROOT / "samples" / "comparison.md"
 DRAWS, HEAPS = 5000, 8  # of each model, as scores hang on the size; and how many of real digits
-BINARIZATION = "dynamic for training; validation and test one fixed draw"  # else nats are others'
 
 # --------------------------------------------------------------------------------------------------
 # Reading runs. What tables will format is checked here, where it is read.
@@ -124,7 +123,7 @@ def read_run(folder):
                           f"{', '.join(known)}.")
         if metrics.get("labels") is not None:
             raise LeftOut(f"{place} is of {metrics['data']}: these tables are of MNIST's digits.")
-        if likelihood != "none" and metrics["binarization"] != BINARIZATION:
+        if likelihood != "none" and metrics["binarization"] != utils.BINARIZATION:
             raise LeftOut(f"{path.as_posix()} has another binarization ({metrics['binarization']})"
                           ": its nats are of another data set.")
         if metrics.get("judge") not in (None, judge_digest()):
@@ -389,11 +388,11 @@ def read_sampling():
 # --------------------------------------------------------------------------------------------------
 
 
-def readme_blocks(runs, blocks, folder=None):
+def readme_blocks(runs, blocks, folder):
     """The blocks for README.md, or for a page in another folder: its own table, and the page's."""
     blocks = {"chapters": tables.chapters_table(runs),
               **tables.moved(blocks, PUBLISHED_PAGE.parent, ROOT)}
-    return tables.moved(blocks, ROOT, folder or ROOT)
+    return tables.moved(blocks, ROOT, folder)
 
 
 def publish(runs, scores, blocks):

@@ -152,7 +152,7 @@ def judge_digest():
 @torch.no_grad()
 def judged(judge, images):
     """Features (N, 64), in float64, and classes (N,) of images (N, 1, 28, 28): float in [0, 1], or
-    uint8, bits or grey levels."""
+    uint8, bits or grey levels. Without a judge: None, None."""
     if judge is None:  # of images that are no digits: Run.load_judge()
         return None, None
     scale = 255 if images.dtype == torch.uint8 and images.max() > 1 else 1
@@ -175,10 +175,10 @@ def data_labels(data, n):
     return None if data.y_train is None else data.y_train[torch.arange(n) % len(data.y_train)]
 
 
-def sample_many(model, n, y=None, **options):
+def sample_many(model, n, y=None, seed=0, **options):
     """n draws from noise of a fixed seed, 500 at a time -> (n, 1, H, W), on the CPU. options: of
     model.sample(), such as steps."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     return torch.cat([model.sample(min(500, n - i), None if y is None else y[i:i + 500], generator,
                                    **options).cpu() for i in range(0, n, 500)])
 
@@ -189,7 +189,7 @@ def sample_many(model, n, y=None, **options):
 
 
 def frechet_distance(a, b):
-    """(1), of two sets of features (N, F), (M, F) -> float; nan if there is one that is not finite:
+    """(1), of two sets of features (N, F), (M, F) -> float, nan if one is not finite; or None:
     ‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½)."""
     if a is None:  # nobody could judge
         return None
@@ -218,7 +218,7 @@ def within_manifold(points, support, k):
 def scores(judge, draws, real, k=3):
     """Draws (N, 1, 28, 28) beside real digits (M, 1, 28, 28), as a dict: frechet (1), of all;
     precision (2) and recall (3), of min(N, M) of both, since in a larger heap neighbours are
-    nearer; shares, how often each of the ten digits was drawn."""
+    nearer; shares, how often each of the ten digits was drawn. Without a judge: {}."""
     if judge is None:
         return {}
     a, classes = judged(judge, draws)
@@ -326,13 +326,13 @@ def score(judge, images, data):
     n, heaps = min(len(images), len(data.train)), []
     # By chance: one block of the training set is not like another.
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
-    digits = data.train[order[:n].to(data.train.device)]
+    digits = data.train[order[:n]]
     if is_grey(images):
         heaps.append(("grey", images, data.test, digits))
         images = coins(images)
     bits = torch.from_numpy(utils.fixed_bits(digits, 3))
     heaps.append(("binarized", images, data.x_test, bits))
-    return [{"kind": pixels, "what": what, "n": len(x), **scores(judge, x.to(real.device), real)}
+    return [{"kind": pixels, "what": what, "n": len(x), **scores(judge, x, real)}
             for pixels, heap, real, train in heaps
             for what, x in (("images", heap), ("real training digits", train))]
 

@@ -37,7 +37,7 @@ def read(path):
     if "images" not in arrays:
         refuse(f"has no array `images`, but {', '.join(names) or 'none at all'}.")
     images, labels = arrays["images"], arrays.get("labels")
-    if images.ndim != 3 or min(images.shape) < 4:
+    if images.ndim != 3 or min(images.shape[1:]) < 4:
         refuse(f"has images of shape {images.shape}: (N, H, W) is needed, one channel, H and W of "
                "at least 4.")
     if len(images) < LEAST:

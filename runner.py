@@ -65,12 +65,11 @@ class Run:
             self.script, description, settings, variants, argv)
         self.sample_only, self.device = self.args.sample_only, self.args.device
         self.drawing = [name for name, s in settings.items() if s.drawing]
-        values = resolve(settings, variants, self.chosen)
-        start, npz = self.args.start_from, self.args.data
+        start, npz, then = self.args.start_from, self.args.data, None
         self.start = self.began_from = self.data = self.judge = None  # what it hangs on
         if start:
             self.start, self.began_from, then = weights.read_start(start, self.script, npz)
-            values = resolve(settings, variants, self.chosen, then, begins=True)
+        values = resolve(settings, variants, self.chosen, then, begins=bool(start))
         name = run_name(self.script, settings, variants, values)
         name += (f"_{Path(npz).stem}" if npz else "") + ("_more" if start else "")
         name += "_more" * (start is not None and Path(start) == Path("runs", name))
@@ -165,6 +164,7 @@ class Run:
 
     def move_aside(self):
         """A new run never destroys an old one: what is in the folder is moved aside, whole."""
+        self.check_still_ours()
         if not any(p.name != ".lock" for p in self.folder.iterdir()):
             return
         aside = next(p for k in range(1, 10**9)
@@ -390,7 +390,7 @@ class Run:
         draws.write(self, model)
 
     def write(self, name, content):
-        """Write bytes into the folder, or the tensors of a dict, or anything else as JSON."""
+        """Write bytes into the folder, or the tensors of a dict, or any other dict as JSON."""
         self.check_still_ours()
         if isinstance(content, dict) and name.endswith(".pt"):
             buffer = io.BytesIO()
@@ -404,7 +404,7 @@ class Run:
         """weights.pt: what --sample-only needs, in half precision: small enough to ship."""
         half = {k: v.half() if v.is_floating_point() else v
                 for k, v in self.best["weights"].items()
-                if not any(map(k.startswith, left_out))}
+                if not k.startswith(tuple(left_out))}
         if not all(torch.isfinite(v).all() for v in half.values()):  # too large for that
             half = {k: self.best["weights"][k] for k in half}
         self.write("weights.pt", {**self.kept(weights.WEIGHTS), "left_out": list(left_out),
@@ -413,20 +413,20 @@ class Run:
     def finish(self, model, test_nats, likelihood, left_out=(), **more):
         """Write weights.pt, metrics.json, loss.png, progress.png. likelihood: "exact", "bound",
         "estimate" (with nats_interval=) or "none". left_out: names of weights that begin so are not
-        needed to draw. more: the chapter's further figures, all of which have to be finite."""
+        needed to draw. more: the chapter's further figures, which have to be finite."""
         y, s = utils.row_labels(model, 64, 8), self.settings
         self.check_finite(test_nats=test_nats, **more)
         most = math.log(s.classes or 1) + (1 if likelihood == "bound" else 0.01)  # chance; rounding
         if "bayes_accuracy" in more and more["marginal_nats"] > test_nats + most:
             raise AssertionError("p(x) = ⅒ Σ_y p(x|y) came out below p(x|y) / 10")
-        sample_seconds = draws.median_seconds(lambda: model.sample(64, y))
+        sample_seconds = draws.median_seconds(lambda: model.sample(64, y).cpu())
         self.eval_seconds += time.perf_counter() - self.mark
         metrics = {
             "model": self.script, "variant": getattr(s, "variant", ""),
             "conditional": s.conditional, "likelihood": likelihood,
             "test_nats": test_nats,
             "bits_per_dim": utils.bits_per_dim(test_nats, math.prod(s.image_size)),
-            "binarization": "dynamic for training; validation and test one fixed draw",
+            "binarization": utils.BINARIZATION,
             "data": self.data, "judge": self.judge, **more, "best_step": self.best["step"],
             "began_from": self.began_from, "labels": getattr(self.own_data, "names", None),
             "parameters": sum(p.numel() for p in model.parameters()),

@@ -56,9 +56,9 @@ def with_adam(chapter):
     return changed(chapter, rename)
 
 
-def rates(chapter, flags, prefix="", lr=None):
+def rates(chapter, flags, prefix=""):
     """Two variants: a third of the learning rate, and three times of it."""
-    lr = lr or values(chapter, flags).lr
+    lr = values(chapter, flags).lr
     return {f"{prefix}{name}": (chapter, f"{flags} --lr {factor * lr:.6f}".strip(), None)
             for name, factor in (("lr / 3", 1 / 3), ("lr * 3", 3))}
 
@@ -130,6 +130,6 @@ def main(variants, name, steps, description, figures, failed, paint=None, seeds=
         kept = [one for one in kept if commands.get(one["row"]["name"]) == one["row"]["command"]]
         text = json.dumps([one["row"] for one in kept], indent=1) + "\n"
         utils.write_atomically(folder / f"{name}.json", text.encode())
-        if paint:
-            paint(folder, {one["row"]["name"]: one["images"] for one in kept
-                           if one["images"] is not None})
+        drawn = {one["row"]["name"]: one["images"] for one in kept if one["images"] is not None}
+        if paint and drawn:
+            paint(folder, drawn)

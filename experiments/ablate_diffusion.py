@@ -156,8 +156,7 @@ def seeds(name):
 
 
 def paint(folder, drawn):
-    if drawn:
-        pictures.labelled_rows(folder / "diffusion.png", list(drawn.items()))
+    pictures.labelled_rows(folder / "diffusion.png", list(drawn.items()))
 
 
 if __name__ == "__main__":

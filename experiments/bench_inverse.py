@@ -10,8 +10,6 @@ seconds differ from machine to machine. Committed as results/inverse.json. A scr
 test.
 """
 import json
-import os
-import platform
 import time
 
 import torch
@@ -47,9 +45,8 @@ def main():
     start = time.perf_counter()
     decode_obvious(model, z)
     obvious = time.perf_counter() - start
-    figures = {"n": args.n, "threads": torch.get_num_threads(), "torch": torch.__version__,
-               "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-               "fast": fast, "obvious": round(obvious, 3), "ratio": round(obvious / fast, 1)}
+    figures = {"n": args.n, **utils.machine(), "fast": fast, "obvious": round(obvious, 3),
+               "ratio": round(obvious / fast, 1)}
     print(f"{args.n} digits: {fast:.3f} s, by the obvious inverse {obvious:.2f} s, "
           f"{obvious / fast:.0f} times as long")
     if args.json:

@@ -15,8 +15,6 @@ All variants that a chapter declares are timed if they have sample(n), sample_ob
 logits(x).
 """
 import json
-import os
-import platform
 import time
 
 import torch
@@ -73,9 +71,7 @@ def main():
         rows[name] = {"fast": fast, "one_pass": one_pass, "obvious": round(obvious, 2),
                       "whole": whole, "interpreter": round(share, 3), "parameters": parameters}
     if args.json:
-        about = {"n": args.n, "threads": torch.get_num_threads(), "torch": torch.__version__,
-                 "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"}
-        text = json.dumps({**about, "models": rows}, indent=1) + "\n"
+        text = json.dumps({"n": args.n, **utils.machine(), "models": rows}, indent=1) + "\n"
         utils.write_atomically(args.json, text.encode())
 
 

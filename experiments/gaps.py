@@ -53,6 +53,10 @@ def main():
     parser.add_argument("--only", nargs="+", metavar="NAME")
     parser.add_argument("--json", metavar="OUT.json", help="also write the figures there")
     args = parser.parse_args()
+    shipped = {path.parent.name for path in (ROOT / "samples").glob("*/weights.pt")}
+    if unknown := set(args.only or ()) - shipped:
+        parser.error(f"samples/ has no weights of {', '.join(sorted(unknown))}: choose from "
+                     f"{', '.join(sorted(shipped))}.")
     data, rows = mnist(parser, args.data_dir), {}
     if args.only and args.json and Path(args.json).exists():
         rows = json.loads(Path(args.json).read_text(encoding="utf-8"))

@@ -37,12 +37,10 @@ def real_heap(digits, n, seed):
 @torch.no_grad()
 def drawn_heap(chapter, model, data, seed):
     """N draws, as bits; of a conditional model with labels as frequent as in the training set."""
-    generator = torch.Generator().manual_seed(seed)
     labels, y = data.train_labels, None
     if model.classes:
         y = labels[compare.as_often(labels, torch.bincount(labels).double() / len(labels), N)]
-    draws = torch.cat([model.sample(500, None if y is None else y[i:i + 500], generator).cpu()
-                       for i in range(0, N, 500)])
+    draws = judge.sample_many(model, N, y, seed)
     return judge.coins(draws, seed + 1000) if judge.is_grey(draws) else draws
 
 
@@ -53,6 +51,8 @@ def main():
     parser.add_argument("--only", nargs="+", metavar="NAME")
     parser.add_argument("--json", metavar="OUT.json", help="also write the figures there")
     args = parser.parse_args()
+    if args.heaps < 2:
+        parser.error("--heaps: a spread takes two heaps at least.")
     data, network, rows = mnist(parser, args.data_dir), judge.load_judge("cpu"), {}
     if args.json and Path(args.json).exists():
         rows = json.loads(Path(args.json).read_text(encoding="utf-8"))

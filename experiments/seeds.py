@@ -27,16 +27,24 @@ def main():
     parser.add_argument("--data-dir", default="data")
     args, flags = parser.parse_known_args()
     chapter = settings.chapters()[args.chapter]
-    name = settings.run_name(args.chapter, chapter.SETTINGS, chapter.VARIANTS,
-                             vars(values(chapter, flags)))
+    wanted = vars(values(chapter, flags))
+    folder = Path("runs/seeds") / settings.run_name(
+        args.chapter, chapter.SETTINGS, chapter.VARIANTS, wanted)
     mnist(parser, args.data_dir)
-    folder = Path("runs/seeds") / name
+
+    def finished():
+        """metrics.json of the runs of these settings; another seed is no other setting."""
+        rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json"))]
+        return [row for row in rows if {**row["settings"], "seed": 0} == {**wanted, "seed": 0}]
+
     for seed in args.seeds:
-        run = folder / str(seed)
-        if not (run / "metrics.json").exists():
-            chapter.main([*flags, "--seed", str(seed), "--out", str(run),
+        if seed not in [row["seed"] for row in finished()]:
+            chapter.main([*flags, "--seed", str(seed), "--out", str(folder / str(seed)),
                           "--data-dir", args.data_dir])
-    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json"))]
+        if not set(KEPT) <= set(finished()[0]):
+            utils.fail(f"{folder}: runs with nats of bits have no scores of grey draws, and these "
+                       "are what seeds.py compares.")
+    rows = finished()
     text = json.dumps([{key: row[key] for key in KEPT} for row in rows], indent=1) + "\n"
     utils.write_atomically(folder.with_suffix(".json"), text.encode())
     for row in rows:

@@ -142,6 +142,12 @@ def test_sample_only():
     toy.main(["--sample-only", "--temperature", "0.5", "--num-samples", "7", "--out", "a"])
     assert Path("a/samples_temperature0.5.png").exists()
     assert json.loads(Path("a/samples.json").read_text())["temperature"] == 0.5
+    Path("a/png").touch()  # where a folder is wanted: as if somebody had stopped it half way
+    with pytest.raises(FileExistsError):
+        toy.main(["--sample-only", "--temperature", "0.7", "--num-samples", "7", "--png", "--out",
+                  "a"])
+    assert json.loads(Path("a/samples.json").read_text()) == {}  # compare.py takes none of these
+    Path("a/png").unlink()
     assert all(content("a")[name] == old for name, old in before.items())
 
 

@@ -209,6 +209,9 @@ def test_a_start_that_does_not_fit_is_said(fails):
     fails(lambda: toy.main(["--start-from", "a", "--resume"]), "--start-from", "give one")
     fails(lambda: toy.main(["--start-from", "a", "--sample-only"]), "--start-from", "give one")
     fails(lambda: toy.main(["--start-from", "a", "--frills", "2"]), "--frills", "add that")
+    toy.main(["--variant", "fancy", "--out", "fancy"])  # a flag of the variant that it starts from
+    toy.main(["--start-from", "fancy", "--frills", "3", "--out", "more"])
+    assert checkpoint("more")["settings"]["frills"] == 3
     assert not Path("runs/toy_more/metrics.json").exists()
     toy.main(["--out", "b"])
     before = sorted(p.name for p in Path("b").iterdir())
