@@ -499,6 +499,13 @@ def test_an_evaluation_scores_what_it_says(chapter, conditional):
         assert record.train is None and record.val is None
         assert record.score == record.more.get("val_grey_nats", record.more["val_frechet"]) > 0
         assert record.model is fit.the_one_that_draws(model)
+        network, s = judge.load_judge(), spy.settings
+        steps = {"steps": 25} if chapter.__name__ == "diffusion" else {}
+        draws = judge.sample_many(fit.the_one_that_draws(model), s.eval_draws,
+                                  judge.data_labels(data, s.eval_draws), **steps)
+        distance = judge.frechet_distance(*(judge.judged(network, x)[0]
+                                            for x in (draws, data.val)))
+        assert record.more["val_frechet"] == pytest.approx(distance, rel=1e-4)
         if "val_grey_nats" in record.more:  # the likelihood of another scale chooses the weights
             assert record.score == pytest.approx(chapter.evaluate(model, data.val, data.y_val))
         return

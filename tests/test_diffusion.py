@@ -11,6 +11,7 @@ from by_hand import conv, differ, doubled, enlivened, in_groups, linear, noise, 
 from conftest import values
 
 import diffusion
+import judge
 import utils
 from diffusion import Diffusion, Learner, MaskedDiffusion, T, UNet
 
@@ -49,20 +50,11 @@ PATHS = pytest.mark.parametrize("straight", [False, True])
 
 @PATHS
 def test_a_chain_of_small_steps_is_one_draw(straight):
-    """(2), applied from t = 0 to T, has the α and σ of (1) at each t."""
+    """(2) has a variance to add at each t, from the digit at t = 0 to nothing but noise at T."""
     model = gaussian_model(straight)
     alpha, sigma = model.path(torch.arange(T + 1))
-    a, var = torch.ones(()), torch.zeros(())
-    wrong = torch.zeros(())
-    for t in range(1, T + 1):
-        ratio = alpha[t] / alpha[t - 1]
-        link = sigma[t] ** 2 - (ratio * sigma[t - 1]) ** 2
-        assert link > 0
-        a, var = ratio * a, ratio**2 * var + link
-        wrong = wrong + link  # control: noise that is not scaled down with the rest
-        assert a == pytest.approx(alpha[t].item(), abs=1e-12)
-        assert var.sqrt() == pytest.approx(sigma[t].item(), abs=1e-9)
-    assert abs(wrong - 1) > 0.1
+    ratio = alpha[1:] / alpha[:-1]
+    assert (sigma[1:] ** 2 > (ratio * sigma[:-1]) ** 2).all()  # σ_ts² of (2): there is such noise
     assert alpha[0] == 1 and sigma[0] == 0 and sigma[T] == 1  # digit, and nothing but noise
     assert abs(alpha[T]) < 1e-9
     assert bool((alpha[1:] < alpha[:-1]).all() and (sigma[1:] > sigma[:-1]).all())
@@ -412,6 +404,45 @@ def test_grey_levels_go_in_and_come_out_in_0_to_1():
     assert draws.min() >= 0 and draws.max() <= 1 and torch.allclose(draws, torch.tensor(0.5))
 
 
+@PATHS
+@pytest.mark.parametrize("predict", ["x", "eps", "v"])
+def test_the_loss_is_the_error_of_what_is_asked_for(straight, predict):
+    """(8), of x, ε or v, at x_t of (1)."""
+    model, x, shown = gaussian_model(straight, predict), torch.rand(6, 1, 4, 4), []
+    model.network.forward = lambda z, level, y=None: shown.append((z, level)) or torch.zeros_like(z)
+    torch.manual_seed(5)
+    loss = model.loss(x).item()
+    torch.manual_seed(5)
+    t, eps, clean = diffusion.noise_level(torch.rand(6)), torch.randn(x.shape), 2 * x - 1
+    (z, level), = shown
+    assert torch.equal(level, t / T) and torch.allclose(z, model.noised(clean, t, eps))
+    alpha, sigma = (diffusion.spread(a, x) for a in model.path(t))
+    v = eps - clean if straight else alpha * eps - sigma * clean
+    wanted = {"x": clean, "eps": eps, "v": v}[predict]
+    assert loss == pytest.approx(wanted.square().sum(dim=(1, 2, 3)).mean().item())
+
+
+def test_guidance_of_a_masked_model_is_a_line_of_log_odds():
+    model, y = MaskedDiffusion(4, 4, classes=10), torch.full((2000,), 3)
+    model.logits = lambda x, known, y=None: 0.1 + 0.3 * diffusion.spread(
+        (y != 10).to(x), x).expand_as(x)
+    for w in (0, 1, 2, 5):
+        drawn = model.sample(2000, y, torch.Generator().manual_seed(0), steps=1, guidance=w)
+        assert drawn.mean().item() == pytest.approx(1 / (1 + math.exp(-0.1 - 0.3 * w)), abs=0.014)
+
+
+@torch.no_grad()
+def test_a_masked_model_begins_with_independent_pixels():
+    model, grey = MaskedDiffusion(4, 4), torch.randint(256, (5, 1, 4, 4)).byte()
+    grey[..., 0], grey[..., 3] = 0, 255
+    model.network.last.weight.zero_()
+    model.network.last.bias.zero_()
+    model.start_from_mean(grey)
+    x = torch.zeros(1, 1, 4, 4)
+    p = (grey.double().mean(dim=0) / 255).clamp(0.001, 0.999)
+    assert torch.allclose(model.logits(x, x > 1).sigmoid()[0], p, atol=1e-6)
+
+
 def test_what_is_given_comes_out_as_it_was():
     model = gaussian_model()
     model.guess = exact(model, 0.2, 0.3)
@@ -722,6 +753,24 @@ def test_without_the_label_a_masked_model_is_told_none(few_images):
     assert figures["marginal_nats"] == pytest.approx(without_label)
     for other in (with_label, validation):  # controls
         assert without_label != pytest.approx(other, rel=1e-6)
+    test, val = (dict(zip(diffusion.FEWER_STEPS, diffusion.bounds_by_steps(
+        model, x, y, diffusion.FEWER_STEPS))) for x, y in (
+            (data.x_test, data.y_test), (data.x_val, data.y_val)))
+    assert figures["bounds_by_steps"] == pytest.approx(test)
+    assert test != pytest.approx(val, rel=1e-6)
+
+
+def test_speeds_and_guidance_are_scored_beside_validation_digits(few_images):
+    """By a model that draws just these."""
+    torch.set_default_dtype(torch.float32)
+    data, network = fit.told(utils.load_mnist(), True), judge.load_judge()
+    planted = SimpleNamespace(likelihood="none", classes=10,
+                              sample=lambda n, y, generator, **options: data.val[:n] / 255)
+    rows = diffusion.speeds(planted, network, data, {"ddpm": [(3, {"steps": 3})]}, 100)
+    (guesses, _, distance), = rows["ddpm"]
+    assert guesses == 3 and distance == pytest.approx(0, abs=1e-6)
+    (w, distance, precision, recall, _), = diffusion.guidances(planted, network, data, (2,), 100)
+    assert (w, precision, recall) == (2, 1, 1) and distance == pytest.approx(0, abs=1e-6)
 
 
 def test_validation_chooses_the_steps_of_the_grey_bound():

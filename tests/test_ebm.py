@@ -1,6 +1,7 @@
 """ebm.py: everything summed on 4×4 bits: Z, gradients, samplers that leave p as it is, both sides
 of AIS, the optimum of noise contrast. Each with a control: the classic mistakes, made."""
 import math
+from types import SimpleNamespace
 
 import fit
 import pytest
@@ -363,19 +364,26 @@ def test_every_step_of_the_chains_from_digits_leaves_p_as_it_is():
 
 
 @pytest.mark.slow
-def test_what_is_published_spans_both_sides(few_images):
+@pytest.mark.parametrize("conditional", [False, True])
+def test_what_is_published_spans_both_sides(few_images, conditional):
     torch.manual_seed(0)
-    model, data = Residual(28, 4), fit.told(utils.load_mnist(), False)
+    data = fit.told(utils.load_mnist(), conditional)
+    model = Residual(28, 4, 10 * conditional)
     with torch.no_grad():
         model.network.last.weight.normal_(std=20)
-    s = fit.values(ebm, "--width 4 --z-steps 1000 --test-draws 10")
+    s = fit.values(ebm, "--width 4 --z-steps 1000 --test-draws 10" + " --conditional" * conditional)
     nats, figures = ebm.figures_in_the_end(model, data, judge.load_judge("cpu"), s)
-    sides = model.measure(1000)[0], model.measure_from_digits(data.x_val, None, 2)
-    low, high = (torch.stack(ends).squeeze() for ends in zip(*sides))
-    wanted = [nats + (end - model.log_z).item() for end in (low.min(), high.max())]
-    assert figures["nats_interval"] == pytest.approx(wanted, abs=1e-3)
-    assert (low[0] - low[1]).abs() + (high[0] - high[1]).abs() > 0.01  # it can fail
-    assert wanted[0] < figures["nats_from_digits"] < wanted[1]
+    sides = model.measure(1000)[0], model.measure_from_digits(data.x_val, data.y_val, 2)
+    low, high = (torch.stack(ends) for ends in zip(*sides))  # (sides, labels)
+    label = data.y_test if conditional else torch.zeros_like(data.test_labels)
+
+    def told(log_z):
+        return nats + (log_z - model.log_z)[label].mean().item()
+
+    assert figures["nats_interval"] == pytest.approx(
+        [told(low.amin(dim=0)), told(high.amax(dim=0))], abs=1e-3)
+    assert figures["nats_from_digits"] == pytest.approx(told((low[1] + high[1]) / 2), abs=1e-3)
+    assert (low[0] - low[1]).abs().max() + (high[0] - high[1]).abs().max() > 0.01  # it can fail
 
 
 def test_at_first_the_energy_says_nothing():
@@ -514,15 +522,75 @@ def test_the_score_is_the_slope_and_the_jump_is_bayes():
     assert model.score(x[:1])[0, 0, 1, 2].item() == pytest.approx(-slope, abs=1e-3)
 
 
-def test_the_score_matching_optimum_on_a_gaussian_is_its_precision():
-    """Denoising score matching of a linear score −λ(x − m): the best λ is 1/(var + σ²)."""
-    generator = torch.Generator().manual_seed(0)
-    digit = 0.7 * torch.randn(200000, generator=generator, dtype=torch.float64)
-    noise = 0.5 * torch.randn(200000, generator=generator, dtype=torch.float64)
-    x = digit + noise
-    best = -(x * (digit - x)).mean() / 0.5**2 / x.square().mean()  # least squares of −λx, (17)
-    assert best.item() == pytest.approx(1 / (0.7**2 + 0.5**2), rel=0.02)
-    assert best.item() != pytest.approx(1 / 0.7**2, rel=0.2)  # control: of the digits themselves
+class Heard(Smoothed):
+    def energy(self, x, y=None):
+        self.heard.append(x.detach())
+        return super().energy(x, y)
+
+
+def test_digits_get_noise_before_their_energy_is_asked():
+    """(17)."""
+    torch.manual_seed(0)
+    model, x = Smoothed(4, 4, noise=0.3), torch.rand(2000, 1, 4, 4)
+    model.__class__, model.heard = Heard, []
+    model.loss(x)
+    noise = model.heard[-2] - x  # the last but one: digits; the last: chains
+    assert noise.std().item() == pytest.approx(0.3, rel=0.03) and abs(noise.mean()) < 0.01
+
+
+def test_a_step_of_langevin_is_6():
+    model = gaussian(noise=0.4)
+    x, eps = model.begin(5), 0.2  # σ/2
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
+    assert torch.allclose(model.walk(x, None, torch.Generator().manual_seed(1)),
+                          x + eps**2 / 2 * model.score(x) + eps * noise)
+
+
+def test_given_pixels_walk_with_noise_and_come_out_without():
+    model, known, seen = gaussian(), torch.zeros(4, 4, dtype=torch.bool), []
+    known[:2], x = True, torch.full((2000, 1, 4, 4), 0.9, dtype=torch.float64)
+    model.sampling_steps = 3
+    drawn = model.sample(2000, None, torch.Generator().manual_seed(0), x, known,
+                         watch=lambda step, images: seen.append(images))
+    assert torch.equal(drawn[..., :2, :], x[..., :2, :]) and len(seen) == 3
+    for images in seen:
+        noise = images[..., :2, :] - 0.9
+        assert abs(noise.mean()) < 0.02 and noise.std().item() == pytest.approx(0.3, rel=0.05)
+    assert not torch.equal(drawn[..., 2:, :], x[..., 2:, :])
+
+
+def test_biases_and_chains_begin_with_independent_pixels():
+    torch.manual_seed(0)
+    grey = torch.randint(256, (60, 1, 4, 4)).to(torch.uint8)
+    grey[..., 0], grey[..., 3] = 0, 255
+    mean, var = grey.float().mean(dim=0) / 255, (grey / 255).var(dim=0, correction=0) + 0.3**2
+    p, rbm, model = 0.01 + 0.98 * mean.flatten(), RBM(4, 5, 10, 4000), Smoothed(
+        4, 4, noise=0.3, chains=4000)
+    rbm.start_from_mean(grey)
+    model.start_from_mean(grey)
+    assert torch.allclose(rbm.a.sigmoid(), p, atol=1e-6)
+    assert torch.allclose(rbm.b.sigmoid(), p.expand(10, 16), atol=1e-6)
+    assert torch.allclose(rbm.chains.float().mean(dim=0), p, atol=0.04)  # five standard errors
+    assert torch.allclose(model.mean, mean) and torch.allclose(model.var, var, atol=1e-6)
+    assert torch.allclose(model.chains.mean(dim=0), mean, atol=0.05)
+    assert torch.allclose(model.chains.var(dim=0), var, rtol=0.15)
+
+
+def test_outliers_and_annealing_tell_what_they_say(tmp_path):
+    """Digits with all their ink below; an energy that counts ink above."""
+    x = torch.zeros(40, 1, 4, 4)
+    x[:, :, 2:] = 1
+    top = SimpleNamespace(likelihood="estimate", energy=lambda x, y: x[:, :, :2].sum(dim=(1, 2, 3)))
+    areas = ebm.plot_outliers(tmp_path / "a.png", top, x, None)
+    assert areas == {"upside down": 1, "independent pixels": 0.5}
+    noisy = SimpleNamespace(likelihood="none", noise=0.5,
+                            energy=lambda x, y: x.square().mean(dim=(1, 2, 3)))
+    assert ebm.energies(noisy, torch.zeros(500, 1, 4, 4), None).mean().item() == pytest.approx(
+        0.25, abs=0.02)
+    sides = SimpleNamespace(log_z=torch.zeros(1), measure=lambda t: (
+        torch.tensor([-1 / t]), torch.tensor([1 / t])))
+    assert ebm.plot_annealing(tmp_path / "b.png", sides, 80.0, (2, 4)) == {
+        2: [79.5, 80.5], 4: [79.75, 80.25]}
 
 
 def test_chains_walk_on_from_where_they_were():
@@ -633,6 +701,11 @@ def test_both_means_of_the_loss_have_the_same_labels(variant):
     chains = F.one_hot(y, 16).view(5, 1, 4, 4).to(torch.float64)
     wanted = model.energy(x, y).mean() - model.energy(chains, y).mean()
     assert model.loss(x, y).item() == pytest.approx(wanted.item())
+    weights, data = list(model.parameters()), model.energy(x, y).mean()
+    of_loss, of_wanted, of_data = (torch.autograd.grad(value, weights, retain_graph=True)
+                                   for value in (model.loss(x, y), wanted, data))
+    assert all(torch.allclose(a, b) for a, b in zip(of_loss, of_wanted))
+    assert not all(torch.allclose(a, b) for a, b in zip(of_loss, of_data))  # control
     others = model.energy(x, y).mean() - model.energy(chains.roll(1, dims=0), y).mean()  # control
     assert abs(others - wanted) > 1e-3
 
@@ -706,6 +779,28 @@ def test_log_z_is_measured_before_weights_are_chosen(variant):
     assert torch.equal(model.log_z, run.log_z)
     assert run.nats == pytest.approx(ebm.evaluate(model, data.x_val, None))
     assert run.nats == pytest.approx(unmeasured + run.log_z.item(), rel=1e-5)
+
+
+class Chosen(AtTheEnd):
+    def record(self, train_nats, val_nats, model, picture, score, val_frechet):
+        self.score = score
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_chains", "few_images")
+def test_smoothed_weights_are_chosen_by_what_chains_jump_to():
+    s = fit.values(ebm, "--variant conv --width 4 --steps 1 --batch-size 10")
+    data, run, network = fit.told(utils.load_mnist(), False), Chosen(s), judge.load_judge()
+    torch.manual_seed(0)
+    model = ebm.build(s)
+    model.start_from_mean(data.train)
+    ebm.train(model, data, run)
+
+    def distance(draws):
+        return judge.frechet_distance(*(judge.judged(network, x)[0] for x in (draws, data.val)))
+
+    assert run.score == pytest.approx(distance(model.jump(model.chains)), rel=1e-5)
+    assert run.score != pytest.approx(distance(model.chains), rel=1e-3)  # control
 
 
 def test_draws_in_the_pool_keep_the_labels_that_they_were_drawn_for():

@@ -465,11 +465,12 @@ def test_losses_of_a_discriminator_that_tosses_coins():
 def test_the_best_discriminator_is_a_ratio_and_its_value_a_divergence():
     """(2) and (3) on three points: gradient descent on the loss finds p / (p + p_G), and its loss
     is 2 log 2 − 2 JSD."""
-    p, q = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6]]).double()
+    real, drawn = torch.tensor([0] * 5 + [1] * 3 + [2] * 2), torch.tensor([0] + [1] * 3 + [2] * 6)
+    p, q = (torch.bincount(points).double() / 10 for points in (real, drawn))
     s = torch.zeros(3).double().requires_grad_()
     optimizer = torch.optim.Adam([s], lr=0.05)
     for _ in range(1000):
-        loss = (p * F.softplus(-s) + q * F.softplus(s)).sum()
+        loss = gan.discriminator_loss(s[real], s[drawn])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

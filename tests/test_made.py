@@ -386,6 +386,9 @@ def test_mask_sets_take_turns_and_agnostic_training_draws_new_orders():
     assert torch.equal(orders.place.sort(dim=1).values, torch.arange(1, 17).repeat(3, 1))
     x = torch.zeros(2, 1, 4, 4)
     agnostic = made.MADE(4, width=50, order="agnostic", num_masks=3)
+    grey = torch.zeros(10, 1, 4, 4, dtype=torch.uint8)
+    grey[:5, :, 1:3, 1:3] = 255
+    agnostic.start_from_mean(grey)  # else all orders would have the same degrees
     for model in (same, orders, agnostic):
         sets = [(*place.tolist(), *degree.tolist())
                 for place, degree in zip(model.place, model.degree)]
@@ -394,6 +397,9 @@ def test_mask_sets_take_turns_and_agnostic_training_draws_new_orders():
             model.loss(x, step=step)
         if model is agnostic:  # a new order each time, none of those kept for scoring
             assert len({*model.used, *sets}) == 9
+            for used in model.used:  # (7), of that very order
+                degree = model.new_degree(torch.tensor(used[:16]))
+                assert list(used[16:]) == degree.tolist()
         else:
             assert model.used == sets + sets
 

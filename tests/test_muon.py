@@ -26,6 +26,19 @@ def test_the_directions_stay_and_become_equally_long(shape):
     assert (s.amax(-1) / s.amin(-1)).max() > 2  # control: they were not equally long
 
 
+@pytest.mark.parametrize("shape", [(5, 5), (5, 9), (9, 5)])
+def test_singular_values_go_through_the_polynomial_five_times(shape):
+    s = torch.tensor([1, 0.1, 0.003, 0.0016, 0.0008], dtype=torch.float64)
+    u, v = (torch.linalg.qr(matrices(n, 5, seed=n))[0] for n in shape)
+    values, rounds = (u.mT @ orthogonal(u * s @ v.mT) @ v).diagonal(), [s / s.norm()]
+    for _ in range(6):
+        t = rounds[-1]
+        rounds.append(3.4445 * t - 4.7750 * t**3 + 2.0315 * t**5)
+    assert torch.allclose(values, rounds[5], atol=1e-5)
+    assert not any(torch.allclose(values, rounds[k], atol=0.1) for k in (4, 6))  # controls
+    assert (values[:4] > 0.68).all() and values[4] < 0.68
+
+
 def test_many_matrices_are_as_one_after_the_other():
     x = matrices(3, 4, 6)
     assert torch.allclose(orthogonal(x), torch.stack([orthogonal(part) for part in x]), atol=1e-12)
