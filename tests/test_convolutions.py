@@ -424,8 +424,10 @@ def test_wavenet_sees_all_of_the_line_before(pattern):
 @pytest.mark.parametrize("name", ["wavenet", "gated", "original", "row lstm"])
 def test_fields_grow_from_layer_to_layer(name):
     model, module = MODELS[name]((9, 9)).float(), wavenet if name == "wavenet" else pixelcnn
-    counts = [int((seen > 0).sum()) for seen in module.fields(model, noise(5, (9, 9)), None, 40)]
+    maps = [seen.flatten() for seen in module.fields(model, noise(5, (9, 9)), None, 40)]
+    counts = [int((seen > 0).sum()) for seen in maps]
     assert counts == sorted(counts) and counts[0] < counts[-1] <= 40
+    assert all(seen[39] > 0 and (seen[40:] == 0).all() for seen in maps)  # of 40, not of another
 
 
 def test_the_original_is_told_where_it_is():

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, rewritten
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -322,3 +322,22 @@ def test_many_draws_are_one_stream_and_each_has_its_own_label():
     assert torch.equal(judge.sample_many(Noise(), 1200, y), noise + y.view(-1, 1, 1, 1))
     assert torch.equal(judge.sample_many(Noise(), 1200, shift=1.0), noise + 1)
     assert len(noise.unique()) == 4800  # control: of ten times the same 480 would be left
+
+
+@pytest.mark.slow
+def test_a_judge_that_was_trained_anew_can_take_the_place_of_the_other(digits, capsys):
+    """By two steps in place of 3,000; what is printed is what the file's judge does."""
+    short = rewritten("judge", ("judge = train_judge(data)",
+                                "judge = train_judge(data, steps=2, batch_size=8)"))
+    short.main(["--train"])
+    data, said = digits[0], capsys.readouterr().out
+    anew = judge.load_judge(path=Path("runs/judge.pt"))
+    for x, what in ((data.test, "grey test digits right"), (data.x_test, "binarized ones")):
+        right = (judge.judged(anew, x)[1] == data.test_labels).double().mean().item()
+        assert f"{100 * right:.2f} % of the {what}" in said
+
+
+def test_scores_are_beside_the_digits_of_the_folder_that_was_named(fails):
+    np.save("a.npy", np.random.RandomState(0).rand(100, 28, 28))
+    Path("file").write_text("")
+    fails(lambda: judge.main(["a.npy", "--data-dir", "file"]), "--data-dir file", "is a file")

@@ -117,6 +117,17 @@ def test_a_fresh_model_knows_how_frequent_levels_are(name):
     assert model.log_prob(data.x_val[:50]).mean() > before + 200
 
 
+@pytest.mark.parametrize("name", ["pixelcnn", "transformer_ar"])
+def test_a_fresh_model_sees_levels_by_how_frequent_they_are_in_the_images(name):
+    model = lively(name, "--levels 4", (4, 4)).float()
+    grey = torch.tensor([0] * 9 + [70] * 4 + [130] * 2 + [255], dtype=torch.uint8)
+    model.start_from_mean(grey.view(1, 1, 4, 4))
+    # 10, 5, 3 and 2 pixels of each, one more than there are: of 10 that are not black 5, 8, 10.
+    assert torch.allclose(model.look.weight[1:, 0], torch.tensor([0.5, 0.8, 1.0]))
+    bias = model.bias if name == "transformer_ar" else model.last.bias
+    assert torch.isfinite(bias).all()  # what no image has is rare, and not impossible
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_images", "few_draws")
 @pytest.mark.parametrize("name", ["pixelcnn", "transformer_ar"])
@@ -197,8 +208,9 @@ def test_sight_is_of_the_odds_that_a_pixel_is_not_black():
     again = pixelcnn.sight(model, x, None, (5, 15))
     assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(seen, again))
     assert (seen[1].flatten()[:15] > 0).any() and (seen[1].flatten()[15:] == 0).all()
-    # ℓ = 6x_0 for white, −∞ between, 0 for black: half of 6 by one level of pixel 0.
-    model.logits = lambda x, y=None: torch.stack(
-        [0 * x, 0 * x - 99, 6 * x[..., :1, :1].expand_as(x)], dim=1)[:, :, 0]
-    first, = pixelcnn.sight(model, x, None, (5,))
-    assert first[0, 0].item() == pytest.approx(3) and first.count_nonzero() == 1
+    # ℓ = ±6x_0 for white, −99 between, 0 for black: half of 6 by one level of pixel 0.
+    for slope in (6, -6):
+        model.logits = lambda x, y=None: torch.stack(
+            [0 * x, 0 * x - 99, slope * x[..., :1, :1].expand_as(x)], dim=1)[:, :, 0]
+        first, = pixelcnn.sight(model, x, None, (5,))
+        assert first[0, 0].item() == pytest.approx(3) and first.count_nonzero() == 1

@@ -48,8 +48,15 @@ def test_the_splits_are_shuffled_once_and_lose_nothing(file):
     for name in ("train", "x_val", "x_test", "x_train", "test_labels"):
         assert (getattr(data, name) == getattr(again, name)).all()
     assert len(data.x_train) == len(data.x_val) and not (data.x_val[:5] == data.x_test[:5]).all()
-    # Bits are coins with the odds of the grey level.
-    assert abs(data.x_train.double().mean() - data.train[:13].double().mean() / 255) < 0.01
+
+    # Bits are coins with the odds of the grey level: of the images of that split, and no others.
+    def tossed_from(bits, grey):
+        return bool((bits[grey == 0] == 0).all() and (bits[grey == 255] == 1).all())
+
+    splits = {"x_train": data.train[:13], "x_val": data.val, "x_test": data.test}
+    for name in splits:
+        assert [tossed_from(getattr(data, name), grey) for grey in splits.values()] == [
+            name == other for other in splits]
 
 
 def test_a_file_in_order_is_not_split_in_order():
@@ -61,6 +68,14 @@ def test_a_file_in_order_is_not_split_in_order():
     for split in ("train", "val", "test"):
         numbers = getattr(data, f"{split}_labels").tolist()
         assert set(numbers) == {0, 1, 2} and numbers != sorted(numbers)
+
+
+def test_booleans_are_black_and_white():
+    images = letters()[0] > 127
+    np.savez("a.npz", images=images)
+    levels, labels = own_data.read("a.npz")
+    assert levels.dtype == np.uint8 and labels is None
+    assert np.array_equal(levels, np.where(images, 255, 0))
 
 
 def test_the_name_is_of_what_is_in_the_file():
@@ -227,3 +242,13 @@ def test_every_chapter_takes_a_real_set_of_another_size(chapter, digits8):
 def test_a_size_that_a_chapter_cannot_take_is_said(name, size, words, fails):
     np.savez("a.npz", images=letters(size=size)[0])
     fails(lambda: CHAPTERS[name].main(small(CHAPTERS[name], "--data", "a.npz")), *words)
+
+
+@pytest.mark.slow
+def test_who_starts_from_weights_of_other_images_is_warned(capsys):
+    np.savez("letters.npz", images=letters(size=(28, 28))[0])
+    toy.main(["--out", "a"])
+    for flags, warned in ((["--data", "letters.npz", "--out", "b"], True), (["--out", "c"], False)):
+        capsys.readouterr()
+        toy.main(["--start-from", "a", *flags])
+        assert ("!!! the weights come from mnist_5k" in capsys.readouterr().out) == warned

@@ -151,6 +151,16 @@ def test_sample_only():
     assert all(content("a")[name] == old for name, old in before.items())
 
 
+@pytest.mark.slow
+def test_the_picture_of_a_run_is_drawn_again_whatever_its_seed_was():
+    toy.main(["--seed", "3", "--out", "a"])
+    before = content("a")["samples.png"]
+    toy.main(["--sample-only", "--out", "a"])
+    assert content("a")["samples.png"] == before
+    toy.main(["--sample-only", "--seed", "3", "--out", "a"])  # control
+    assert content("a")["samples_seed3.png"] != before
+
+
 def test_a_label_needs_a_conditional_model(fails):
     toy.main(["--out", "a"])
     fails(lambda: toy.main(["--sample-only", "--out", "a", "--label", "3"]), "--conditional")
@@ -161,6 +171,45 @@ def test_many_draws_come_in_parts_and_go_on():
     samples = np.load("a/samples.npy")
     assert samples.shape == (1100, 28, 28)
     assert not np.array_equal(samples[:500], samples[500:1000])
+
+
+class Told:
+    """Draws its label, of three, and nothing else."""
+
+    classes = 3
+
+    def sample(self, n, y, generator):
+        return (y / 2).view(n, 1, 1, 1).expand(n, 1, 2, 2)
+
+
+class Sure:
+    """Coins that fall on one side, by the noise: a draw is its means."""
+
+    classes = 0
+
+    def sample_means(self, n, y=None, generator=None):
+        return torch.rand(n, 1, 2, 2, generator=generator).round()
+
+    def sample(self, n, y=None, generator=None):
+        p = self.sample_means(n, y, generator)
+        return (torch.rand(p.shape, generator=generator) < p).float()
+
+
+@pytest.mark.parametrize("model", [Told(), Sure()], ids=["labels", "means"])
+def test_each_of_many_draws_has_its_own_label_and_its_own_means(model):
+    """Also where 500, as many as are drawn at a time, is no multiple of the classes."""
+    run = runner.Run(toy.__file__, "", toy.SETTINGS, toy.VARIANTS,
+                     ["--num-samples", "1100", "--out", "a"])
+    run.build(toy.build)
+    run.best = {"step": 1}
+    run.write_samples(model)
+    samples = np.load("a/samples.npy")
+    if model.classes:
+        labels = np.load("a/labels.npy")
+        assert labels.tolist() == [i % 3 for i in range(1100)]
+        assert np.array_equal(2 * samples[:, 0, 0], labels)
+    else:
+        assert np.array_equal(samples, np.load("a/means.npy")) and 0.4 < samples.mean() < 0.6
 
 
 @pytest.mark.slow
@@ -331,6 +380,13 @@ def test_the_line_that_a_stopped_run_prints_goes_on(capsys, tmp_path):
     toy.main(["--out", "whole", "--num-samples", "9"])
     assert same(result("my run"), result("whole"))
     assert np.array_equal(np.load("my run/samples.npy"), np.load("whole/samples.npy"))
+
+
+@pytest.mark.slow
+def test_the_line_that_goes_on_says_all_that_no_checkpoint_knows(capsys):
+    stop_at(11, "--out", "a", "--threads", "1", "--num-samples", "3", "--png")
+    line = next(line for line in "".join(capsys.readouterr()).splitlines() if "go on with" in line)
+    assert line.endswith("--resume --out a --threads 1 --num-samples 3 --png")
 
 
 def test_the_lines_that_train_on_say_where_the_data_are(fails):
@@ -827,3 +883,52 @@ def test_training_seconds_are_of_training_alone_and_go_on_after_a_stop(monkeypat
         metrics = json.loads(Path(out, "metrics.json").read_text())
         assert (metrics["train_seconds"], metrics["eval_seconds"]) == (30, 400), out
         assert [row["seconds"] for row in metrics["curve"]] == [2, 8, 17, 30], out
+
+
+@pytest.mark.slow
+def test_no_more_than_fifty_seconds_are_lost_by_a_kill(monkeypatch):
+    """By a clock on which a step takes twenty: saved at evaluations (2, 8, 17, 30), and between."""
+    clock, saved = [0.0], []
+    monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    class Clocked(runner.Run):
+        def tick(self, *loss):
+            clock[0] += 20
+            return super().tick(*loss)
+
+        def save(self):
+            saved.append(self.step)
+            super().save()
+
+    toy.main(["--out", "a"], Clocked)
+    assert saved == [0, 2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 30]
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_at_once():
+    """In the middle of a step; the last checkpoint, of the evaluation at 8, stands."""
+    heard = []
+
+    class Impatient(runner.Run):
+        def tick(self, *loss):
+            for _ in range(2 * (self.step == 10)):
+                signal.raise_signal(signal.SIGINT)
+                heard.append(self.step)
+            return super().tick(*loss)
+
+    with pytest.raises(SystemExit) as stop:
+        toy.main(["--out", "a"], Impatient)
+    assert stop.value.code == 130 and heard == [10] and checkpoint("a")["step"] == 8
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_script_that_is_ended_from_outside_says_so_by_its_exit_code(name, code):
+    """Also where nothing is trained; 0 would mean that all went well."""
+    kept, handler = (sys.stdout, sys.stderr), signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            utils.start(lambda: signal.raise_signal(getattr(signal, name)))
+    finally:
+        sys.stdout, sys.stderr = kept
+        signal.signal(signal.SIGTERM, handler)
+    assert stop.value.code == code

@@ -300,14 +300,24 @@ def test_attention_as_it_is_written_equals_the_librarys():
 
 
 def test_the_spread_of_the_logits_is_what_theory_says():
-    """q · k of independent entries of variance 1 has variance d, and 1 if it is divided by √d."""
-    torch.manual_seed(0)
-    q, k = torch.randn(2, 1, 1, 400, 64).double()
-    assert (q @ k.transpose(2, 3)).std().item() == pytest.approx(8, rel=0.05)
+    """Divided by √d the logits' spread is √d times smaller, and weights are more even."""
     spread = transformer_ar.attention_spread(lively((6, 8), channels=16, heads=4),
                                              noise(5, (6, 8)))
     assert spread["plain_std"] == pytest.approx(2 * spread["scaled_std"])  # d = 4
     assert 0 < spread["scaled_max"] < spread["plain_max"] <= 1
+
+
+def test_the_spread_is_of_the_steps_that_may_be_looked_at():
+    """By hand, of all s ≤ t; the largest weight of all steps but the first, which has no choice."""
+    model, x = lively((4, 6), channels=8, heads=2), noise(3, (4, 6))  # d = 4
+    q, k, _ = model.blocks[0].split(model.embed(x))
+    rows = [[(q[b, h, t] * k[b, h, s]).sum().item() for s in range(t + 1)]
+            for b in range(3) for h in range(2) for t in range(6)]
+    spread = transformer_ar.attention_spread(model, x)
+    assert spread["plain_std"] == pytest.approx(np.std(sum(rows, []), ddof=1))
+    for name, root in (("plain_max", 1), ("scaled_max", 2)):
+        largest = [max(softmax([u / root for u in row])) for row in rows if len(row) > 1]
+        assert spread[name] == pytest.approx(sum(largest) / len(largest))
 
 
 def test_places_are_told():

@@ -103,6 +103,21 @@ def load(folder):
 
 
 @pytest.mark.slow
+def test_weights_of_other_code_are_refused():
+    """One weight less, or one more, than the model has."""
+    toy.main(["--out", "a"])
+    c = checkpoint("a")
+    best = dict(c["best"]["weights"])
+    for other in ({k: v for k, v in best.items() if k != "logits"},
+                  {**best, "foreign": torch.zeros(3)}):
+        torch.save({**c, "best": {**c["best"], "weights": other}}, "a/checkpoint.pt")
+        with pytest.raises(ValueError, match="does not fit toy.py"):
+            load("a")
+    torch.save(c, "a/checkpoint.pt")
+    assert same(dict(load("a").state_dict()), best)  # control
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*drawing does not need")
 def test_what_cannot_be_loaded_is_said():
     with pytest.raises(FileNotFoundError, match="nowhere.*train first"):
