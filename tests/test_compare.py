@@ -916,7 +916,7 @@ def test_pictures_of_many_runs_name_few():
     assert {"made", "made_long", "wavenet", "flow", "flow_2levels", "diffusion_masked", "gan_long",
             "diffusion_long"} <= shown and len(shown) <= 22 < len(runs)
     assert not any(run.conditional for run in tables.chosen(runs))
-    assert "transformer_ar_long" in shown and not {"pixelcnn_original", "pixelcnn_rnn"} & shown
+    assert "pixelcnn_long" in shown and not {"pixelcnn_original", "pixelcnn_rnn"} & shown
     for name in ("pixelcnn_rnn", "pixelcnn_conditional"):
         of_folder(runs, name).metrics["train_seconds"] = 1e6
     shown = {run.folder.name for run in tables.chosen(runs)}
@@ -1008,8 +1008,9 @@ def test_every_run_whose_weights_are_small_enough_ships_them():
         assert parameters * 2 > 6.5e6 or folder.name in (
             "flow_2levels", "flow_conditional", "flow_long", "diffusion_conditional",
             "diffusion_masked", "diffusion_flow-matching", "diffusion_long", "ebm_conditional",
-            "ebm_conv", "ebm_long", "pixelcnn_4levels", "pixelcnn_256levels",
-            "transformer_ar_4levels", "vae_conditional", "vae_long", "vae_z2"), folder
+            "ebm_conv", "ebm_long", "pixelcnn_4levels", "pixelcnn_256levels", "pixelcnn_long",
+            "transformer_ar_4levels", "vae_conditional", "vae_long", "vae_z2",
+            "wavenet_long"), folder
     for path in WEIGHTS:
         kept, metrics = torch.load(path, weights_only=True), json.loads(
             read(path.parent / "metrics.json"))

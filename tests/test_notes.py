@@ -360,6 +360,8 @@ COMPUTED = {
          "times the rate ({:.1f}). Half the width is {:.1f} behind; seeds differ by {:.1f}.",
          furthest("wavenet"), behind("wavenet", "lr * 3"), behind("wavenet", "width / 2"),
          span(seeds("wavenet"))),
+        ("reaches {:.2f} nats on the test set, exact, in {:.1f} minutes (one thread",
+         RUNS["wavenet_long"]["test_nats"], minutes("wavenet_long")),
         LABEL],
     "pixelcnn": [
         ("It ends ahead, by {:.1f} and {:.1f} nats", *(
@@ -397,7 +399,12 @@ COMPUTED = {
          *(lambda at8, third8, _8, at12, _12, triple12, at10, _10, triple10: (
              at8, third8 - at8, triple12 - at12, triple10 - at10))(*(
                  row["score"] for row in results("results/pixelcnn/row_lstm_rates.json")))),
-        ("came to {:.2f} nats (results/pixelcnn/long_by_adam.json)",
+        ("reaches {:.2f} nats on the test set, exact, in {:.1f} minutes (one thread",
+         RUNS["pixelcnn_long"]["test_nats"], minutes("pixelcnn_long")),
+        ("{:.1f} validation nats for {:.1f} after 72 %",
+         next(row["val_nats"] for row in results("results/pixelcnn/long_at_8e-3.json")["curve"]
+              if row["step"] == 10_115), at("pixelcnn", 5419, "val_nats")),
+        ("the earlier version came to {:.2f} (results/pixelcnn/long_by_adam.json)",
          results("results/pixelcnn/long_by_adam.json")["test_nats"])],
     "transformer_ar": [
         ("three seeds span {:.1f}); with one head", span(WORDS_SEEDS)),
