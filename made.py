@@ -135,8 +135,7 @@ VARIANTS = {  # what some defaults are if another setting has that value
 # order (row by row) four of a pixel's eight neighbours are there when it is guessed. In a random
 # order the first pixels are far from each other, and each is nearly a blind guess; the last lie
 # between known neighbours, and are easy. Measured (short runs, see the table below): 90.4 nats in
-# reading order, 92.5 in a random one. An order also decides what a model can be asked: see
-# completion.
+# reading order, 92.5 in a random one. An order also decides what one can ask (completion).
 #
 # Nats, bits, and a file. Our logarithms are natural, and their unit is the nat; those to base 2
 # count bits. An arithmetic coder makes a file format of any such model. Told p(x_d | before), it
@@ -166,8 +165,7 @@ VARIANTS = {  # what some defaults are if another setting has that value
 #     h = f( (W ⊙ A) v + b ),      A_kj = 1 where unit k may look at input j, else 0             (3)
 #
 # (⊙: element by element). The output does not depend on a masked weight, so its gradient is 0 as
-# well. (With one mask set it never moves. With several Adam's mean moves it on a little, from its
-# turns.)
+# well. (With one mask set it never moves; with several, Adam's mean moves it a little.)
 #
 # Degrees. Number the pixels by the step at which they are drawn, place(d) = 1..D. Give each hidden
 # unit k a number as well, its degree m(k) in 1..D−1, and read it as "k may see the first m(k)

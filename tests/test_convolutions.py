@@ -491,7 +491,7 @@ def test_the_variants_have_defaults_of_their_own():
 
     assert chosen("") == (pixelcnn.GatedPixelCNN, 7500, 8e-3, 16, 8)
     assert chosen("--variant original") == (pixelcnn.PixelCNN, 3500, 5e-3, 64, 8)
-    assert chosen("--variant rnn") == (pixelcnn.RowLSTM, 3000, 8e-3, 32, 3)
+    assert chosen("--variant rnn") == (pixelcnn.RowLSTM, 4000, 9e-3, 32, 3)
     assert chosen("--variant rnn --steps 7 --lr 0.1")[1:3] == (7, 0.1)
 
 
