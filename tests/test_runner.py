@@ -924,11 +924,14 @@ def test_a_second_ctrl_c_ends_at_once():
 @pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_script_that_is_ended_from_outside_says_so_by_its_exit_code(name, code):
     """Also where nothing is trained; 0 would mean that all went well."""
-    kept, handler = (sys.stdout, sys.stderr), signal.getsignal(signal.SIGTERM)
+    kept = sys.stdout, sys.stderr
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     try:
         with pytest.raises(SystemExit) as stop:
             utils.start(lambda: signal.raise_signal(getattr(signal, name)))
     finally:
         sys.stdout, sys.stderr = kept
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     assert stop.value.code == code
