@@ -30,7 +30,7 @@ FITTING = {  # tests that are asked first
     "transformer_ar": ("transformer", "levels", "autoregressive", "chapters"),
     "judge": ("judge", "gan", "levels"),
     "muon": ("muon",), "own_data": ("own_data",), "weights": ("weights", "runner"),
-    "draws": ("runner", "weights"), "compare": ("compare",), "tables": ("compare",),
+    "draws": ("runner", "weights", "data"), "compare": ("compare",), "tables": ("compare",),
     "utils": ("data", "levels", "runner"),
     "diffusion": ("diffusion", "chapters"), "flow": ("flow", "chapters"),
     "ebm": ("ebm", "chapters"),

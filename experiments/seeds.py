@@ -35,7 +35,8 @@ def main():
     def finished():
         """metrics.json of the runs of these settings; another seed is no other setting."""
         rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json"))]
-        return [row for row in rows if {**row["settings"], "seed": 0} == {**wanted, "seed": 0}]
+        alike = {**wanted, "seed": 0}.items()  # older files have a few settings less
+        return [row for row in rows if {**row["settings"], "seed": 0}.items() <= alike]
 
     for seed in args.seeds:
         if seed not in [row["seed"] for row in finished()]:
