@@ -38,8 +38,6 @@ from conftest import (
     small,
     train_by_main,
     values,
-    weights_of_fit,
-    weights_of_run,
 )
 
 import ebm
@@ -487,36 +485,6 @@ def test_a_main_that_begins_with_other_images_has_other_weights(name):
         train_by_main(name, [*words, "--out", of], (MEAN, of))
         parts.append(checkpoint(of)["parts"])
     assert not same(*parts)
-
-
-class Sealed:
-    """Stands for the test set: whoever looks at it is told."""
-
-    def __getattr__(self, name):
-        raise AssertionError(f"the test set was opened ({name})")
-
-    __getitem__ = __len__ = __iter__ = lambda self, *args: self.__getattr__("…")
-
-
-@pytest.mark.usefixtures("few_images", "short_chains", "sketches")
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(CHAPTERS))
-def test_main_opens_the_test_set_after_training(name, monkeypatch):
-    """If it is sealed a run stops there: its weights are as trained, and they are those of fit()
-    on data that have it. (A start_from_mean() of test digits would stop it before.)"""
-    chapter, load = CHAPTERS[name], utils.load_mnist
-    words = small(chapter, "--steps", 2)
-    fitted = weights_of_fit(chapter, words)
-
-    def sealed(*args, **options):
-        data = load(*args, **options)
-        data.test = data.x_test = data.test_labels = Sealed()
-        return data
-
-    monkeypatch.setattr(utils, "load_mnist", sealed)
-    with pytest.raises(AssertionError, match="test set was opened"):
-        chapter.main([*words, "--out", "run"])
-    assert same(fitted, weights_of_run("run"))
 
 
 def test_a_run_that_diverges_is_told():

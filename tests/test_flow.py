@@ -239,9 +239,10 @@ def test_the_probabilities_of_all_images_sum_to_1(formula):
     model, x, p = lively(formula=formula), all_images(), probabilities(formula)
     assert p.sum().item() == pytest.approx(1, abs=1e-6)
     assert p.max() > 4 * p.median()
-    one = model.couplings[0]
-    one.known = torch.cat([one.moved, one.known[1:]])  # control: it looks at what it moves
-    assert abs(model.log_prob(x).exp().sum().item() - 1) > 0.01
+    if formula == "spline":
+        one = model.couplings[0]
+        one.known = torch.cat([one.moved, one.known[1:]])  # control: it looks at what it moves
+        assert abs(model.log_prob(x).exp().sum().item() - 1) > 0.01
 
 
 def test_each_pixel_depends_on_coarser_ones_alone():

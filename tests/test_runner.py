@@ -690,8 +690,7 @@ def test_a_rate_far_too_high_leaves_no_poisoned_checkpoint():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("streams", [">/dev/full", "2>&-", ">/dev/full 2>&-",
-                                     ">&- 2>/dev/full", ">&- 2>&-"])
+@pytest.mark.parametrize("streams", [">/dev/full 2>&-", ">&- 2>/dev/full", ">&- 2>&-"])
 def test_what_cannot_be_said_ends_no_run(streams, tmp_path):
     """A full disk, a stream that was closed: lines are lost, the run is not."""
     line = f"{sys.executable} {ROOT / 'tests' / 'toy.py'} --out a {streams}"
