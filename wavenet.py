@@ -24,7 +24,7 @@ no step waits for another.
     u          u             (n, D)           uniform noise: pixel d is on if u_d < sigmoid(ℓ_d)
     y          y             (B,)             class label 0..9, only with --conditional
     B batch size, C channels, S width of the head, T = D steps along the line (step t is pixel
-    d = t), L layers; N taps of the entrance, in (N, 1, H, W) images
+    d = t), L layers; N taps of the entrance, but in shapes like (N, 1, H, W) a number of images
 
 Papers    van den Oord, Dieleman, Zen, Simonyan, Vinyals, Graves, Kalchbrenner, Senior &
           Kavukcuoglu, WaveNet: A Generative Model for Raw Audio, 2016 (arXiv 1609.03499)
@@ -121,9 +121,9 @@ ADAM = ("label", "last")  # weights so named are Adam's
 #                               ┌───┤   ┌───┤   ┌───┤   ┌───┤
 #     h at the entrance         ●   ●   ●   ●   ●   ●   ●   ●           field: 2³ = 8 steps
 #
-# (receptive_field.png shows such fields layer by layer, by gradients: of the trained model, and of
-# new ones with one first tap. In those a pixel is reached by one choice of jumps, or few, and its
-# neighbour by others, through other weights: hence their grid. Ours has none.)
+# (samples/wavenet/receptive_field.png shows fields layer by layer, by gradients: of the trained
+# model, and of new ones with one first tap. There a pixel is reached by one choice of jumps, or
+# few, and its neighbour by others, through other weights: hence their grid. Ours has none.)
 #
 # Dilations for an image. On our line the pixel above is 28 steps away, and its right neighbour 27:
 # with 1, 2, 4, … the sums that reach them need several layers (the entrance is one step back
@@ -177,9 +177,6 @@ ADAM = ("label", "last")  # weights so named are Adam's
 # singular values. Of the mean of past gradients of each matrix but the last, Muon keeps both turns
 # and makes all stretches about 1 (muon.py, a small chapter of its own). Adam moves the rest:
 # biases, labels, the last layer. What that is worth stands behind the code.
-#
-# Completion works as in made.py: exact in completion_top.png, where what is given comes first in
-# the line, not in completion_left.png. surprise.png: where bits go; sight.png: what a logit sees.
 #
 # What WaveNet was for. Sound: 16,000 samples a second, each one of 256 levels (a softmax in place
 # of our sigmoid), no end to the line, and several stacks of 1, 2, …, 512 for a field of several
@@ -427,6 +424,16 @@ def fields(model, x, y, d):
 
 # --------------------------------------------------------------------------------------------------
 # Pictures: how this model behaves
+#
+# What to look for, in samples/wavenet/ or in a run of yours. completion_top.png: what is given
+# comes first in the line, so draws of the rest are exact (made.py says why): strokes should go on,
+# differently where that is open (a 2 may become a 3 or an 8). In completion_left.png they are not
+# exact: a pixel is drawn before what is given further down has been seen, and in rows of the digit
+# 1 some ends do not meet. surprise.png: bits are spent where strokes begin and at their edges.
+# sight.png: what six logits look at, yellow much, dark little, white exactly nothing. White should
+# be the pixel itself (red) and all that comes later in the line, and nothing else. sampling.gif:
+# digits appear along the line, pixel by pixel. progress.png: when do draws from the same noise
+# become digits? loss.png: do training and validation part, and do they still fall at the end?
 # --------------------------------------------------------------------------------------------------
 
 
@@ -574,8 +581,8 @@ ABOUT = {
 #       Adam for all, --lr 0.01                     86.8    862 s
 #
 # What Muon's steps cost, these seconds do not tell: runs with the same arithmetic vary by half in
-# the table above. The whole nat is of one seed; and of Adam no rate below Muon's was tried, which
-# by these rows may be what it wants.
+# the table above. Nor is the nat more than a hint: each of these rows is a single run, all of one
+# seed. And for Adam we tried no rate below Muon's; these rows suggest that Adam wants one.
 #
 # What did not help, at equal time: batches of 8 and twice the steps, or of 32 and half of them;
 # writing the two taps as one product of twice the width, or adding the second in place (no
@@ -613,11 +620,14 @@ ABOUT = {
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation nats after --steps 400, means of seeds 0, 1 and 2;
 # results/ablations/convolutions.json. The default: 88.5.)
-# 1. Do not shift: v[:, 1:] instead of v[:, :-1] in streams(). What does the loss do? (It goes to
-#    0: 4 · 10⁻⁷ nats.) What does sample_obvious() draw? (Black: it copies the 0 that stands where
-#    nothing is drawn yet.) Why do probabilities no longer sum to 1 (test_autoregressive.py)?
+# 1. Do not shift: v[:, 1:] instead of v[:, :-1] in streams(). What does the loss do? (It goes to 0:
+#    4 · 10⁻⁷ nats.) What does sample_obvious() draw? (Black: it copies the 0 that stands where
+#    nothing is drawn yet.) Why do probabilities no longer sum to 1 (test_autoregressive.py)? To
+#    draw, once it is trained:
+#        import pictures, wavenet
+#        pictures.save_grid("draws.png", wavenet.load("runs/wavenet").sample_obvious(16))
 # 2. Shift twice: pad by one more and drop the last two. (Probabilities sum to 1. The test that asks
-#    for all of the past fails.)
+#    for all of the past fails. What it costs in nats was not tried.)
 # 3. --dilations line, then choose_dilations() that returns [1] * 10. (88.6, 94.5.) Look at
 #    receptive_field.png.
 # 4. F.relu of the first half in gate(). (88.1.)
