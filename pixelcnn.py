@@ -86,10 +86,8 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
 #
-# The chain rule (1), nats, orders and completion: made.py (exact in completion_top.png, and not in
-# completion_left.png, here too; surprise.png: where bits are spent). Causal convolution, dilation,
-# residuals: wavenet.py. What is new here is the plane. (sight.png: do logits look at all that is
-# past? In samples/pixelcnn_original/sight.png a slope is missing, and all that is far.)
+# The chain rule (1), nats, orders and completion: made.py. Causal convolution, dilation, residuals:
+# wavenet.py. What is new here is the plane.
 #
 # Why the plane. WaveNet reads the image as a line, where a pixel's upper neighbour is 28 steps
 # away, and the right end of one row is next to the left end of another. A two-dimensional kernel
@@ -106,9 +104,9 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 # h_ij knows pixels before (i, j) only, so later layers may look at it: mask B. (B in the first
 # layer is *the classic mistake*: a loss too good to be true, and black images, as sample_obvious()
 # copies the 0 that stands where nothing is drawn yet. A in a later one: nothing leaks, but such a
-# layer works without what only its centre knows.) The original (biases are left out here):
+# layer works without what only its centre knows.) The original (biases are left out; V_y: labels):
 #
-#     h = K_A ∗ (2x − 1) + position,     h' = h + widen · relu( K_B ∗ relu( narrow · relu(h) ) )
+#     h = K_A ∗ (2x − 1) + position + V_y,  h' = h + widen · relu( K_B ∗ relu( narrow · relu(h) ) )
 #     ℓ = last · relu( head · relu(h) )                      (the head of all three models)     (2a)
 #
 # The blind spot. Stack masked kernels and ask what the last one sees. A layer of 3×3 with mask A
@@ -116,7 +114,7 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 # column to the right, a path has to go one row up, since in its own row nothing to the right is
 # allowed. So what one sees ends on the right in a slope:
 #
-#     mask A: 4       and one B: 11     and two: 21       however many           two stacks (3)
+#     mask A: 4       and one B: 11     and two: 21       however many           two stacks
 #
 #                                       #######··         #########              #########
 #                     #####··           ######···         ########·              #########
@@ -125,9 +123,10 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 #
 # Pixels right of the slope belong to the past, and the chain rule grants them, but no number of
 # layers brings them in. (The first kernel, 7×7, sees 24; layer by layer they are 39, 57, … 228:
-# receptive_field.png.) The likelihood is still exact; the model is told less than it may know.
+# samples/pixelcnn/receptive_field.png.) The likelihood is still exact; the model is told less than
+# it may know.
 #
-# (What the gated model and the Row LSTM see instead, (3) to (6), stands in front of their code.)
+# (What the gated model and the Row LSTM see instead stands in front of their code.)
 #
 # Where am I? Beyond the border are zeros, which no pixel has: a place whose field reaches them can
 # find out. The other two models see all of the past, or nearly, and are not told; nor is WaveNet.
@@ -135,8 +134,9 @@ SEEN = 6  # E: of more than two levels, networks see each as so many learned num
 # it has a learned vector for each place, `position`, three tenths of its weights ("What was
 # measured").
 #
-# Labels. With --conditional a label adds a learned vector: to the first features (original), or in
-# front of all gates, (4) and (6). evaluate_without_label() takes it away again (made.py).
+# Labels. With --conditional a label y adds a learned vector V_y, the same at all places: in (2a) to
+# the first features; in the other two models in front of all gates, where their equations have it.
+# evaluate_without_label() takes it away again (made.py).
 #
 # Grey levels. Here a pixel is a coin. With --levels 256 the last layer gives 256 logits per pixel,
 # a softmax (PixelRNN, Gated PixelCNN). Nobody tells it that 127 is close to 128: that has to be
@@ -391,10 +391,11 @@ class PixelCNN(Autoregressive):
 # Gates, which WaveNet took from here. gate(…) = tanh(a) · sigmoid(b), where a and b are the halves
 # of 2C channels: the content, and how much of it to let through. In both stacks:
 #
-#     v' = gate( K_v ∗ v ),     h' = h + R · gate( K_h ∗ h + U · (K_v ∗ v) )                     (4)
+#     v' = gate( K_v ∗ v + V_y ),     h' = h + R · gate( K_h ∗ h + U · (K_v ∗ v) + V'_y )        (4)
 #
 # with K_v two rows by three columns, K_h one by two, U and R one by one: figure 2 of the paper with
-# small kernels. As there, only h has a residual. Without U: 95.6 nats after 400 steps, not 87.0.
+# small kernels. V_y and V'_y are what a label adds, with --conditional alone, other vectors in each
+# layer. As in the paper, only h has a residual. Without U: 95.6 nats after 400 steps, not 87.0.
 #
 # Reach. Eight layers of such small kernels see eleven rows up, which is enough for strokes and not
 # for digits. As in WaveNet, let the taps of a layer be δ places apart, with holes in between:
@@ -402,14 +403,14 @@ class PixelCNN(Autoregressive):
 #     δ = 1, 2, 4, 8, 1, 2, 4, 8    reach 3 + 30 places: all of the past of a 28×28 image        (5)
 #
 # at no cost in arithmetic. (The papers use larger kernels and more layers.) With δ = 1 everywhere:
-# 92.1 nats after 400 steps. (The grid in receptive_field.png: wavenet.py.)
+# 92.1 nats after 400 steps. (wavenet.py says where the grid in receptive_field.png comes from.)
 # --------------------------------------------------------------------------------------------------
 
 
 class GatedPixelCNN(Autoregressive):
-    """Two stacks: v looks up, at whole rows; h looks left, and is told by v what is above.
+    """Two stacks (3): v looks up, at whole rows; h looks left, and is told by v what is above.
 
-    image_size, classes: as above; here a label speaks to all gates. channels: C of both stacks;
+    image_size, classes: as above; here a label speaks to all gates (4). channels: C of both stacks;
     layers: gated layers after the first, whose taps are 1, 2, 4, 8, 1, 2, … places apart (5).
     """
 
@@ -433,20 +434,21 @@ class GatedPixelCNN(Autoregressive):
         self.last_layer(2 * c, levels)
 
     def label_terms(self, y):
-        """What a label adds in front of each gate: for each layer one (B, 2C, 1, 1) for v and one
-        for h, or 0 and 0."""
+        """V_y and V'_y of (4), what a label adds in front of each gate: for each layer one
+        (B, 2C, 1, 1) for v and one for h, or 0 and 0."""
         if y is None:
             return [(0.0, 0.0)] * len(self.up)
         terms = self.label_to_gates(y)[:, :, None, None].chunk(2 * len(self.up), dim=1)
         return list(zip(terms[::2], terms[1::2]))
 
     def streams(self, x, y=None):
-        """(4): v ← gate(K_v∗v), h ← h + R gate(K_h∗h + U(K_v∗v)). -> h, L + 1 of (B, C, H, W)."""
+        """(3), then (4) for each layer: v ← gate(K_v∗v + V_y), h ← h + R gate(K_h∗h + U(K_v∗v) +
+        V'_y). -> h, L + 1 of (B, C, H, W)."""
         signs = self.seen(x)
         # Shifts instead of masks: pad above (left), and drop the last row (column), so that place
         # (i, j) gets rows i − 3 … i − 1 (columns j − 3 … j − 1). A border is 0: not a pixel.
-        v = self.first_up(F.pad(signs[:, :, :-1], (3, 3, 3, 0)))
-        h = self.first_left(F.pad(signs[:, :, :, :-1], (3, 0, 0, 0))) + v
+        v = self.first_up(F.pad(signs[:, :, :-1], (3, 3, 3, 0)))  # (3)
+        h = self.first_left(F.pad(signs[:, :, :, :-1], (3, 0, 0, 0))) + v  # (3)
         streams = [h]
         for k, (delta, (to_v, to_h)) in enumerate(zip(self.dilations, self.label_terms(y))):
             # Rows i − δ and i of v: pixels of rows above i only. Columns j − δ and j of h: pixels
@@ -504,7 +506,7 @@ class GatedPixelCNN(Autoregressive):
 # Row LSTM. Convolutions see as far as their layers reach. A recurrence that runs down the rows has
 # no such end upwards. Take row r as one step, with rows of vectors (B, C, W) as state and cell:
 #
-#     i, f, o, g = K_is ∗ in_r + K_ss ∗ h_{r−1} + b                 (four times C channels)
+#     i, f, o, g = K_is ∗ in_r + K_ss ∗ h_{r−1} + b + V_y           (four times C channels)
 #     c_r = sigmoid(f) · c_{r−1} + sigmoid(i) · tanh(g),     h_r = sigmoid(o) · tanh(c_r)        (6)
 #
 # f keeps what the cell has, i lets g into it, o lets it out. in_r is row r of what the layer is
@@ -517,9 +519,9 @@ class GatedPixelCNN(Autoregressive):
 # layers miss 55 on the right, the original's blind spot, and 36 on the left.
 #
 # The Diagonal BiLSTM of the same paper mends that. Shift each row by one place against the row
-# above: columns of this skewed map are diagonals, and one column is a step. The state at (i, j)
-# hears those at (i, j − 1) and (i − 1, j), so all that is above and to the left. A second LSTM
-# comes from the right, its output a row lower, or it would tell the future. Both: the whole past.
+# above: columns of this skewed map are diagonals, and each is a step. The state at (i, j) hears
+# those at (i, j − 1) and (i − 1, j), so all that is above and to the left. A second LSTM comes from
+# the right, its output a row lower, lest it tell the future. Both together see the whole past.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -549,7 +551,7 @@ class RowLSTM(Autoregressive):
         self.register_buffer("mask_a", causal_mask(7, "A"))
 
     def label_terms(self, y):
-        """What a label adds to each layer's gates: L terms of (B, 4C, 1, 1), or of 0."""
+        """V_y of (6), what a label adds to a layer's gates: L terms of (B, 4C, 1, 1), or of 0."""
         layers = len(self.input_to_state)
         if y is None:
             return [0.0] * layers
@@ -565,7 +567,7 @@ class RowLSTM(Autoregressive):
 
     def streams(self, x, y=None):
         """Features after the first layer and after each LSTM, whose gates are K_is ∗ in_r +
-        K_ss ∗ h_{r−1} + b (6): L + 1 of (B, C, H, W)."""
+        K_ss ∗ h_{r−1} + b + V_y (6): L + 1 of (B, C, H, W)."""
         weight, terms = self.first.weight * self.mask_a, self.label_terms(y)
         streams = [F.conv2d(self.seen(x), weight, self.first.bias, padding=3)]
         for to_state, between, term in zip(self.input_to_state, self.state_to_state, terms):
@@ -677,6 +679,15 @@ def fields(model, x, y, d):
 
 # --------------------------------------------------------------------------------------------------
 # Pictures: how this model behaves
+#
+# What to look for, in samples/pixelcnn/ or in a run of yours. sight.png: what six logits look at,
+# yellow much, dark little, white exactly nothing. White should be the pixel itself (red) and all
+# that comes later, and nothing else; in samples/pixelcnn_original/sight.png the past is white, too,
+# right of a slope and where it is far. completion_top.png: all that is given comes first, so draws
+# of the rest are exact: do strokes go on? In completion_left.png they are not exact, and some do
+# not meet (made.py). surprise.png: edges of strokes are dear. sampling.gif: pixels appear row by
+# row. progress.png: when do draws from the same noise become digits? loss.png: do training and
+# validation part, and do they still fall at the end?
 # --------------------------------------------------------------------------------------------------
 
 
@@ -907,19 +918,23 @@ ABOUT = {
 # (results/pixelcnn/long_by_adam.json).
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation nats after --steps 400, means of seeds 0, 1 and 2;
-# results/ablations/convolutions.json. The gated default: 87.0.)
-# 1. Mask B in the first layer of PixelCNN; draw with sample_obvious(). What do loss and samples
-#    say? (The loss: 1 · 10⁻⁷ nats, seed 0. Probabilities no longer sum to 1.)
+# results/ablations/convolutions.json. The gated default: 87.0. No nats: that was not measured.)
+# 1. Mask B in the first layer of PixelCNN (--variant original). What do loss and draws say? (The
+#    loss: 1 · 10⁻⁷ nats, seed 0; draws are black: "Masks". Probabilities no longer sum to 1.) To
+#    draw, once it is trained:
+#        import pictures, pixelcnn
+#        pictures.save_grid("draws.png", pixelcnn.load("runs/pixelcnn_original").sample_obvious(16))
 # 2. --variant original --depth 2, 4, 8, and the first row of receptive_field.png. Does the blind
 #    spot go away? (No. Of the 574 pixels before (20, 14) 8 blocks miss 346, 15 blocks 111, any
 #    number 55.)
-# 3. Let v listen to h: add h to v at the end of a layer of GatedPixelCNN. Which test fails? Find
-#    the pixel that leaks. (x_ij itself, by way of v at (i, j + 1).)
+# 3. Let v listen to h: add h to v at the end of a layer of GatedPixelCNN. Which test fails? (First
+#    of all test_probabilities_of_all_images_sum_to_one.) Find the pixel that leaks. (x_ij itself,
+#    by way of v at (i, j + 1).)
 # 4. Cut up_to_left. (95.6.) What of the rows above does h still see, and why? (Three rows, up to
 #    three columns to the right: what v tells it at the entrance, and what h to the left was told.)
 # 5. Leave out `+ self.position` in PixelCNN, and in its sample(); give one to GatedPixelCNN, added
-#    to v at the entrance. (Original: 92.8 for 90.4; gated, with a bias for each logit as well:
-#    88.2 for 87.0.) Which minds, and why? (In the middle of an image the original sees no border.)
+#    to v at the entrance. (Original: 92.8 for 90.4; gated, with a bias for each logit as well: 88.2
+#    for 87.0.) Which of the two suffers, and why? (In mid-image the original sees no border.)
 # 6. K_ss of width 1 in RowLSTM (padding=0). What becomes of the triangle? And with width 5
 #    (padding=(0, 2))? (A strip; two columns a row. Missed are 368 and 50 pixels, instead of 91.)
 # 7. --depth 4. How far does v look up then, and does a digit need more? (18 rows.)
