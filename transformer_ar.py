@@ -87,8 +87,7 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 # Notes, step by step
 #
 # The chain rule (1), why any order is right, what a nat costs in a file, and why nothing here is a
-# bound: made.py. Causal shifts: wavenet.py. Here the factors are not coins but dice, with 16 sides
-# (surprise.png: what each throw costs, in bits).
+# bound: made.py. Causal shifts: wavenet.py. Here the factors are not coins but dice, with 16 sides.
 #
 # An image as a sentence. A word is a patch of 2×2 pixels, so there are 2⁴ = 16 words, and an image
 # is a sentence of 14·14 = 196 words, read in rows. To spell: the pixels of a word are the binary
@@ -155,7 +154,7 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 #                                                          3      █   █   █   ·
 #                                                          4      █   █   █   █                  (4)
 #
-# (Formulas count steps from 1, code and attention.png from 0.) Off by one to the right (s ≤ t + 1),
+# (Formulas count steps from 1, code and pictures from 0.) Off by one to the right (s ≤ t + 1),
 # step t may look at the step that was told w_t, the very word it has to guess. *The classic
 # mistake*: the loss falls to 0.05 "nats" within 400 steps, better than any model there is; but when
 # one draws, the word that the model learned to copy is not there yet. Off by one to the left (s <
@@ -166,9 +165,10 @@ ADAM = ("word", "row", "column", "look", "label", "bias", "last")  # weights so 
 #
 # Heads. One softmax makes one average. With several heads, each of them smaller (d = C / heads),
 # step t can look at several things for different reasons. The number of multiplications is the
-# same. One head: 87.8 nats; eight: 87.6; the default, four: 87.5. attention.png shows single heads
-# on a digit: in the first layer most look at stretches of the stroke, later some at a word or two.
-# (Above each map stand its layer and its largest weight: is it near 1, a single word, or small?)
+# same. One head: 87.8 nats; eight: 87.6; the default, four: 87.5. Look at single heads on a digit
+# in samples/transformer_ar/attention.png: in the first layer most take from stretches of the
+# stroke, later some from a word or two. Above each map stand its layer and its largest weight: is
+# that weight near 1 (a single word), or small (many words)?
 #
 # Residual stream. As in WaveNet each layer adds to h, never replaces it:
 #
@@ -316,7 +316,8 @@ def start_of_sample(model, n, y, generator, x, known):
 # Attention can learn to look there, but first it has to find out that there is a plane: in a
 # sentence the word above is fourteen words ago. So at the entrance, and behind the last layer:
 #
-#     h_t  =  word(w_{t−1}) + row_t + column_t + neighbours_t,     ℓ_t  =  last · norm(h_t) + bias_t
+#     h_t  =  word(w_{t−1}) + row_t + column_t + neighbours_t  (+ label_y, if it is told one)
+#     ℓ_t  =  last · norm(h_t) + bias_t                                                         (5a)
 #
 # Training. Muon moves the entrance's convolution and all matrices from there on: of each gradient
 # it keeps the directions, and makes them equally long (muon.py). Adam moves what is no matrix in
@@ -368,7 +369,7 @@ class Transformer(nn.Module):
         # For tables of nats of bits: nats of more levels are exact, too, but on another scale.
         self.levels, self.likelihood = levels, "exact" if levels == 2 else "none"
         self.rows, self.columns, letters = height // patch, width // patch, patch**2
-        words = levels**letters
+        words = levels**letters  # letters: the pixels of a word
         # One more than there are: nothing before, the start of the sentence.
         self.word = nn.Embedding(words + 1, channels)
         self.row = nn.Parameter(0.5 * torch.randn(self.rows, 1, channels))
@@ -432,8 +433,8 @@ class Transformer(nn.Module):
         return numbers.movedim(-1, 1).flatten(1, 2)
 
     def patches(self, x):
-        """(…, 1, H, W) -> (…, letters, rows, columns): the pixels of a word become channels at its
-        place."""
+        """(…, 1, H, W) -> (…, letters, rows, columns): the pixels of a word, its letters, become
+        channels at its place."""
         return F.pixel_unshuffle(x, self.patch)
 
     def words(self, x):
@@ -448,8 +449,8 @@ class Transformer(nn.Module):
         return F.pixel_shuffle(letters.to(self.bias) / (self.levels - 1), self.patch)
 
     def embed(self, x, y=None):
-        """What step t starts with: the word before it, its place, the words around it that are
-        past, the label. -> (B, T, C)."""
+        """(5a): h_t = word(w_{t−1}) + row_t + column_t + neighbours_t, and label_y if there is one:
+        what step t starts with. -> (B, T, C)."""
         # Shifted: step t is told word t − 1.
         before = F.pad(self.words(x)[:, :-1], (1, 0), value=len(self.spelling))
         h = self.word(before) + (self.row + self.column).flatten(0, 1)
@@ -460,7 +461,7 @@ class Transformer(nn.Module):
         return h if y is None else h + self.label(y)[:, None]
 
     def logits(self, x, y=None):
-        """All logits of (1) in one pass: ℓ_t = last · norm(h_t) + bias_t. x: (B, 1, H, W) in
+        """All logits of (1) in one pass: ℓ_t = last · norm(h_t) + bias_t (5a). x: (B, 1, H, W) in
         {0, 1} -> (B, T, V)."""
         utils.check_label(self, y)
         h = self.embed(x, y)
@@ -499,9 +500,9 @@ class Transformer(nn.Module):
     #
     # Completion. If some pixels are given, words that disagree with them get −∞, and the softmax
     # shares out the rest: that is p(word | before, its own given pixels). With the upper half given
-    # (completion_top.png) this is exact, since all that is given comes first. With the left half
-    # (completion_left.png: look at the ones) it is not: a word is drawn before what is given
-    # further down has been seen (made.py says what it would take).
+    # this is exact, since all that is given comes first (completion_top.png: do strokes go on?).
+    # With the left half (completion_left.png: look at the ones) it is not: a word is drawn before
+    # what is given further down has been seen (made.py says what it would take).
     #
     # Temperature. Divide the logits by τ before the softmax: τ < 1 prefers what is probable anyway:
     # strokes get smoother, and at 0.5 some stop short, we think since the likeliest next word is
@@ -631,6 +632,11 @@ def attention_spread(model, x, y=None):
 
 # --------------------------------------------------------------------------------------------------
 # Pictures: how this model behaves
+#
+# More to look at, in samples/transformer_ar/ or in a run of yours. surprise.png: what each throw of
+# the dice costs, in bits; words at the edge of a stroke are dear. sampling.gif: four pixels appear
+# at a time. progress.png: when do draws from the same noise become digits? loss.png: do training
+# and validation part, and do they still fall at the end?
 # --------------------------------------------------------------------------------------------------
 
 
@@ -835,14 +841,15 @@ ABOUT = {
 #       --patch 1: words of one pixel                     86.1    260 s
 #
 # Three seeds span 0.2 nats: differences under 0.4 say nothing (norms, the number of heads, `out`
-# and `down`, all of 0.02, GELU, warm-up, three times the rate). What one sees at once is the plane:
-# 3 nats for places, or for neighbours, 32 for both. Adam at the same rate is 2.4 behind, at half of
-# it 2.9; a higher one, and a whole run by Adam, were not tried. Linear layers start as torch has
-# them, words with a standard deviation of 1, rows and columns with 0.5, so that they are heard
-# beside the words: 1.0 better than with 0.02. (GPT-2 also divides the weights of `out` and `down`
-# at the start by the root of the number of branches, here 6, lest their sum grow with the depth.
-# The row "GPT-2" does not; and as 0 in their place changes nothing here, three layers do not seem
-# to need it.)
+# and `down`, all of 0.02, GELU, warm-up, three times the rate). The largest effect is that of the
+# plane: without places, or without neighbours, 3 nats are lost, without both 32. (With a_t = 0
+# 50,112 of 164,288 weights lie idle, without the MLP 99,648.) Adam at the same rate is 2.4 behind,
+# at half of it 2.9; a higher one, and a whole run by Adam, were not tried. Linear layers start as
+# torch has them, words with a standard deviation of 1, rows and columns with 0.5, so that they are
+# heard beside the words: 1.0 better than with 0.02. (GPT-2 also divides the weights of `out` and
+# `down` at the start by the root of the number of branches, here 6, lest their sum grow with the
+# depth. The row "GPT-2" does not; and as 0 in their place changes nothing here, three layers do not
+# seem to need it.)
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (1,200), seed 0 where the row names no other; nats on 1,000 validation images
@@ -879,9 +886,11 @@ ABOUT = {
 #     96 channels, 4 layers            85.16 (2.6)      82.45 (6.3)
 #     128 channels, 4 layers           86.36 (1.9)      83.11 (10.1)
 #
-# The small network wins in either column. But three times the steps are worth 2.0 nats to it, 2.7
-# to the one of 96 channels and 3.2 to the largest. If that goes on, 96 channels have caught up
-# when steps are tripled once more. It is a bet: nobody has run the small network for as long.
+# The small network wins in either column, in the second only just: there it leads 96 channels by
+# 0.7 nats, where three seeds of its short run span 0.4. But three times the steps are worth 2.0
+# nats to it, 2.7 to the one of 96 channels and 3.2 to the largest: first to last, more than seeds
+# explain; each step between, perhaps not. If that goes on, 96 channels have caught up when steps
+# are tripled once more. It is a bet on single runs: nobody has run the small network for as long.
 #
 #     python transformer_ar.py --width 96 --depth 4 --steps 12500 --out runs/transformer_ar_long
 #
@@ -914,7 +923,11 @@ ABOUT = {
 # 1. triu(2) in attention_weights(), and attention() in place of fast_attention() in
 #    Block.forward(). What does the loss do (0.05 nats), which test says why (first of all
 #    test_probabilities_of_all_images_sum_to_one), and why do draws of sample_obvious() differ from
-#    those of sample()? Then triu(0). Where does nan begin?
+#    those of sample()? (The first tells step t + 1 the word 0, black, as nothing is drawn yet, and
+#    the leak copies it: draws should be black. In the second the cache holds only the past, and the
+#    leak has nothing to copy. Neither was tried.) Then triu(0): where does nan begin? To draw:
+#        import pictures, transformer_ar as ar
+#        pictures.save_grid("draws.png", ar.load("runs/transformer_ar").sample_obvious(16))
 # 2. Leave out the root in (3). (87.9; with --heads 1, where d is 64, 89.3.)
 # 3. --heads 1, 8. (87.8, 87.6.) Are any two heads of attention.png alike?
 # 4. --reach 0, 1, 5. (90.7, 88.6, 87.7.) Does --reach 0 find the plane? Look at its attention.png.
@@ -925,11 +938,13 @@ ABOUT = {
 # 6. Norm behind the sum: h = norm(h + …) twice in join(), and none in split(). (87.3.) With
 #    --depth 8? (87.1; with eight layers and the norm in front of the sum 86.9.)
 # 7. Classifier-free guidance (Ho & Salimans 2022): with --conditional, replace a tenth of the
-#    labels in loss() by an eleventh one, "not said"; when sampling, use
-#    ℓ = ℓ(not said) + s·(ℓ(y) − ℓ(not said)) with s = 1, 2, 4. What do digits gain, and what do
-#    they lose? Is the result still a draw from p(x|y)? (For s = 1 alone: each word is drawn by
-#    p(w|y)^s · p(w)^(1−s), scaled to sum to 1. What digits gain and lose was not tried here;
-#    diffusion.py has guidance built in, and figures.)
+#    labels in loss() by an eleventh one, "not said"; when sampling, use ℓ = ℓ(not said) + s·(ℓ(y) −
+#    ℓ(not said)) with s = 1, 2, 4. To begin: nn.Embedding(classes + 1, channels) in __init__() has
+#    a row 10 for "not said" (check_label() lets it pass); and sample_obvious() can call logits()
+#    twice, with y and with torch.full_like(y, 10). What do digits gain, and what do they lose? Is
+#    the result still a draw from p(x|y)? (For s = 1 alone: each word is drawn by p(w|y)^s ·
+#    p(w)^(1−s), scaled to sum to 1. What digits gain and lose was not tried here; diffusion.py has
+#    guidance built in, and figures.)
 # 8. Time sample() against sample_obvious() for n = 1 and 64; of single pixels for n = 1 alone (64
 #    take nine minutes: docs/results.md). Why does the ratio grow with T, and why does one digit
 #    take a fifth of the time of 64? (T passes over T words, and T over one each; and most of a

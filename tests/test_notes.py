@@ -418,6 +418,9 @@ COMPUTED = {
          furthest("transformer_ar"), span(seeds("transformer_ar"))),
         ("too high costs less ({:.1f} nats) than one that is too low ({:.1f})",
          behind("transformer_ar", "lr * 3"), behind("transformer_ar", "lr / 3")),
+        ("it leads 96 channels by {:.1f} nats, where three seeds of its short run span {:.1f}.",
+         long_behind("transformer_ar", "96 channels, 4 layers", "64 channels, 3 layers"),
+         span(seeds("transformer_ar"))),
         ("are worth {:.1f} nats to it, {:.1f} to the one of 96 channels and {:.1f} to the largest",
          *(gain("transformer_ar", name) for name in AFTERNOON["transformer_ar"])),
         ("those of validation cost {:.1f} nats more than those of training in this run, and {:.1f} "
