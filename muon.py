@@ -3,9 +3,9 @@ Muon: steps of equal length in all directions of a matrix
 =========================================================
 Adam moves each weight by itself. But most weights belong to the matrix W of a layer, and what
 counts is how a step changes what W makes of vectors. The gradient of a layer has a few large
-singular values and many small ones, so a step along it learns a few directions fast and the others
-hardly at all. Muon keeps the gradient's directions and gives them, but for the weakest, about one
-length.
+singular values (notes) and many small ones, so a step along it learns a few directions fast and the
+others hardly at all. Muon keeps the gradient's directions and gives them, but for the weakest,
+about one length.
 
     M  ←  β M + (1 − β) G,     then  (1 − β) G + β M  =  U S Vᵀ,      G: the gradient
     W  ←  W − η · 0.2 √max(rows, columns) · U Vᵀ                                               (1)
