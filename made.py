@@ -44,6 +44,7 @@ Run       python made.py                       masks: train, draw, measure; writ
           python made.py --order agnostic --num-masks 8 --steps 12000
                                                a new order in each batch: any part can be given
           python made.py --conditional         with the class given: p(x|y); also for the rnn
+          (python made.py --check prints who sees whom on 4×4 pixels, and stops: exercise 1)
 Reached   −log p(x) = 85.27 nats, 0.1569 bits/dim on all 10,000 test images, exact, by the masks:
           3.0 minutes of training on 2 cores of a shared server (AMD EPYC), seed 0:
           samples/made/metrics.json. By the LSTM: 82.63 nats, 0.1521 bits/dim, exact, 4.6 minutes:
@@ -57,6 +58,7 @@ Left out  on purpose: convolutions, and recurrence along rows (pixelcnn.py has b
 """
 import copy
 import math
+import sys
 
 import matplotlib.pyplot as plt
 import torch
@@ -201,7 +203,7 @@ VARIANTS = {  # what some defaults are if another setting has that value
 #
 #     number of units with m(k) = t   ∝   p̄ (1 − p̄) + 0.01,    p̄ the mean of pixel o(t)       (7)
 #
-# (Three lines in exercise 1 print the square at the right for an image of 4×4 pixels. Several mask
+# (python made.py --check prints the square at the right for an image of 4×4 pixels. Several mask
 # sets, fast sampling and completion: in the class, in front of the methods.)
 # --------------------------------------------------------------------------------------------------
 
@@ -831,6 +833,20 @@ def sight(model, x, y, pixels):
             .mean(dim=(0, 1)) for d in pixels]
 
 
+def check():
+    """What --check prints: for each logit of an untrained MADE a map of its 4×4 pixels, logits 1 to
+    4 side by side, then 5 to 8, …; #: it looks there; o: its own pixel, or @ if it looks there."""
+    model, x = MADE(4, 99), torch.rand(9, 1, 4, 4).round()
+    nn.init.ones_(model.direct)  # they start at 0, and a leak through a 0 cannot be seen
+    maps = ["".join(("o@" if i == d else ".#")[slope > 0]
+                    for i, slope in enumerate(seen.flatten().tolist()))
+            for d, seen in enumerate(sight(model, x, None, range(16)))]
+    for d in range(0, 16, 4):
+        for i in range(0, 16, 4):
+            print("   ".join(one[i:i + 4] for one in maps[d:d + 4]))
+        print()
+
+
 # --------------------------------------------------------------------------------------------------
 # Pictures: how this model behaves
 # --------------------------------------------------------------------------------------------------
@@ -941,8 +957,10 @@ def train(model, data, run):
 
 
 def main(argv=None):
+    if (sys.argv[1:] if argv is None else argv) == ["--check"]:
+        return check()
     run = Run(__file__, "Train an autoregressive model on binarized MNIST, sample from it, measure "
-              "it.", SETTINGS, VARIANTS, argv)
+              "it. (--check, alone: print who sees whom.)", SETTINGS, VARIANTS, argv)
     model = run.build(build)
     if run.sample_only:  # no data, no training
         return run.write_samples(run.load_best(model))
@@ -1111,12 +1129,8 @@ ABOUT = {
 # 1. Write >= in hidden_to_logit of build_masks(), train, and draw with sample_obvious(). Then let
 #    all masks be true. (Losses of 6.1 and 0.8 nats, and black images.) Which tests fail?
 #    (test_probabilities_of_all_images_sum_to_one, and a dozen more.) And why does the fast sample()
-#    draw otherwise? To see without training who looks at whom (4×4 pixels; a
-#    row for each logit, a column for each pixel; 1: it looks there):
-#        import made, torch
-#        x = torch.rand(9, 1, 4, 4).round()
-#        print(torch.stack(made.sight(made.MADE(4, 99), x, None, range(16))).flatten(1).gt(0).int())
-#    To draw, once it is trained:
+#    draw otherwise? Who looks at whom is seen without training: python made.py --check. To draw,
+#    once it is trained:
 #        import made, pictures
 #        pictures.save_grid("draws.png", made.load("runs/made").sample_obvious(16))
 # 2. Write > in pixel_to_hidden. Do any samples look wrong? Which test fails now?

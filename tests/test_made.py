@@ -4,12 +4,11 @@ orders. What it shares with all autoregressive models is in test_autoregressive.
 import copy
 import json
 import math
-import re
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import CHAPTERS, small, values
+from conftest import CHAPTERS, rewritten, small, values
 from test_autoregressive import (
     all_images,
     as_if,
@@ -456,13 +455,29 @@ def test_an_order_agnostic_model_completes_any_part_exactly():
         assert off(agnostic, known, agnostic.log_prob(x)) > 10  # control: the mixture's p
 
 
-def test_the_lines_of_exercise_1_show_who_looks_at_whom(monkeypatch):
-    text = Path(made.__file__).read_text(encoding="utf-8")
-    lines = re.search(r"1: it looks there\):\n((?:#        .+\n)+)", text)[1]
-    shown = []
-    monkeypatch.setattr("builtins.print", shown.append)
-    exec(lines.replace("#        ", ""), {})
-    assert torch.equal(shown[0], torch.ones(16, 16, dtype=torch.int).tril(-1))
+def test_check_prints_who_looks_at_whom_and_a_leak(capsys, monkeypatch):
+    """As typed, and with other masks: logit d at pixels before d, and at d itself if it leaks."""
+    def printed(chapter, own, after="."):
+        monkeypatch.setattr("sys.argv", ["made.py", "--check"])
+        chapter.main()
+        said = capsys.readouterr().out
+        assert not Path("runs").exists()
+        chapter.main(["--check"])
+        assert capsys.readouterr().out == said
+        maps = [line.split() for line in said.splitlines() if line]
+        rows = ["".join(maps[d // 4 * 4 + row][d % 4] for row in range(4)) for d in range(16)]
+        return rows == ["#" * d + own + after * (15 - d) for d in range(16)]
+
+    assert printed(made, "o")
+    for before, after in (("> place[None]  # (6)", ">= place[None]  # (6)"),
+                          ("> degree[None]  # (5)", ">= degree[None]  # (5)")):
+        broken = rewritten("made", (before, after))
+        assert not printed(broken, "o"), before  # control
+    everything = rewritten("made", ("torch.where(mask, weight, 0.0)", "weight"))
+    assert printed(everything, "@", "#")
+    blind = rewritten("made", ("    nn.init.ones_(model.direct)  #", "    #"), (
+        "> place[None]  # (6)", ">= place[None]  # (6)"))
+    assert printed(blind, "o")  # why direct weights must not be 0
 
 
 @torch.no_grad()
