@@ -21,8 +21,8 @@ one pass), or *meet* the pixels one at a time (an RNN: it cannot see what it was
     h          h_t           (B, S)           state of the RNN: what it remembers of the pixels
     y          y             (B,)             class label 0..9, only with --conditional
     B batch size, H W image height and width, M number of mask sets, U units of a hidden layer,
-    S size of the RNN's state, K features that it is fed with; m is a degree, in (8) and (9) a mask
-    set; k a hidden unit, in p(x|k) a digit
+    S size of the RNN's state, K features that it is fed with; m(k) is a degree, m alone a mask set;
+    k a hidden unit, in p(x|k) a digit
 
 Papers    Bengio & Bengio, Modeling High-Dimensional Discrete Data with Multi-Layer Neural
           Networks, 1999
@@ -130,7 +130,7 @@ VARIANTS = {  # what some defaults are if another setting has that value
 # −log p(x_d | before) is the cross-entropy of a classifier; −log p(x) is a sum of 784 of them, and
 # its mean over the test images is what is reported: lower is better.
 #
-# Sampling is the same walk forwards: toss pixel o(1), then o(2) given it, and so on (sampling.gif).
+# Sampling is the same walk: toss pixel o(1), then o(2) given it, … (samples/made/sampling.gif).
 #
 # Orders. The chain rule holds in any order of the pixels, and with unlimited networks all orders
 # would give the same p. A real network has to learn them, and then the order matters. In reading
@@ -148,9 +148,9 @@ VARIANTS = {  # what some defaults are if another setting has that value
 #
 # so a likelihood is a code length, and the better model makes the shorter file. 784 fair coins: 784
 # bits. Coins with each pixel's own odds: 206 nats, 297 bits. The default model: 85.3 nats or 123
-# bits, 16 bytes for a digit. surprise.png shows where they are spent: along the edges of strokes,
-# most where one begins, ends, or turns. (2) also shows what likelihood punishes most, being sure
-# and wrong: a pixel that is on although the model gave that one chance in a million costs 20 bits.
+# bits, 16 bytes for a digit, spent at edges of strokes, most where one begins, ends, or turns
+# (samples/made_rnn/surprise.png, of the LSTM, has both scales). (2) also shows what likelihood
+# punishes most, being sure and wrong: a pixel that is on, at a probability of 10⁻⁶, costs 20 bits.
 #
 # PART TWO: MASKS
 #
@@ -176,35 +176,32 @@ VARIANTS = {  # what some defaults are if another setting has that value
 #     m(k) ≥ place(d)  from pixel d;      m(k) ≥ m(j)  from unit j of the layer before           (4)
 #     place(d) > m(k)  from unit k to logit d                                                    (5)
 #
-# (sections 3 and 4 of the MADE paper). On any path, place of the pixel ≤ m ≤ … ≤ m < place of the
-# logit: one sign is strict, so the pixel comes before the logit's own. And all earlier ones can
-# arrive: if place(i) < place(d), any unit of a degree from place(i) to place(d)−1 passes it on (see
-# (6), (7)). With 4 pixels and a unit of each degree (a path: pixel 1, unit 2, logit 3):
+# (sections 3 and 4 of the MADE paper). The smallest case: 4 pixels in their order, unit k of degree
+# k. One path: pixel 1 enters unit 2, as 2 ≥ 1 (4), and unit 2 enters logit 3, as 3 > 2 (5), but not
+# logit 2. So logit 3 may use pixel 1 by way of unit 2, and logit 2 hears of it by unit 1 alone:
 #
-#                  pixel  1 2 3 4              unit m = 1 2 3                   pixel  1 2 3 4
-#       unit m = 1        █ · · ·        logit 1        · · ·         logit 1          · · · ·
-#            m = 2        █ █ · ·              2        █ · ·               2          █ · · ·
-#            m = 3        █ █ █ ·              3        █ █ ·               3          █ █ · ·
+#                  pixel  1 2 3 4                 unit  1 2 3                   pixel  1 2 3 4
+#          unit 1         █ · · ·        logit 1        · · ·         logit 1          · · · ·
+#               2         █ █ · ·              2        █ · ·               2          █ · · ·
+#               3         █ █ █ ·              3        █ █ ·               3          █ █ · ·
 #                                              4        █ █ █               4          █ █ █ ·
 #                  mask (4)                    mask (5)              paths: all of the past, no more
 #
-# Nobody looks at the last pixel, and logit 1 looks at nothing: it is a bias, as p(x₁) has to be.
-# masks.png shows those of the trained model (black: allowed), sight.png what its logits look at.
-# Three choices of ours. *Direct weights* from pixel i to logit d,
+# (For 4×4 pixels python made.py --check prints the right one.) On any path, place of the pixel ≤
+# degree ≤ … ≤ degree < place of the logit: one sign is strict, so the pixel comes before the
+# logit's own. And all earlier ones can arrive: if place(i) < place(d), any unit of a degree from
+# place(i) to place(d)−1 passes it on, or, at the border, where (7) allots no unit to most degrees,
+# a direct weight (6). Nobody looks at the last pixel, and logit 1 looks at nothing: it is a bias,
+# as p(x₁) has to be. samples/made/masks.png shows the masks of the trained model (black: allowed),
+# sight.png beside it what its logits look at (by the gradient: dark 10⁻³, yellow 10, white 0). Two
+# choices of ours (the third, (7), is in the class). *Direct weights* from pixel i to logit d,
 #
 #     allowed where  place(d) > place(i)                                                         (6)
 #
-# a logistic regression on the past that hidden units then correct (the paper has them, too). They
-# also see to it that all of the past arrives, even at the border, where (7) allots no hidden unit
-# to most degrees. *Residuals*: all hidden layers have the same degrees, so unit k of one layer may
-# be added to unit k of the next, and the gradient has a straight way back. *Degrees where they are
-# needed*: the paper draws them at random. But a unit of degree 20 sees 20 pixels that are black in
-# nearly every image. So a degree's share of the width follows how much its pixel varies:
-#
-#     number of units with m(k) = t   ∝   p̄ (1 − p̄) + 0.01,    p̄ the mean of pixel o(t)       (7)
-#
-# (python made.py --check prints the square at the right for an image of 4×4 pixels. Several mask
-# sets, fast sampling and completion: in the class, in front of the methods.)
+# a logistic regression on the past that hidden units then correct (the paper has them, too).
+# *Residuals*: all hidden layers have the same degrees, so unit k of one layer may be added to unit
+# k of the next, and the gradient has a straight way back. (Several mask sets, fast sampling,
+# completion: in the class, too.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +282,12 @@ class MADE(nn.Module):
         if self.order == "natural":
             return natural_place(*self.image_size)
         return torch.randperm(self.last.out_features) + 1
+
+    # Degrees where they are needed. The paper draws them at random. But a unit of degree 20 sees 20
+    # pixels that are black in nearly every image. So a degree's share of the width follows how much
+    # its pixel varies:
+    #
+    #     number of units with m(k) = t   ∝   p̄ (1 − p̄) + 0.01,    p̄ the mean of pixel o(t)   (7)
 
     def new_degree(self, place, m=0):
         """(7): units of degree t ∝ p̄ (1 − p̄) + 0.01, p̄ of pixel o(t); unit k has the (k + ½)/U
@@ -397,22 +400,22 @@ class MADE(nn.Module):
     # Completion. Given some pixels, draw the others from p(others | given). If the given ones come
     # *first* in the order, this is exact and easy: put them in and draw on (of one mask set; with
     # several, choose_sets() says what is missing). The top half of a digit comes first in reading
-    # order (completion_top.png). The left half does not. One can still hold its pixels fixed while
-    # drawing, but when the right end of row 3 is drawn, the model has not seen the left half of row
-    # 4. What comes out is not p(others | given), and in completion_left.png strokes of one half
-    # meet nothing in the other (best seen in the rows of ones). An order-agnostic MADE can draw
-    # exactly: it takes, for each question, an order that begins with what is given (known_first()),
-    # and draws from the p of that one order, not from the mixture (8) that is scored. Compare
-    # completion_left.png in samples/made/ and in samples/made_agnostic_8masks/. The price: 98.4
-    # nats an order (after 12,000 steps), where the default has 85.3 (after 9,000). A part of it is
-    # the price of any random order (PART ONE); the rest, we think: one set of weights has to do for
-    # all. And random orders are much alike. None like reading order is drawn in training: there the
-    # same network has 142 nats, and 110 with the left half first (shuffled inside both parts). Even
-    # these figures take degrees that are spread evenly, as those of the random orders nearly are
-    # (degree_as_trained()). By (7) they would crowd at the steps whose pixels vary most, in reading
-    # order the middle rows; units would meet masks that they never had. The price can be seen: of
-    # eight upper halves in that run's completion_top.png one is continued with noise, others with
-    # specks.
+    # order (samples/made/completion_top.png). The left half does not. One can still hold its pixels
+    # fixed while drawing, but when the right end of row 3 is drawn, the model has not seen the left
+    # half of row 4. What comes out is not p(others | given), and in completion_left.png strokes of
+    # one half meet nothing in the other (best seen in the rows of ones). An order-agnostic MADE can
+    # draw exactly: it takes, for each question, an order that begins with what is given
+    # (known_first()), and draws from the p of that one order, not from the mixture (8) that is
+    # scored. Compare completion_left.png in samples/made/ and in samples/made_agnostic_8masks/. The
+    # price: 98.4 nats an order (after 12,000 steps), where the default has 85.3 (after 9,000). A
+    # part of it is the price of any random order (PART ONE); the rest, we think: one set of weights
+    # has to do for all. And random orders are much alike. In training no order like reading order
+    # comes up; asked for that one, the same network has 142 nats, and 110 with the left half first
+    # (shuffled inside both parts). Even these figures take degrees that are spread evenly, as those
+    # of the random orders nearly are (degree_as_trained()). By (7) they would crowd at the steps
+    # whose pixels vary most, in reading order the middle rows; units would meet masks that they
+    # never had. The price can be seen: of eight upper halves in that run's completion_top.png one
+    # is continued with noise, others with specks.
 
     def choose_sets(self, n, generator, known):
         """Which mask set draws which image: a list of (place, degree, indices of images). The toss
@@ -476,9 +479,9 @@ class MADE(nn.Module):
             a, b = end[t - 1] if t else 0, end[t]
             if b > a:  # t pixels are known: now units of degree t can be computed
                 h[0][a:b] = self.activation(torch.addmm(offset[a:b], first[a:b], v))
-                for k, weight in enumerate(hidden):
-                    update = torch.addmm(bias[k + 1][a:b], weight[a:b, :b], h[k][:b])
-                    h[k + 1][a:b] = h[k][a:b] + self.activation(update)
+                for layer, weight in enumerate(hidden):
+                    update = torch.addmm(bias[layer + 1][a:b], weight[a:b, :b], h[layer][:b])
+                    h[layer + 1][a:b] = h[layer][a:b] + self.activation(update)
             logits = torch.addmm(logit_offset[d:d + 1], last[d:d + 1, :b], h[-1][:b])  # (1, n)
             logits = logits + direct[d:d + 1] @ v
             out[d] = toss(u[d], logits[0], pixels[d], given[d])
@@ -507,11 +510,8 @@ def toss(u, logits, x, known):
 
 def start_of_sample(model, n, y, generator, x, known):
     """Noise u (n, D), the given pixels (n, D) and which they are (D bools), labels y, and room for
-    what is drawn (n, 1, H, W), all on the model's device.
-
-    One number of noise for each pixel of each image, drawn before the loop: so two samplers, or two
-    devices, can be compared pixel by pixel.
-    """
+    what is drawn (n, 1, H, W), all on the model's device. Each pixel of each image has its number
+    of noise before the loop: so two samplers, or two devices, can be compared pixel by pixel."""
     utils.check_label(model, y)
     utils.check_given(x, known)
     weight = model.last.weight  # for its device and dtype
@@ -567,7 +567,7 @@ def start_of_sample(model, n, y, generator, x, known):
 #     h_t = f( h_{t−1}, pixel o(t−1), position t ),     ℓ of pixel o(t) = g( h_t, position t )  (10)
 #
 # One f and one g serve all 784 steps: 61,152 parameters, where MADE has 3,271,696 (half of them
-# masked). And 76,048 to say where one is, next.
+# masked). A further 76,048 parameters tell the network where it is (next paragraph).
 #
 # Where am I? The same f at each step knows its row and column only by counting in its state (or,
 # near a border, by the zeros that the window below shows there). So each step is told: a learned
@@ -596,11 +596,11 @@ def start_of_sample(model, n, y, generator, x, known):
 # that gate more open than shut, bias 1, sigmoid(1) = 0.73; after a row, 28 steps, hardly a
 # thousandth would be left, so it has to learn to open further. A GRU has no cell: one gate mixes
 # the old state with a candidate.) Against explosions we clip: a gradient longer than `clip` keeps
-# its direction and is scaled to that length. Before clipping it is 18 in the median of the batches,
-# and 235 in the worst; `clip` is 1, so most are scaled, and count alike. Unclipped, we think, the
-# worst would stay in Adam's mean of squares for hundreds of batches, and slow it down for as long.
-# Without clipping: 96.9 nats instead of 93.4. (MADE, for comparison: median 7, worst
-# 9. All of this in short runs.)
+# its direction and is scaled to that length. Before clipping the gradient's length is 18 in the
+# median of the batches, and 235 in the worst; `clip` is 1, so most are scaled, and count alike.
+# Unclipped, we think, the worst would stay in Adam's mean of squares for hundreds of batches, and
+# slow it down for as long. Without clipping: 96.9 nats instead of 93.4. (MADE, for comparison:
+# median 7, worst 9. All of this in short runs.)
 #
 # What it costs. 784 small matrix products in sequence leave most of the machine idle: an image of a
 # training batch takes the RNN 2.7 ms, and MADE, with 24 times the parameters, 0.15 ms. But what one
@@ -752,7 +752,7 @@ class RNN(nn.Module):
 
 @torch.no_grad()
 def evaluate(model, x, y):
-    """Mean of −log p over a set of bits x (N, 1, H, W): nats per image, exact."""
+    """Mean of −log p over bits x (N, 1, H, W): nats per image, exact; by (2) also bits/dim."""
     return sum(-model.log_prob(*batch).sum().item() for batch in utils.batches(x, y)) / len(x)
 
 
@@ -842,9 +842,8 @@ def check():
                     for i, slope in enumerate(seen.flatten().tolist()))
             for d, seen in enumerate(sight(model, x, None, range(16)))]
     for d in range(0, 16, 4):
-        for i in range(0, 16, 4):
-            print("   ".join(one[i:i + 4] for one in maps[d:d + 4]))
-        print()
+        lines = ["   ".join(one[i:i + 4] for one in maps[d:d + 4]) for i in range(0, 16, 4)]
+        print(*lines, "", sep="\n")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -907,9 +906,9 @@ def plot_pictures(model, folder, x, y):
 # therefore a whole run, which ends with small steps: one of 700 steps ends at 90.4 nats, and one of
 # 9,000 has 95 at its step 810, since its rate is still high there. A gradient whose length is above
 # `clip` is scaled down to it (clipping). (gan.py does without warm-up and clipping, and says so.)
-# loss.png has the nats of training and of validation: do they part, and do they still fall at the
-# end? progress.png has draws from the same noise at each evaluation: when do strokes come, and when
-# digits?
+# samples/made/loss.png has the nats of training and of validation: do they part, and do they still
+# fall at the end? progress.png has draws from the same noise at each evaluation: when do strokes
+# come, and when digits?
 # --------------------------------------------------------------------------------------------------
 
 
@@ -936,9 +935,8 @@ def train(model, data, run):
     optimizer = torch.optim.Adam(model.parameters(), lr=s.lr, fused=True)  # one pass: faster
     with run.training(model=model, optimizer=optimizer):
         while run.step < s.steps:
-            # The rate falls linearly to 0: at a constant rate the weights would jitter around the
-            # optimum to the end. Before that it rises over the first part of the run: Adam's first
-            # steps are taken before it knows the scale of the gradients.
+            # The rate falls to 0: at a constant one weights would jitter around the optimum to the
+            # end. (Why it rises before that: in front of build().)
             warm, left = (run.step + 1) / (s.steps * s.warm_up + 1), 1 - run.step / s.steps
             optimizer.param_groups[0]["lr"] = s.lr * min(warm, left)
             x, y = utils.random_batch(data, s.batch_size)
@@ -1050,8 +1048,9 @@ ABOUT = {
 #       learning rate three times                       93.2      25 s
 #
 # Two seeds of MADE agree; three of the RNN span 0.7 nats in 320 steps (below). The GRU leads by 1.3
-# in one run, and took a third longer (seconds of single runs, on a machine that had other work); at
-# equal time they were not compared, and the LSTM stayed.
+# in one run, less than twice that span, so not shown to be better, and took a third longer (single
+# runs, on a machine that had other work); at equal time they were not compared, and the LSTM
+# stayed. "window, no state" still has LSTM and state_to_head, 47,712 parameters that nothing hears.
 #
 # What did not help. In MADE: Adam's β₂ at 0.99; telling an order-agnostic MADE which pixels are
 # known, by weights from the masks to the units (section 4 of the paper; far worse, at a rate of
@@ -1074,14 +1073,14 @@ ABOUT = {
 # the batch of one order); twice of either is better, and slower, but not twice the width of 8
 # orders, nor, as far as seeds can tell, twice the batch of the RNN. Three times the rate costs one
 # order more (2.7 nats) than a third (1.2), and 8 orders as much either way (2.8 and 2.7). The RNN
-# hardly minds three times (0.5); a third costs it 2.2.
+# hardly minds three times the rate (0.5); a third costs it 2.2.
 #
 # All orders at once have a rate and a `clip` of their own, since with the settings of one order,
-# 1e-2 and no clipping to speak of, they mind more: 2,400 steps of --order agnostic had 97.8 nats,
-# and with three times that rate 102.6, 4.8 behind. A lower rate alone would not do: 6e-3 has 98.0,
-# and a third of it is 4.0 behind. At 3e-2 a longer warm-up changed nothing; clipping at 1 gave
-# 101.3. It takes both: a rate of 8e-3, and gradients clipped at 1. (Single runs while tuning, of
-# which no file is kept.)
+# 1e-2 and no clipping to speak of, a rate that is too high costs them more: 2,400 steps of --order
+# agnostic had 97.8 nats, and with three times that rate 102.6, 4.8 behind. A lower rate alone would
+# not do: 6e-3 has 98.0, and a third of it is 4.0 behind. At 3e-2 a longer warm-up changed nothing;
+# clipping at 1 gave 101.3. It takes both: a rate of 8e-3, and gradients clipped at 1. (Single runs
+# while tuning, of which no file is kept.)
 #
 # Given an afternoon. What would a longer run want? Each row is two complete runs, of 2,400 and
 # 7,200 steps (width 2048: 800 and 2,400; batch 256: 1,200 and 3,600; why not the middle of one long
@@ -1120,8 +1119,8 @@ ABOUT = {
 # have 84.66 and 84.58, so half of what is gained is gained by mixing. The average of logits (9) has
 # 83.54: a likelihood as well, since both sets have the same order. Memory is part of what is left:
 # validation images cost 3.9 nats more than training images (2,500 of each, ± 0.6), and 2.7 in the
-# default run (5,000, ± 0.4). But nats of training and validation images both fell to the end of the
-# long run.
+# default run (5,000, ± 0.4). But nats of training and of validation images were both still falling
+# when the long run ended.
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation nats after --steps 700 (MADE) or --variant rnn --steps 120, seed 0,
 # from results/ablations/made.json. The defaults reach 90.4 and 93.4.
@@ -1129,16 +1128,16 @@ ABOUT = {
 # 1. Write >= in hidden_to_logit of build_masks(), train, and draw with sample_obvious(). Then let
 #    all masks be true. (Losses of 6.1 and 0.8 nats, and black images.) Which tests fail?
 #    (test_probabilities_of_all_images_sum_to_one, and a dozen more.) And why does the fast sample()
-#    draw otherwise? Who looks at whom is seen without training: python made.py --check. To draw,
-#    once it is trained:
+#    draw otherwise? Who looks at whom is seen untrained (@: at itself): python made.py --check.
+#    To draw, once it is trained:
 #        import made, pictures
 #        pictures.save_grid("draws.png", made.load("runs/made").sample_obvious(16))
 # 2. Write > in pixel_to_hidden. Do any samples look wrong? Which test fails now?
 #    (Nothing leaks; test_masks_are_the_largest_that_do_not_leak.) Take `direct` away as well. (91.5
 #    nats, then 100.1.)
 # 3. --order random. Is it the first pixels that are expensive, or the last? Plot surprise() against
-#    the place. (The first, as nothing is known yet: the order-agnostic run of samples/ pays 54 bits
-#    for its first 196 pixels, and 25 for its last; 2,000 validation images, first mask set.)
+#    the place. (The first, as nothing is known yet: in the order-agnostic run, all that we looked
+#    at, 54 bits for 196 pixels, 25 for the last 196; 2,000 validation images, first mask set.)
 #        import made, utils
 #        model, data = made.load("runs/made_random"), utils.load_mnist("data")
 #        bits = made.surprise(model, data.x_val[:2000], None).mean(dim=(0, 1)).flatten()
@@ -1146,12 +1145,14 @@ ABOUT = {
 # 4. F.layer_norm(h, h.shape[1:]) before each SiLU. (82.5 nats.) Which test says what is wrong?
 #    (test_logits_depend_on_the_past_alone_and_on_all_of_it.)
 # 5. --variant rnn --reach 0: state, and the last pixel alone. (133.2. The 120.6 of the notes are
-#    the same with 40 dead inputs beside that pixel: in 120 steps, one run each, worth 13 nats; we
-#    think, as its weight then starts smaller.) Then, with the window again, cut the state: leave
-#    state_to_head out of head(). (96.1.) Which of the two sees more? Compare sight.png.
-# 6. --variant rnn --clip 1e9, and print grad_norm. When do the peaks come? (96.9; the worst is
-#    254.)
-# 7. --cell gru. Better, and slower? (92.1 nats, and 1.3 times the seconds here.)
+#    the same with 40 dead inputs beside that pixel: in 120 steps, one run each. That is worth 13
+#    nats, we think because the pixel's weight then starts smaller.) Then, with the window again,
+#    cut the state: leave state_to_head out of head(). (96.1.) Which of the two sees more? (The
+#    state: all of the past; the window shows 40 pixels. Compare sight.png.)
+# 6. --variant rnn --clip 1e9, and print grad_norm. When do the peaks come? (96.9 nats; the longest
+#    is 254, when it came was not kept.)
+# 7. --cell gru. Better, and slower? (92.1 nats, better by less than twice what seeds span, and 1.3
+#    times the seconds here.)
 # 8. Divide the logits by 0.7 in logits(), without training again (a "temperature"), and draw with
 #    sample_obvious(): the fast sample() does not call logits(). Samples look cleaner. Is it the
 #    better model? (It is a model, and has its nats, like any other: made.evaluate(

@@ -324,7 +324,7 @@ COMPUTED = {
         ("one order more ({:.1f} nats) than a third ({:.1f}), and 8 orders as much either way "
          "({:.1f} and {:.1f})", *(behind(model, change) for model in ("made", "made, 8 orders")
                                   for change in ("lr * 3", "lr / 3"))),
-        ("hardly minds three times ({:.1f}); a third costs it {:.1f}.",
+        ("hardly minds three times the rate ({:.1f}); a third costs it {:.1f}.",
          behind("made, rnn", "lr * 3"), behind("made, rnn", "lr / 3")),
         ("gains little from time: {:.1f} nats", gain("made", "1024, one mask set")),
         ("and end {:.1f} lower in the second column",
