@@ -22,6 +22,7 @@ slopes of E alone, is left to diffusion.py (and exercise 5).
     beta          β                           inverse temperature: 0 independent pixels, 1 p
     log_w         log w       (labels, n)     weights of chains or draws: (10), (14)
     base          q(x)                        of --variant residual: an exact model (12)
+    c             C           ()              in (16) alone, a guess of log Z; elsewhere a bias (7)
     noise         σ                           of --variant conv: width of the noise (17)
     y             y           (B,)            class label 0..9, only with --conditional
     B batch size, D = 784 pixels
@@ -155,18 +156,15 @@ VARIANTS = {
 #     Gibbs: draw some pixels anew, given all others (of which p says how: see (8))
 #     Langevin: x′ = x − ε²/2 ∇E(x) + ε·noise,   noise N(0, 1)                                  (6)
 #
-# (chains.png: the same chains, ever longer. Do they stay digits, and do they become others?
-# sampling.gif: how they get there.)
+# (samples/ebm/chains.png: the same chains, ever longer. Do they stay digits, and do they become
+# others? sampling.gif: how they get there.)
 #
-# (6) is a ball that rolls downhill in the dark, kicked about. It leaves p unchanged only for ε → 0.
-# Step and noise belong together, ε²/2 and ε. *The classic mistake* is a step of 10 with noise of
-# 0.005. That is (6) at a temperature of 0.005²/20 ≈ 10⁻⁶, in practice gradient descent on E: its
-# pictures, good or not, are on their way to minima and no draws, and (3) no longer follows (2).
-#
-# What energies are good for: they add up (composition.png: E of a picture and E of the same picture
-# turned round; nothing is trained for it), they judge (outliers.png; AUROC is how often the
-# stranger has the higher energy: independent pixels 1.00; digits mirrored top to bottom, where 0,
-# 1, 3 and 8 are digits still, 0.69 to 0.78), they mend what is given in part (completion_top.png).
+# What energies are good for: they add up (samples/ebm_conv/composition.png: E of a picture and E of
+# the same picture turned round; nothing is trained for it), they judge (samples/ebm/outliers.png;
+# AUROC is how often the stranger has the higher energy: independent pixels 1.00; digits mirrored
+# top to bottom, where 0, 1, 3 and 8 are digits still, 0.69 to 0.78), they mend what is given in
+# part (completion_top.png beside it: do strokes go on, and where the half leaves it open, as that
+# of the 2, in different ways?).
 #
 # Labels. With --conditional E is told the digit, each label has a Z of its own, and all equations
 # get "| y"; evaluate_without_label() takes it away again (made.py).
@@ -200,7 +198,7 @@ def randu(shape, like, generator=None):
 # measured"). (8) are Gibbs steps that move half of everything at once. CD-1 (contrastive
 # divergence, Hinton) begins each chain at data and takes one step: low variance, but it sees no
 # valley far from data. PCD, persistent CD, keeps chains from one batch to the next: weights move
-# slowly, chains follow. Parts 1 and 3 do so. (filters.png, of --variant rbm: how large is the spot
+# slowly, chains follow. Parts 1 and 3 do so. (samples/ebm_rbm/filters.png: how large is the spot
 # that most hidden units look at?)
 #
 # Nats after all: annealed importance sampling (AIS). From independent pixels (β = 0), whose Z is
@@ -219,10 +217,10 @@ def randu(shape, like, generator=None):
 #
 #     Z = Z_0 / E[w′],    w′ as w, with its ratios upside down                                 (11)
 #
-# is mostly too high. What lies between the two is what we know (annealing.png). The reverse chains
-# begin at draws that took long chains, not perfect ones, and a valley that no chain finds is on
-# neither side: so this is an estimate, and no bound. The tables say "estimate" and give the
-# interval.
+# is mostly too high. What lies between the two is what we know (samples/ebm_rbm/annealing.png). The
+# reverse chains begin at draws that took long chains, not perfect ones, and a valley that no chain
+# finds is on neither side: so this is an estimate, and no bound. The tables say "estimate" and give
+# the interval.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -330,13 +328,13 @@ class RBM(nn.Module):
 
     @torch.no_grad()
     def measure(self, temperatures=None, n=100):
-        """Estimate log Z from n chains a label, forward and in reverse: (10), (11). What lies in
-        the middle is kept in log_z. -> its (low, high), each (labels,): two standard errors beyond
-        the lower and the higher one."""
+        """Estimate log Z from n chains a label, forward, (10), Z = Z_0 E[w], and in reverse, (11),
+        Z = Z_0 / E[w′]. What lies in the middle is kept in log_z. -> its (low, high), each
+        (labels,): two standard errors beyond the lower and the higher one."""
         generator, k = torch.Generator().manual_seed(0), len(self.log_z)
         temperatures = temperatures or self.quick
         y = torch.arange(k).repeat_interleave(n).to(self.a.device)
-        log_z_0 = F.softplus(self.a).sum() + self.c.shape[1] * math.log(2)  # of independent bits
+        log_z_0 = F.softplus(self.a).sum() + self.c.shape[1] * math.log(2)  # log Z_0
         v = (randu((n * k, len(self.a)), self.a, generator) < self.a.sigmoid()).to(self.a)
         forward, error = log_mean(self.anneal(v, y, temperatures, generator).view(k, n))
         v = self.sample(n * k, y if self.classes else None, generator).flatten(1)
@@ -381,14 +379,13 @@ class Energy(nn.Module):
         if height % 4 or width % 4:
             raise ValueError(f"an image of {height}×{width} cannot be halved twice: choose "
                              "multiples of 4")
-        c = channels
         self.body = nn.Sequential(
-            nn.Conv2d(1, c, 4, stride=2, padding=1), nn.SiLU(),
-            nn.Conv2d(c, 2 * c, 4, stride=2, padding=1), nn.SiLU(),
-            nn.Conv2d(2 * c, 2 * c, 3, padding=1), nn.SiLU(),
-            nn.Flatten(), nn.Linear(2 * c * height * width // 16, 4 * c))
-        self.label = nn.Embedding(classes, 4 * c) if classes else None
-        self.last = nn.Linear(4 * c, 1)
+            nn.Conv2d(1, channels, 4, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(2 * channels, 2 * channels, 3, padding=1), nn.SiLU(),
+            nn.Flatten(), nn.Linear(2 * channels * height * width // 16, 4 * channels))
+        self.label = nn.Embedding(classes, 4 * channels) if classes else None
+        self.last = nn.Linear(4 * channels, 1)
         nn.init.zeros_(self.last.weight)  # at first all images are alike
         nn.init.zeros_(self.last.bias)
 
@@ -422,14 +419,14 @@ class Energy(nn.Module):
 # If E knows much that q does not, few draws carry all weight, and (14) is as noisy as those few: a
 # gain of g nats leaves e^(−2g) of the draws, if log w is Gaussian and data are draws of p (then 2g
 # is the variance of log w). So 50,000 draws can count a gain of two or three nats (e^−6 of them are
-# 124), not of ten. To draw: (5) with r(x′|x) = q(x′), in which q(x) and q(x′) drop out and only
-# energies are compared.
+# 124), not of ten. To draw: (5), which accepts with min(1, p(x′)r(x|x′) / p(x)r(x′|x)), for r(x′|x)
+# = q(x′): by (12) q(x) and q(x′) drop out, and min(1, e^(E(x) − E(x′))) is left.
 #
 # And if E has a valley where q never goes? Then no draw of q tells of it, (14) is too low, and
 # flatters. So once more from the other side, with chains of p that begin at digits and stay near:
-# each step keeps some upper rows, and q draws the lower ones anew (given the upper rows, so again
-# q drops out of (5)). After 100 steps we take them for draws of p: an estimate again, no bound.
-# From draws of both q and p (Bennett's acceptance ratio) comes, with any C (we take log Z by (14)),
+# each step keeps some upper rows, and q draws the lower ones anew (given the upper rows, so again q
+# drops out of (5)). After 100 steps we take them for draws of p: an estimate again, no bound. From
+# draws of both q and p (Bennett's acceptance ratio) comes, with any C (ours is log Z by (14)),
 #
 #     log Z = C + log E_q[sigmoid(−E − C)] − log E_p[sigmoid(E + C)]                           (16)
 #
@@ -552,9 +549,9 @@ class Residual(nn.Module):
     @torch.no_grad()
     def sample(self, n, y=None, generator=None, x=None, known=None, watch=None):
         """n draws, (n, 1, H, W): Metropolis chains of sampling_steps steps (5), whose proposals x′
-        are draws of q, accepted with min(1, e^(E(x) − E(x′))).
-        x, known: as in Base.sample(); right only if nothing that is given comes
-        after something that is not. watch(step, images): is told where the chains are."""
+        are draws of q, accepted with min(1, e^(E(x) − E(x′))). x, known: as in Base.sample(); right
+        only if nothing that is given comes after something that is not. watch(step, images): is
+        told where the chains are."""
         utils.check_label(self, y)
         utils.check_given(x, known)
         device, heaps = self.log_z.device, self.sampling_steps + 1  # the beginning, and proposals
@@ -621,6 +618,12 @@ class Residual(nn.Module):
 # --------------------------------------------------------------------------------------------------
 # 3. A network alone, on grey digits with noise
 #
+# A chain by (6), x′ = x − ε²/2 ∇E(x) + ε·noise, is a ball that rolls downhill in the dark, kicked
+# about. It leaves p unchanged only for ε → 0. Step and noise belong together, ε²/2 and ε. *The
+# classic mistake* is a step of 10 with noise of 0.005. That is (6) at a temperature of 0.005²/20 ≈
+# 10⁻⁶, in practice gradient descent on E: its pictures, good or not, are on their way to minima and
+# no draws, and (3) no longer follows (2).
+#
 # Grey digits lie on thin sheets in 784 dimensions. There E has to have walls as steep as the sheets
 # are thin, and (6) needs tiny steps. Thicken them: learn the energy of digits with noise of width
 # σ. Such an E nowhere bends up more than a bowl of that width (E″ ≤ 1/σ²), so that steps of σ/2 are
@@ -638,7 +641,7 @@ class Residual(nn.Module):
 # | x]/σ². (What is drawn is such a mean, a little soft.) So ∇E can also be learned without any
 # chain, by making (18) a good guess of the digit: denoising score matching. But slopes that are
 # learned near digits alone do not tell which of two far valleys is deeper. Diffusion (diffusion.py)
-# need not know, as its σ goes from large to small. It is what energies lost to.
+# need not know, as its σ goes from large to small. Diffusion is what energies lost to.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -902,6 +905,10 @@ def plot_pictures(model, folder, x, y, s):
 
 # --------------------------------------------------------------------------------------------------
 # Training
+#
+# In samples/ebm/progress.png most digits change at once after row 6502. Up to step 6,750 only q is
+# trained; E is 0 and each proposal accepted, so a chain of 20 steps ends at its last one. Then E
+# chooses. (loss.png: "Training, in all chapters" in made.py says what to look for.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -1113,10 +1120,11 @@ ABOUT = {
 # independent pixels (so their code has it): 79.63 (ACS), 80.12 (DMALA), 80.51 (Gibbs with
 # gradients), ResNets on dynamic bits, a GPU, by AIS from one side, the one that flatters (Pynadath
 # et al., 2024, 2402.17699, table 1). Validation images cost 1.7 nats more than training images,
-# after the default run 1.2 (2,000 of each); about 1.0 is the two sets, not memory: both runs had
-# that within 360 steps, half a pass over the data. A better base might do more: a transformer alone
-# has 80.48 nats in seven minutes, less than base and energy here, and 79.29 in twenty-six
-# (transformer_ar.py; samples/transformer_ar_long/); an energy on top of it has not been tried.
+# after the default run 1.2 (2,000 of each, ± 0.6; both score the same images). About 1.0 of it may
+# be the two sets, and not memory: both runs had that within 360 steps, half a pass over the data. A
+# better base might do more: a transformer alone has 80.48 nats in seven minutes, less than base and
+# energy here, and 79.29 in twenty-six (transformer_ar.py; samples/transformer_ar_long/); an energy
+# on top of it has not been tried.
 #
 # Chains that are left behind. --variant rbm as it was first written (no centring, rate 1e-3, Adam's
 # usual momentum, 60,000 steps; one run, of which no file is kept): by forward AIS with 1,000
@@ -1171,8 +1179,8 @@ ABOUT = {
 #
 # Chains that begin at digits see only the valleys that digits lie in: CD-1 is far behind, and
 # chains that come from elsewhere end elsewhere (specks, and white: results/ablations/ebm.png).
-# Between the two seeds nats differ by half a nat, distances by 2: μ in place of ½ is worth a nat or
-# two, and neither a distance that can be told nor a narrower interval.
+# Between the two seeds nats differ by half a nat, distances by 2. With ½ in place of μ the one run
+# is a nat or two behind; its distance, and how wide its interval is, cannot be told from theirs.
 #
 # What each detail is worth to a network alone. --variant conv, 1,000 steps: distance of 500 draws
 # by 200 steps to grey validation digits, and the largest gradient, before it is clipped:
@@ -1222,11 +1230,14 @@ ABOUT = {
 #    near digits alone, and chains that have once left find no way back; these two are of one run,
 #    no file is kept.)
 # 6. Composition: with --variant conv --conditional let a chain walk by E(x|3) + E(x|8), as in
-#    plot_composition(), and jump by either: (18) is not of a sum. What is both? (−σ²∇ of the sum is
-#    digit₃ + digit₈ − 2x: a jump to digit₃ + digit₈ − x, with the noise turned round.)
+#    plot_composition(), and jump by either: (18) is not of a sum. What is both? (By argument: −σ²∇
+#    of the sum is digit₃ + digit₈ − 2x: a jump to digit₃ + digit₈ − x, the noise turned round.)
 # 7. A conv energy on bits: draw the pixel to flip from softmax(½ · what each flip lowers E by), as
-#    one gradient guesses it (Gibbs with gradients), and accept by (5): r does not cancel.
-#    (If guesses are exact, S(x)/S(x′) is left of (5), S = Σ exp(½ · what a flip lowers E by).)
+#    one gradient guesses it (Gibbs with gradients), and accept by (5): r does not cancel. Begin:
+#        lowers = ((1 - 2 * x) * model.score(x)).flatten(1)  # what each flip lowers E by, nearly
+#        d = (lowers / 2).softmax(dim=1).multinomial(1)
+#    (By argument: if guesses are exact, S(x)/S(x′) is left of (5), S = Σ exp(½ · what a flip lowers
+#    E by).)
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":

@@ -566,9 +566,9 @@ COMPUTED = {
          ablated("ebm", "residual", "residual, half of the steps for the base"),
          span(seeds("energy"))),
         ("All do, the furthest by {:.1f}.", furthest("energy")),
-        ("cost {:.1f} nats more than training images, after the default run {:.1f} (2,000 of each)",
-         gap("ebm_long"), gap("ebm")),
-        ("about {:.1f} is the two sets", (gap("ebm_long", 360) + gap("ebm", 360)) / 2),
+        ("cost {:.1f} nats more than training images, after the default run {:.1f} (2,000 of each, "
+         "± {:.1f};", gap("ebm_long"), gap("ebm"), error(2000)),
+        ("About {:.1f} of it may be the two sets", (gap("ebm_long", 360) + gap("ebm", 360)) / 2),
         ("{:.1f} nats at step 6,125 and, at step 21,125, {:.1f} nats", *(
             at("ebm_rbm", step, "val_nats") for step in (6_125, 21_125))),
         ("a transformer alone has {:.2f} nats in seven minutes",
