@@ -3,8 +3,8 @@ A normalizing flow: digits are noise, bent until it fits
 ========================================================
 Take noise whose density we know, and bend it into digits by a map that can be undone; the way back
 is called f. Then the density of what comes out is known, too: that of the noise, times how much f
-stretches the place. So a flow has what an autoregressive model has, an exact likelihood, and what a
-VAE has, latents, though one for each pixel; and its encoder, f, is no approximation, but drawing
+stretches space there. So a flow has what an autoregressive model has, an exact likelihood, and what
+a VAE has, latents, though one for each pixel; and its encoder, f, is no approximation, but drawing
 undone. The price: layers must be bijections whose determinants are cheap to find.
 
     z  =  f(u),        log p(u)  =  log p(z)  +  log | det ∂z/∂u |                             (1)
@@ -25,13 +25,13 @@ undone. The price: layers must be bijections whose determinants are cheap to fin
     seen                     (B, D, E)        what networks are told of levels, E numbers of each
     y          y             (B,)             class label 0..9, only with --conditional
     In shapes B is the batch size; D = 784 pixels; (m, …) those that are moved at once, (1, 14, 14)
-    or (196,); K draws of noise, (5). F. is torch.nn.functional; known in sample() is what is given.
+    or (196,); K draws of noise, (8). F. is torch.nn.functional; known in sample() is what is given.
 
 Papers    Rezende & Mohamed, 2015 (arXiv 1505.05770): normalizing flows, as encoders of VAEs
           Dinh, Krueger & Bengio, NICE, 2014 (1410.8516): coupling layers
           Dinh, Sohl-Dickstein & Bengio, RealNVP, 2016 (1605.08803): scales, several resolutions
           Kingma & Dhariwal, Glow, 2018 (1807.03039): learned mixing of channels
-          Müller et al., Neural Importance Sampling, 2018 (1808.03856): splines, (8); Durkan et
+          Müller et al., Neural Importance Sampling, 2018 (1808.03856): splines, (6); Durkan et
           al., Neural Spline Flows, 2019 (1906.04032): smooth ones, of rational quadratics
           Theis, van den Oord & Bethge, 2015 (1511.01844); Ho et al., Flow++, 2019 (1902.00275):
           noise on levels, a bound, and learned noise
@@ -39,7 +39,7 @@ Papers    Rezende & Mohamed, 2015 (arXiv 1505.05770): normalizing flows, as enco
           autoregressive model is a flow; Zhai et al., TarFlow, 2024 (2412.06329): of transformers
           Jordan et al., Muon, 2024: the optimizer, which has a small chapter of its own, muon.py
 Sittings  two: what a flow is, networks and maps, to the mark "Here the first sitting ends"; then
-          the flow itself, how it draws, and how it is measured and trained
+          levels, the flow itself, how it draws, and how it is measured and trained
 Lecture   Berkeley CS294-158, lecture 3: flow models
 Run       python flow.py                        train, draw, measure; writes runs/flow/
           python flow.py --levels 2             the binarized digits: nats, as in README's table
@@ -76,7 +76,7 @@ from settings import Setting
 SETTINGS = {
     "levels": Setting(256, "256: grey; 2: black and white, binarized anew each time",
                       choices=(256, 2), word="{}levels"),
-    "coupling": Setting("spline", "how pixels are moved: spline (8), affine (7) or additive (6)",
+    "coupling": Setting("spline", "how pixels are moved: spline (6), affine (5) or additive (4)",
                         choices=("spline", "affine", "additive"), word="{}"),
     "steps": Setting(2700, "length of training"),
     # Twice as many are better a step ("Turning the knobs"), and twice the work.
@@ -92,7 +92,7 @@ SETTINGS = {
                      0, 1),
     "eval_draws": Setting(1000, "draws scored at each evaluation during training", 10),
     "test_draws": Setting(5000, "draws scored at the end", 10),
-    "noise_draws": Setting(10, "K of the bound (5), beside the exact figure: splines have no gap"),
+    "noise_draws": Setting(10, "K of the bound (8), beside the exact figure: splines have no gap"),
     "temperature": Setting(1.0, "spread of the noise that is drawn from", 0, 10, drawing=True),
 }
 VARIANTS = {}  # no setting changes the defaults of others
@@ -126,48 +126,17 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 # only its diagonal counts, whatever stands below. And maps in a row multiply their determinants:
 # logs add up, one term a layer.
 #
-# From levels to numbers. A pixel is one of 256 integers, and a density on integers is nonsense: it
-# can be as large as one likes. Put a Gaussian of width ε on each: a pixel's log density is
-# −log ε plus a constant, for ε → 0 it grows without end, and nothing has been learned of digits.
-# (*The classic mistake*: a flow trained on x/255 as it is. The loss falls and falls.) The remedy is
-# to give each level a cell and to throw the data anywhere into it: then to be infinitely sure does
-# not pay, as all of the cell has to be covered. We take cells whose widths are how frequent levels
-# are,
+# Levels. A pixel is a level, an integer x. Each level has a cell of the axis from 0 to 1, as wide
+# as it is frequent, F(x) ≤ u < F(x + 1), and u is a random place in it ("From levels to numbers",
+# in front of class Flow, says why). Maps move u; networks look at levels.
 #
-#     u = F(x) + (F(x + 1) − F(x)) · r,     r uniform in [0, 1)                                 (4)
-#
-#       0                                                     0.81                          1
-#       ├──────────────────── black, x = 0 ───────────────────┼┼┼┼┼┼┼┼┼─ x = 1 … 255 ─┼┼┼───┤
-#
-# This is uniform noise, as everybody has it, and behind it a first layer that has nothing to learn:
-# the distribution function of all pixels together. (Its slopes are the widths: V of (5) is its
-# determinant.) So u is uniform if one takes all pixels together, and without any coupling (a layer
-# with a network in it, below) the flow knows how frequent levels are: it pays 2.0 bits a pixel
-# before its first step. In the usual coordinates, x + r, 0.81 of all mass is on 1/256 of the axis,
-# a spike that couplings must build.
-#
-# What the noise costs. The probability of a level is the integral of the density over its cell, so
-#
-#     P(x) = ∫_cell p(u) du = V · E_r[ p(u(r)) ]  ≥  V · exp E_r[ log p(u(r)) ],  V = Π_d width  (5)
-#
-# (Jensen, as in vae.py: the noise is an encoder, q(u|x) uniform in the cell, and the gap is its KL
-# divergence from p(u|x).) What is trained, the mean of log p(u) + log V, is a *bound*, and as for
-# the VAE K draws under the logarithm make it tighter. It is tight if p is constant in the cell. In
-# the usual coordinates, x + r, no Gaussian is constant there. For a pixel whose level is certain
-# the one with the best bound loses 0.18 nats: 0.09 for mass outside the cell, which the exact
-# figure loses as well, and 0.09 for the noise, 70 an image if all pixels are such. Flow++ learns
-# the noise instead ("variational dequantization"). Our splines, (8) below, are made of straight
-# pieces, "bins", which end where cells end. In a bin p is constant, since networks look at levels
-# and not at noise: so (5) is an equality, and one draw of noise as good as a thousand. With (6) and
-# (7) it is no equality. But even then one can have the integral in (5). Networks look at levels;
-# given these, g (see "Couplings") is the distribution function of each pixel that is moved, and the
-# integral over its cell is a difference:
-#
-#     P(x) = Π_d [ g( F(x_d + 1); θ_d ) − g( F(x_d); θ_d ) ]        exact: log_probs()
-#
-# (PixelCNN++ trains on such differences.) By how much the bound is worse than this is what the
-# noise costs, and the most that learned noise could win with these weights. (With learned noise one
-# would learn other weights, too.)
+# Labels. With --conditional each network is told the digit, and all equations get "| y";
+# with --levels 2 evaluate_without_label() takes it away again (made.py).
+# --------------------------------------------------------------------------------------------------
+
+
+# --------------------------------------------------------------------------------------------------
+# Networks, which need not be bijections
 #
 # What networks see. Of all pixels that are not black, two in five have levels of 250 … 255. Over
 # all digits 44 % of these have 253; within one digit 78 % have one and the same level (the mean of
@@ -182,16 +151,7 @@ SEEN, BINS = 6, 32  # numbers that networks see of a level, E; bins of a spline,
 # single out levels in the middle.) One pixel in four is coarse ("Which half?"), and has a network
 # of its own. It is told the first of these numbers for each pixel before it, and the mean of all E
 # over those pixels: which levels there are in this digit, wherever. What a network knows, it must
-# also be able to say: so the brightest levels have bins of their own, (8). For what this is worth
-# see "What each detail is worth".
-#
-# Labels. With --conditional each network is told the digit, and all equations get "| y";
-# with --levels 2 evaluate_without_label() takes it away again (made.py).
-# --------------------------------------------------------------------------------------------------
-
-
-# --------------------------------------------------------------------------------------------------
-# Networks, which need not be bijections
+# also be able to say: so the brightest levels have bins of their own, (6).
 # --------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +160,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels):
         super().__init__()
+        # LayerNorm over a quarter of the channels and all places of one image.
         self.norm_1, self.norm_2 = nn.GroupNorm(4, channels), nn.GroupNorm(4, channels)
         self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
@@ -238,8 +199,8 @@ class DenseNet(nn.Module):
 
 class ConvNet(nn.Module):
     """What I channels are -> what is said, (B, I, H, W, E) -> (B, O, H, W), for the fine couplings:
-    convolutions see strokes, and a hub at half the size (dense layers) what digit they belong to
-    (diffusion.py)."""
+    convolutions see strokes, and a hub at half the size (dense layers, in which all places meet)
+    what digit they belong to."""
 
     def __init__(self, inputs, outputs, size, channels, classes):
         super().__init__()
@@ -291,6 +252,7 @@ class PixelNets(nn.Module):
         first = self.first[pixels, :seen.shape[1]] * before[:, :, None]  # or it would see itself
         h = seen[:, :, 0] @ first + self.biases[0][pixels]
         mean = self.share[pixels, :seen.shape[1]] @ seen
+        # baddbmm(a, b, c): a + b @ c, a matrix for each pixel
         h = torch.baddbmm(h, mean.transpose(0, 1), self.mean[pixels])
         if y is not None:
             h = h + self.label(y).unflatten(1, (len(self.first), -1))[:, pixels].transpose(0, 1)
@@ -318,28 +280,28 @@ class PixelNets(nn.Module):
 # as well; but no two boxes of cells share a z, and (1) holds inside each.) Three choices of g (ℓ is
 # the logit, log u/(1 − u); σ its inverse, the sigmoid):
 #
-#     additive  z = σ( ℓ(u) + t )            NICE: moves probability up or down                 (6)
-#     affine    z = σ( e^s ℓ(u) + t )        RealNVP: and makes it narrower or wider            (7)
-#     spline    z = ∫_0^u slope,  constant in each of J bins, of area 1                         (8)
+#     additive  z = σ( ℓ(u) + t )            NICE: moves probability up or down                 (4)
+#     affine    z = σ( e^s ℓ(u) + t )        RealNVP: and makes it narrower or wider            (5)
+#     spline    z = ∫_0^u slope,  constant in each of J bins, of area 1                         (6)
 #
-# (6) and (7) say that ℓ(u) has a logistic distribution, as ℓ(z) has if z is uniform: (6) chooses
-# its place, (7) its scale as well; the logit's own slope is part of g's. (NICE has no logit and
+# (4) and (5) say that ℓ(u) has a logistic distribution, as ℓ(z) has if z is uniform: (4) chooses
+# its place, (5) its scale as well; the logit's own slope is part of g's. (NICE has no logit and
 # works on the whole line; its couplings never change volumes, all slopes are 1, and a factor for
-# each pixel comes last.) In (7) e^s can overflow: the network says s = 100 for one pixel, once, and
-# the loss is infinite. So s is squashed into ±3. (8) needs no such care: slopes are the
+# each pixel comes last.) In (5) e^s can overflow: the network says s = 100 for one pixel, once, and
+# the loss is infinite. So s is squashed into ±3. (6) needs no such care: slopes are the
 # exponentials of what the network says, divided by the area under them, a density whatever they
 # are. So a bin has the probability softmax(θ + log width), and the loss is the cross-entropy of a
 # classifier that names the bin, plus what no network can change: within a bin levels are as
 # frequent as F says (207 nats an image, the mean of the training digits). A bin is a group of
 # neighbouring levels, see begins_of_bins(): in MNIST black and 252 … 255 are alone in theirs. (With
-# a bin for each level, as bits have it, (8) is PixelCNN's softmax over levels: "Drawing".) Müller
+# a bin for each level, as bits have it, (6) is PixelCNN's softmax over levels: "Drawing".) Müller
 # et al. have equal bins with constant slopes, or slopes that are straight lines in bins whose edges
 # the network moves.
 # --------------------------------------------------------------------------------------------------
 
 
 def slopes_and_areas(says, edges):
-    """Of splines (8): log slope in each bin, log(softmax(θ + log width) / width), and area to the
+    """Of splines (6): log slope in each bin, log(softmax(θ + log width) / width), and area to the
     left of each edge. says: θ (..., J), any numbers, edges: (J + 1,) -> (..., J), (..., J + 1); the
     last area is 1."""
     log_widths = edges.diff().log()
@@ -360,7 +322,7 @@ def bin_of(values, edges):
 
 
 def spline(u, says, edges):
-    """(8): z = ∫_0^u slope. u: (...) in [0, 1], says: (..., J), edges: (J + 1,) -> z, log slope."""
+    """(6): z = ∫_0^u slope. u: (...) in [0, 1], says: (..., J), edges: (J + 1,) -> z, log slope."""
     log_slopes, areas = slopes_and_areas(says, edges)
     j = bin_of(u, edges)
     log_slope = at(log_slopes, j)
@@ -381,12 +343,12 @@ def logit(u):
 
 
 def shift_and_scale(says, additive):
-    """t, and s squashed into ±3, or 0 if (6) is wanted. says: (..., 2) -> two of (...)."""
+    """t, and s squashed into ±3, or 0 if (4) is wanted. says: (..., 2) -> two of (...)."""
     return says[..., 0], 0 * says[..., 1] if additive else 3 * torch.tanh(says[..., 1] / 3)
 
 
 def affine(u, says, additive=False):
-    """(7): σ(e^s ℓ(u) + t); (6): s = 0. u: (...), says: (..., 2), t and s -> z, log slope."""
+    """(5): σ(e^s ℓ(u) + t); (4): s = 0. u: (...), says: (..., 2), t and s -> z, log slope."""
     shift, scale = shift_and_scale(says, additive)
     v, log_slope = logit(u)
     v = scale.exp() * v + shift
@@ -426,24 +388,14 @@ def affine_back(z, says, additive=False):
 # So usual flows exchange A and M and go on, many times. (RealNVP has three couplings by
 # checkerboard, squeezes, has three more by halves of the channels, and lets half of all numbers go
 # as latents; the others go on, at half the size: multi-scale.) A spline can come close in one go,
-# so here each pixel is moved once: easy to read backwards, and P(x) above needs it. What M's pixels
-# share stays lost.
+# so here each pixel is moved once: easy to read backwards, and the exact P(x), below, needs it.
+# What M's pixels share stays lost.
 #
 # Mixing. Glow puts a learned matrix over channels between couplings, log |det| = log |det W| a
 # place, where RealNVP exchanges halves. Here the coordinates have cells: after a mixture of four
 # pixels "this one is black" would be a slanted half-space, no longer an interval that a bin can
 # cover. So we do not mix. Nor is there activation normalisation (Glow): networks that say 0 at
-# first make f the identity, which is already right about single pixels, (4).
-#
-# A good density need not draw well. Nats are a mean over real digits: a model that draws one third
-# rubbish loses at most log 1.5 = 0.4 nats of hundreds (Theis et al.). And most nats are spent on
-# edges and grey levels, where nobody looks, while the shape of the digit is in the 196 coarse
-# pixels, which together cost less than the others ("What was measured"; each alone costs more than
-# a fine one, surprise.png). So nats can be good and draws odd: with a transformer for the coarse
-# pixels 548.5 nats and a distance of 10.6, where ours has 549.3 and 6.2 (400 steps, one run each:
-# results/ablations/flow.json). Temperature (Glow): turn the noise into a Gaussian, multiply by τ,
-# and back. τ < 1 stays near the median of what a pixel may be (not the mode): fewer accidents,
-# fewer kinds of digits, at τ = 0 a single one (temperatures.png, exercise 5).
+# first make f the identity, which is already right about single pixels, (7).
 #
 # Continuous flows. Let layers be infinitely many and thin, du/dt = v(u, t): then log |det| becomes
 # an integral of the divergence of v (Chen et al., Neural ODEs, 2018), which random vectors estimate
@@ -467,7 +419,7 @@ def plan(height, width):
 
 
 def begins_of_bins(counts, bins):
-    """Levels at which the bins of (8) begin, and the number of levels: (bins + 1,). Black has a bin
+    """Levels at which the bins of (6) begin, and the number of levels: (bins + 1,). Black has a bin
     of its own; of the others the two lightest neighbours are merged, again and again, until so many
     are left. counts: (levels,), how frequent each level is."""
     begins, weights = list(range(1, len(counts))), counts[1:].tolist()
@@ -479,7 +431,7 @@ def begins_of_bins(counts, bins):
 
 
 class Coupling(nn.Module):
-    """Moves some pixels of u (B, D), as others say: (6), (7) or (8). If known is None, pixels
+    """Moves some pixels of u (B, D), as others say: (4), (5) or (6). If known is None, pixels
     (moved: one dimension) are moved one by one, as those before them say."""
 
     def __init__(self, known, moved, formula, numbers, channels, classes):
@@ -519,6 +471,30 @@ class Coupling(nn.Module):
         return affine_back(z, says, self.formula == "additive")
 
 
+# --------------------------------------------------------------------------------------------------
+# Levels
+#
+# From levels to numbers. A pixel is one of 256 integers, and a density on integers is nonsense: it
+# can be as large as one likes. Put a Gaussian of width ε on each: a pixel's log density is
+# −log ε plus a constant, for ε → 0 it grows without end, and nothing has been learned of digits.
+# (*The classic mistake*: a flow trained on x/255 as it is. The loss falls and falls.) The remedy is
+# to give each level a cell and to throw the data anywhere into it: then to be infinitely sure does
+# not pay, as all of the cell has to be covered. We take cells whose widths are how frequent levels
+# are,
+#
+#     u = F(x) + (F(x + 1) − F(x)) · r,     r uniform in [0, 1)                                 (7)
+#
+#       0                                                     0.81                          1
+#       ├──────────────────── black, x = 0 ───────────────────┼┼┼┼┼┼┼┼┼─ x = 1 … 255 ─┼┼┼───┤
+#
+# This is uniform noise, as everybody has it, and behind it a first layer that has nothing to learn:
+# the distribution function of all pixels together. (Its slopes are the widths: V of (8) is its
+# determinant.) So u is uniform if one takes all pixels together, and without any coupling the flow
+# knows how frequent levels are: it pays 2.0 bits a pixel before its first step. In the usual
+# coordinates, x + r, 0.81 of all mass is on 1/256 of the axis, a spike that couplings must build.
+# --------------------------------------------------------------------------------------------------
+
+
 class Flow(nn.Module):
     """p(x) of images whose pixels have 2 or 256 levels, by couplings from fine to coarse.
 
@@ -554,7 +530,7 @@ class Flow(nn.Module):
 
     @property
     def cdf(self):
-        """F of (4): (levels + 1,), from 0 to 1."""
+        """F of (7): (levels + 1,), from 0 to 1."""
         counts = self.counts.to(self.couplings[0].network.last.weight)
         cdf = F.pad((counts / counts.sum()).cumsum(dim=0), (1, 0)).clamp(max=1)
         cdf[-1] = 1
@@ -562,7 +538,7 @@ class Flow(nn.Module):
 
     @property
     def edges(self):
-        """Of the bins of (8): (J + 1,), from 0 to 1."""
+        """Of the bins of (6): (J + 1,), from 0 to 1."""
         return self.cdf[self.begins]
 
     @torch.no_grad()
@@ -576,7 +552,7 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def start_from_mean(self, images):
-        """How frequent each level is in images (N, 1, H, W) uint8, grey, for (4). A level that is
+        """How frequent each level is in images (N, 1, H, W) uint8, grey, for (7). A level that is
         rare, or not there, gets some more, so that no cell is empty in float32."""
         if self.levels == 2:  # a pixel of grey level g is on in g of 255 binarizations
             on, all_of_it = images.long().sum(), 255 * images.numel()
@@ -595,7 +571,7 @@ class Flow(nn.Module):
                              f"in [0, 1] by {self.levels - 1}, and round")
 
     def dequantize(self, x, generator=None, r=None):
-        """(4): u = F(x) + (F(x+1) − F(x)) r. x (B, 1, H, W) -> u in (0, 1), and log V, (B,). r: of
+        """(7): u = F(x) + (F(x+1) − F(x)) r. x (B, 1, H, W) -> u in (0, 1), and log V, (B,). r: of
         the shape of x, if it is at hand."""
         self.check_levels(x)
         r = (torch.rand(x.shape, generator=generator) if r is None else r).to(self.cdf)
@@ -648,8 +624,34 @@ class Flow(nn.Module):
             seen[:, coupling.moved] = context if coupling.one_by_one else look
         return u.view_as(z)
 
+    # ----------------------------------------------------------------------------------- the bound
+    #
+    # What the noise costs. The probability of a level is the integral of the density over its cell,
+    # so, with means over the noise r and V = Π_d width of the cell,
+    #
+    #     P(x)  =  ∫_cell p(u) du  =  V · mean p(u(r))  ≥  V · exp( mean log p(u(r)) )           (8)
+    #
+    # (Jensen, as in vae.py: the noise is an encoder, q(u|x) uniform in the cell, and the gap is its
+    # KL divergence from p(u|x).) What is trained, the mean of log p(u) + log V, is a *bound*, and
+    # as for the VAE K draws under the logarithm make it tighter. It is tight if p is constant in
+    # the cell. In the usual coordinates, x + r, no Gaussian is constant there. For a pixel whose
+    # level is certain the one with the best bound loses 0.18 nats: 0.09 for mass outside the cell,
+    # which the exact figure loses as well, and 0.09 for the noise, 70 an image if all pixels are
+    # such. Flow++ learns the noise instead ("variational dequantization"). Our splines, (6), are
+    # made of straight pieces, "bins", which end where cells end. In a bin p is constant, since
+    # networks look at levels and not at noise: so (8) is an equality, and one draw of noise as good
+    # as a thousand. With (4) and (5) it is no equality. But even then one can have the integral.
+    # Given the levels that networks look at, g (see "Couplings") is the distribution function of
+    # each pixel that is moved, and the integral over its cell is a difference:
+    #
+    #     P(x) = Π_d [ g( F(x_d + 1); θ_d ) − g( F(x_d); θ_d ) ]        exact: log_probs()
+    #
+    # By how much the bound is worse than this is what the noise costs, and the most that learned
+    # noise could win with these weights (but one would learn others). PixelCNN++ trains on such
+    # differences.
+
     def bound(self, x, y=None, generator=None):
-        """(5), one draw of r: log p(u) + log V ≤ log P(x), in the mean. x: levels -> (B,)."""
+        """(8), one draw of r: log p(u) + log V ≤ log P(x), in the mean. x: levels -> (B,)."""
         u, log_volume = self.dequantize(x, generator)
         return self.encode(u, y)[1] + log_volume  # log p(z) of the cube is 0
 
@@ -659,7 +661,7 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def log_probs(self, x, y=None):
-        """The exact integral in (5), for each pixel: log P(level | what its coupling looks at),
+        """The exact integral in (8), for each pixel: log P(level | what its coupling looks at),
         log [g(F(x_d + 1); θ_d) − g(F(x_d); θ_d)]. x: levels (B, 1, H, W) -> (B, 1, H, W) nats, in
         float64 on the CPU, since cells of rare levels are narrow. (Below a probability of 1e-15
         rounding has taken all figures: then a pixel costs at most 69 nats.)"""
@@ -688,14 +690,25 @@ class Flow(nn.Module):
     # distribution function as g, triangular by nature. (Such are MAF and our step 4: one pass finds
     # z, drawing takes a pass for each pixel. IAF is this turned round: it draws in one pass, and
     # needs one for each pixel to score a digit that it has not drawn itself.) What comes first may
-    # be given: completion_coarse.png, 49 pixels of a digit and eight draws of the rest.
-    # couplings.png shows the other way, f: digits dissolve, every fourth pixel at a time.
-    # interpolation.png shows what lies between the latents of two real digits: a path that jumps,
-    # where that of vae.py's interpolation.png, of the same pairs, glides. Time: 64 digits took
-    # 0.150 s on 2 cores (samples/flow/metrics.json), for 199 passes, one after the other. (A flow
-    # of couplings alone needs one for each of its layers.) The obvious inverse, which asks all 196
+    # be given: samples/flow/completion_coarse.png, 49 pixels of a digit and eight draws of the
+    # rest. samples/flow/couplings.png shows the other way, f: digits dissolve, every fourth pixel
+    # at a time. samples/flow/interpolation.png shows what lies between the latents of two real
+    # digits: a path that jumps, where that of vae.py's interpolation.png, of the same pairs,
+    # glides. Time: 64 digits took 0.150 s on 2 cores (samples/flow/metrics.json). (A flow of
+    # couplings alone needs one pass for each layer.) The obvious inverse, which asks all 196
     # networks in each step, takes 15 to 20 times as long as ours: three timings, of which
     # results/inverse.json is one (experiments/bench_inverse.py).
+    #
+    # A good density need not draw well. Nats are a mean over real digits: a model that draws one
+    # third rubbish loses at most log 1.5 = 0.4 nats of hundreds (Theis et al.). And most nats are
+    # spent on edges and grey levels, where nobody looks, while the shape of the digit is in the 196
+    # coarse pixels, which together cost less than the others ("What was measured"; each alone costs
+    # more than a fine one, samples/flow/surprise.png). So nats can be good and draws odd: with a
+    # transformer for the coarse pixels 548.5 nats and a distance of 10.6, where ours has 549.3 and
+    # 6.2 (400 steps, one run each: results/ablations/flow.json). Temperature (Glow): turn the noise
+    # into a Gaussian, multiply by τ, and back. τ < 1 stays near the median of what a pixel may be
+    # (not the mode): fewer accidents, fewer kinds, at τ = 0 a single digit
+    # (samples/flow/temperatures.png, exercise 5).
 
     @torch.no_grad()
     def sample(self, n, y=None, generator=None, x=None, known=None, temperature=None):
@@ -706,7 +719,7 @@ class Flow(nn.Module):
         utils.check_given(x, known)
         z = torch.rand(n, 1, *self.image_size, generator=generator).to(self.cdf.dtype)
         temperature = self.temperature if temperature is None else temperature
-        if temperature != 1:
+        if temperature != 1:  # ndtr: the Gaussian distribution function; ndtri: its inverse
             z = torch.special.ndtr(temperature * torch.special.ndtri(z.clamp(1e-6, 1 - 1e-6)))
         z = z.to(self.cdf.device)
         x = None if x is None else (x.to(z) * (self.levels - 1)).round()
@@ -728,7 +741,7 @@ def evaluate(model, x, y):
 
 @torch.no_grad()
 def evaluate_noise(model, x, y, num_samples):
-    """Means of the bound (5) over levels x (N, 1, H, W), nats per image: with one draw of noise
+    """Means of the bound (8) over levels x (N, 1, H, W), nats per image: with one draw of noise
     under the logarithm, and with num_samples. AssertionError if one is below the exact figure by
     more than chance explains: five standard errors, and rounding."""
     generator, parts = torch.Generator().manual_seed(0), []
@@ -741,7 +754,7 @@ def evaluate_noise(model, x, y, num_samples):
         gap = bound - exact
         if gap.mean() < -0.01 - 5 * gap.std() / len(x) ** 0.5:
             raise AssertionError(f"the bound is {-gap.mean():.2f} nats below the exact figure, and "
-                                 "(5) says that it cannot be: a slope, or a width, is wrong.")
+                                 "(8) says that it cannot be: a slope, or a width, is wrong.")
     return one.mean().item(), many.mean().item()
 
 
@@ -828,6 +841,10 @@ def plot_pictures(model, folder, x, y):
 
 # --------------------------------------------------------------------------------------------------
 # Training
+#
+# samples/flow/loss.png has the distance of draws to validation digits (of bits, nats): does it
+# still fall at the end? progress.png beside it has draws from the same noise at each evaluation:
+# when do strokes come, and which columns still change their digit at the end?
 # --------------------------------------------------------------------------------------------------
 
 
@@ -1004,16 +1021,16 @@ ABOUT = {
 # digits are hardly more probable for it (659.4 nats for 664.4): the exact figure asks for the whole
 # cell. (Its draws are nearer than those with noise, if not near: one run.)
 #
-# Before there were bins, couplings of this kind had 1.171 bits/dim after 400 steps and 52 s, and a
-# transformer that moved word after word, of 2×2 pixels, 1.250 after 180 s. Tables of labels that
-# begin as torch's noise cost 4.8 nats after 800 steps of --conditional. (No file is kept.)
+# Tables of labels that begin as torch's noise cost 4.8 nats after 800 steps of --conditional. (No
+# file is kept.)
 #
 # What hardly helps. The networks of coarse pixels learn by heart: trained alone, after 3,000 steps,
 # they have 167.4 nats in training and 174.8 in validation. With a tenth of their units dropped
 # 175.0, a fifth 175.3; with weights that decay by 0.1 of the rate 174.4, by 0.3 174.5; if one told
 # pixel in a hundred is another digit's 174.6, one in ten 176.4; with half the units 175.8; if three
 # digits in ten are moved by a pixel, and two told pixels in a hundred are another's, 174.0 (single
-# runs, no file is kept; no seeds were tried). Hence --nudge in the long run (below).
+# runs, no file is kept; no seeds were tried). The last is the lowest, by less than a nat: there is
+# no more evidence than that for --nudge in the long run (below).
 #
 # Where draws go wrong. Fréchet distance of 2,000 draws to grey validation digits, of a flow of
 # 5,500 steps (coarse pixels moved by halves, of 14×14 and again of 7×7), if a part of the pixels is
@@ -1044,12 +1061,12 @@ ABOUT = {
 # Flow's; but it is that of a classifier of 32 bins a pixel, and its coarse pixels are drawn one by
 # one (of the others only MAF draws so). A transformer over levels in order, no flow (but see
 # "Drawing"), has 0.62 (Katharopoulos et al., 2020). Of bits we found no published flow, and ours is
-# a coin a pixel, (8) with two bins; PixelSNAIL has 78.61 nats (transformer_ar.py).
+# a coin a pixel, (6) with two bins; PixelSNAIL has 78.61 nats (transformer_ar.py).
 #
 # Why flows went, and came back. What has to be undone can throw nothing away, and has no more
 # channels than there are pixels; so usual couplings need many layers ("Which half?"). Diffusion
 # asks nothing of the kind: its network is any network, its loss a mean square (diffusion.py), and
-# pictures went there. TarFlow came back to (7) with other networks: a stack of MAFs over words of
+# pictures went there. TarFlow came back to (5) with other networks: a stack of MAFs over words of
 # pixels, in each a causal transformer, and the order of words turned round from one to the next, so
 # that none is always the first. One pass a block finds z. Drawing takes a pass for each word and
 # block; keys and values are kept, as in transformer_ar.py. Its noise is Gaussian and wider than a
@@ -1059,11 +1076,9 @@ ABOUT = {
 #     x  =  y + σ² ∂ log p(y)/∂y          y: a draw, σ: the spread of the noise
 #
 # We have no such stack. "A transformer for the coarse pixels", above, is one block, with splines
-# for (7) and without Gaussian noise: as many nats as our small networks have, and worse draws.
-# Stacks were sketched before there was this chapter, and no file is kept.
+# for (5) and without Gaussian noise: as many nats as our small networks have, and worse draws.
 #
-# Given an afternoon. More steps, and three digits in ten moved by a pixel, else the coarse pixels'
-# networks learn by heart (above):
+# Given an afternoon. More steps, and three digits in ten moved by a pixel ("What hardly helps"):
 #
 #     python flow.py --steps 6000 --nudge 0.3 --out runs/flow_long
 #
@@ -1102,13 +1117,17 @@ ABOUT = {
 #    spline's p is the same all over a cell.)
 # 4. In plan() let the last of the couplings come first: f moves the 3s first, and they are drawn
 #    last. test_reconstruction_is_exact fails, and yet the probabilities of all images sum to 1:
-#    why? Which pixels of a draw are wrong? (P(x) is the same product: no order is asked of a
-#    scorer, who has all levels. 1s and 2s: they look at 3s that are not drawn yet.)
-# 5. --sample-only --temperature 0.5 --num-samples 5000, and judge.py: which of Fréchet distance,
-#    precision and recall gets better, which worse? (17.3, 0.85 and 0.56, and a third are nines;
-#    at 0.8 3.82, 0.76 and 0.79, at 1 2.49, 0.67 and 0.85; grey, no file is kept.)
+#    why? Which pixels of a draw are wrong? (By argument alone: P(x) is the same product, no order
+#    is asked of a scorer, who has all levels. 1s and 2s: they look at 3s that are not drawn yet.)
+# 5. Draw at a low temperature. Which of Fréchet distance, precision, recall gets better or worse?
+#        python flow.py --sample-only --temperature 0.5 --num-samples 5000
+#        python judge.py runs/flow/samples.npy
+#    (Of grey draws; no file is kept.)
+#        at 0.5    17.3    0.85    0.56    and a third are nines
+#        at 0.8     3.82   0.76    0.79
+#        at 1       2.49   0.67    0.85
 # 6. Let networks look at noise: in encode(), and in decode() for what is drawn, 2u − 1 for each of
-#    the E numbers. Is (5) still a bound? log_probs(), which chooses the weights, still asks with
+#    the E numbers. Is (8) still a bound? log_probs(), which chooses the weights, still asks with
 #    levels: is it the same model's, and why may evaluate_noise() stop the run at its end? (Yes: it
 #    is a density all the same. No: P(x) is an integral over the cell, and no product of differences
 #    any more; and log_probs() tells networks numbers that they were never trained on. So its figure

@@ -372,7 +372,7 @@ def test_levels_survive_any_noise(levels):
     assert log_volume.item() == pytest.approx((end - start).log().sum().item())
     u, _ = model.dequantize(x, r=torch.full(x.shape, 0.5))
     assert torch.allclose(u, (start + end) / 2)
-    plain = start + (end - start) * (1 - 2**-24)  # control: (4) and no more, in float32
+    plain = start + (end - start) * (1 - 2**-24)  # control: (7) and no more, in float32
     assert start.min() == 0 and (levels == 2 or not torch.equal(model.quantize(plain), x))
 
 
@@ -419,7 +419,7 @@ def test_the_bound_is_a_bound_and_its_mean_is_exact(formula):
 @pytest.mark.slow
 @torch.no_grad()
 def test_with_noise_of_half_the_width_it_is_no_bound():
-    """All densities fall within each cell ((6), t = 2). Of each image the bound's mean is below
+    """All densities fall within each cell ((4), t = 2). Of each image the bound's mean is below
     log P; with noise in the lower half of cells, and V as before, it is above."""
     model = Flow(4, 2, 4, "additive").to(torch.float64)
     model.counts.copy_(torch.tensor([7, 3]))
