@@ -63,7 +63,7 @@ def test_a_chain_of_small_steps_is_one_draw(straight):
 @PATHS
 @pytest.mark.parametrize("t, s", [(1000, 980), (700, 300), (40, 1), (500, 499)])
 def test_a_step_back_is_bayes_rule(straight, t, s):
-    """(5) has the mean and variance of (4), on a fine grid of x_s; and other κ do not."""
+    """(9) has the mean and variance of (8), on a fine grid of x_s; and other κ do not."""
     model, x, z = gaussian_model(straight), 0.7, -0.3
     (a_t, s_t), (a_s, s_s) = (model.path(torch.tensor(i)) for i in (t, s))
     link = s_t**2 - (a_t / a_s * s_s) ** 2
@@ -213,7 +213,7 @@ def test_each_classic_mistake_shows_in_the_moments():
 
 
 def test_few_steps_err_as_theory_says():
-    """(11) errs as 1/K, (12) as 1/K²: against the exact end of the ODE for Gaussian data, which
+    """(10) errs as 1/K, (11) as 1/K²: against the exact end of the ODE for Gaussian data, which
     maps noise ε to mean + √var ε."""
     model = gaussian_model()
     model.guess = exact(model, 0.0, 0.04)
@@ -407,7 +407,7 @@ def test_grey_levels_go_in_and_come_out_in_0_to_1():
 @PATHS
 @pytest.mark.parametrize("predict", ["x", "eps", "v"])
 def test_the_loss_is_the_error_of_what_is_asked_for(straight, predict):
-    """(8), of x, ε or v, at x_t of (1)."""
+    """(4), of x, ε or v, at x_t of (1)."""
     model, x, shown = gaussian_model(straight, predict), torch.rand(6, 1, 4, 4), []
     model.network.forward = lambda z, level, y=None: shown.append((z, level)) or torch.zeros_like(z)
     torch.manual_seed(5)
@@ -506,7 +506,7 @@ def test_the_grey_bound_is_above_the_entropy_and_near_it(straight):
 
 @PATHS
 def test_what_an_error_costs_in_the_grey_bound_is_a_sum_over_its_steps(straight):
-    """White images, and a guess that is off by c at each step: (7) then sums to ½ c² times the
+    """White images, and a guess that is off by c at each step: (17) then sums to ½ c² times the
     difference of α²/σ² between the last step but one and the first, for each pixel."""
     model, x = gaussian_model(straight), torch.full((400, 1, 4, 4), 255, dtype=torch.uint8)
 
@@ -564,7 +564,7 @@ def test_in_each_order_it_is_a_distribution():
 
 
 def test_the_masked_bound_is_the_mean_over_orders():
-    """(16) = the right side of (15), for each image, by enumeration of known pixels; and it is
+    """(14) = the right side of (13), for each image, by enumeration of known pixels; and it is
     above −log of the mean over orders."""
     model = table_model()
     by_order = torch.stack([log_p_in_order(model, order) for order in ORDERS])  # (24, 16)
@@ -605,7 +605,7 @@ def joint_model():
 
 
 def test_fewer_steps_have_a_worse_bound():
-    """(17). If the guesses are those of one distribution, the bound in as many steps as pixels is
+    """(15). If the guesses are those of one distribution, the bound in as many steps as pixels is
     no bound but the thing itself; in one step all pixels are independent."""
     model, p = joint_model()
     x = IMAGES[torch.multinomial(p, 20000, True, generator=torch.Generator().manual_seed(0))]

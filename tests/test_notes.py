@@ -294,7 +294,7 @@ WORDS_SEEDS = [ABLATED["transformer_ar"][name]["val_nats"]
                for name in ("default", "seed 1", "seed 2")]
 MASKED = RUNS["diffusion_masked"]
 X_HAT = RUNS["diffusion"]["errors_by_noise"]["validation images"]
-# What ten steps leave to the last term of the bound (6), bits per pixel, by (7).
+# What ten steps leave to the last term of the bound (16), bits per pixel, by (17).
 SNR = {t: 1 / math.tan(math.pi / 2 * t / 1000) ** 2 for t in range(100, 1001, 100)}
 FIRST_TERMS = sum((SNR[t - 100] - SNR[t]) / 2 * X_HAT[round((t - 1) / 999 * 40)]
                   for t in range(200, 1001, 100)) / (784 * math.log(2))
@@ -536,29 +536,29 @@ COMPUTED = {
         ("Longer: {:.2f} and {:.2f} in {:.1f} minutes", *reached(
             "diffusion_long", "frechet", "frechet_binary"), minutes("diffusion_long")),
         ("guided (w = 1.25): {:.2f},", *reached("diffusion_conditional", "frechet")),
-        ("a distance of {:.2f} in 25 passes, by (11) {:.2f} (",
+        ("a distance of {:.2f} in 25 passes, by (10) it is {:.2f}.",
          speed("diffusion", "heun", 25), speed("diffusion", "ddim", 25)),
-        ("In 50 steps (5) reaches {:.2f} and (11) {:.2f}, in the long run {:.2f} and {:.2f};", *(
+        ("In 50 steps (9) reaches {:.2f} and (10) {:.2f}, in the long run {:.2f} and {:.2f};", *(
             speed(run, sampler, 50) for run in ("diffusion", "diffusion_long")
             for sampler in ("ddpm", "ddim"))),
         ("in 100 steps the default has {:.2f}.", speed("diffusion", "ddpm", 100)),
-        ("(5) has {:.2f} and (11) {:.2f}, and ten steps ({:.2f}, {:.2f}) are better than a "
+        ("(9) has {:.2f} and (10) {:.2f}, and ten steps ({:.2f}, {:.2f}) are better than a "
          "hundred ({:.2f}, {:.2f}; one heap each)", *(speed("diffusion_conditional", sampler, steps)
                                for steps in (50, 10, 100) for sampler in ("ddpm", "ddim"))),
-        ("in ten steps (11) has {:.2f} here and {:.2f} on the arc", *(
+        ("in ten steps (10) has {:.2f}, and {:.2f} on the arc", *(
             speed(run, "ddim", 10) for run in ("diffusion_flow-matching", "diffusion"))),
-        ("The run ends at {:.2f}, the arc's at {:.2f} (", *(
+        ("the run ends at {:.2f}, the arc's at {:.2f} (", *(
             RUNS[run]["test_frechet"] for run in ("diffusion_flow-matching", "diffusion"))),
-        ("precision rises from {:.2f} to {:.2f} and recall falls from {:.2f} to {:.2f}, then to "
-         "{:.2f} at w = 3. The distance hardly tells w = 1 ({:.2f}), 1.25 ({:.2f}) and 1.5 "
-         "({:.2f})",
+        ("precision rises from {:.2f} to {:.2f} and recall falls from {:.2f} to {:.2f} from w = 1 "
+         "to 1.5, then to {:.2f} at w = 3. The distance hardly tells w = 1 ({:.2f}), 1.25 ({:.2f}) "
+         "and 1.5 ({:.2f})",
          guided(1)[1], guided(1.5)[1], guided(1)[2], guided(1.5)[2], guided(3)[2],
          guided(1)[0], guided(1.25)[0], guided(1.5)[0]),
         ("{:.1f} of the variance would still", math.prod(1 - beta for beta in BETAS)),
         ("t ≤ 100 gets {:.2f} % of the draws", 100 * math.sin(math.pi / 20) ** 4),
-        ("x̂ errs by {:.1f} (errors.png", X_HAT[1]),
+        ("x̂ errs by {:.1f} (samples/diffusion/errors.png", X_HAT[1]),
         ("784 σ_t²/α_t² = {:.1f},", 784 * math.tan(math.pi / 2 * 0.026) ** 2),
-        ("about {:.1f} are the last term of (6)", LAST_TERM),
+        ("about {:.1f} are the last term of (16)", LAST_TERM),
         ("flow.py has {:.2f} bits/dim", RUNS["flow"]["grey_bits_per_dim"]),
         ("α_T is {:.2f}, so", math.cos(0.4 * math.pi))],
     "ebm": [
