@@ -21,8 +21,8 @@ of the pixels; the price is one pass of the network for each step.
     w          w             ()               guidance: how loudly the label speaks
     known                    (B, 1, 28, 28)   pixels that are given, bool; (28, 28) in sample()
     y          y             (B,)             class label 0..9, only with --conditional; or none: 10
-    B batch size, C channels, D = 784 pixels, K steps in which digits are drawn; s of build(),
-    train() and main() are the settings
+    B batch size, C channels, D = 784 pixels, E the mean over what is random, K steps in which
+    digits are drawn; s of build(), train() and main() are the settings
 
 Papers    Sohl-Dickstein et al., Deep Unsupervised Learning using Nonequilibrium Thermodynamics,
           2015 (arXiv 1503.03585): the idea and the bound (16)
@@ -181,8 +181,8 @@ WITHHELD = 0.1  # part of the labels that a conditional model is not told: "Guid
 class Block(nn.Module):
     """Two convolutions, told how much noise there is, and added to what was there before.
 
-    (B, C, H, W), (B, E) -> (B, C, H, W). E hints: what is known of the noise level, and of the
-    label.
+    (B, C, H, W), (B, hints) -> (B, C, H, W). hints: so many numbers say what is known of the noise
+    level, and of the label.
     """
 
     def __init__(self, channels, hints):
@@ -202,7 +202,7 @@ class Block(nn.Module):
 class Hub(nn.Module):
     """Where all places meet: the small image as one vector, through two layers of `wide` units.
 
-    (B, C, H, W), (B, E) -> (B, C, H, W).
+    (B, C, H, W), (B, hints) -> (B, C, H, W).
     """
 
     def __init__(self, size, hints, wide):
@@ -292,8 +292,8 @@ class UNet(nn.Module):
 # asked for the direction, here v = ε − x with x̂ = x_t − σ_t v̂, at all t alike. Ours keeps network,
 # loss and draws of t; σ_t⁴ is then not uniform. Divided by √(α_t² + σ_t²), x_t is that of the arc
 # at the same α/σ: other times and scales, no other question.) Lipman et al. came from continuous
-# flows, where each step of training had to solve the ODE, and found that least squares, one t at a
-# time, does as well: what diffusion, (4), had done before.
+# flows, where each step of training had to solve a differential equation, and found that least
+# squares, one t at a time, does as well: what diffusion, (4), had done before.
 # --------------------------------------------------------------------------------------------------
 
 
@@ -309,7 +309,8 @@ def withheld(y, classes):
 
 
 def noise_level(u):
-    """(4): u (B,), uniform in [0, 1) -> t (B,), integers 1 … T; on the arc σ_t⁴ is uniform."""
+    """(4): t = T · 2/π · arcsin (1 − u)^¼, rounded up, so that on the arc σ_t⁴ is uniform. u: (B,),
+    uniform in [0, 1) -> (B,), integers 1 … T."""
     return ((1 - u).pow(0.25).asin() * 2 / math.pi * T).ceil().long().clamp(1, T)
 
 
@@ -381,15 +382,15 @@ class Diffusion(nn.Module):
     #
     # Both are Gaussians in x_s, so is their product, and one completes the square: inverse
     # variances add up, 1/σ_s² + (α_t/α_s)²/σ_ts² = σ_t²/(σ_s² σ_ts²). That gives the variance, κ²,
-    # and then the mean, which reads most easily if x_t is taken apart into x and ε = (x_t − α_t
-    # x)/σ_t once more:
+    # and then the mean, which reads most easily if x_t is taken apart into x and ε =
+    # (x_t − α_t x)/σ_t once more:
     #
     #     x_s = α_s x + √(σ_s² − κ²) ε + κ ε″,        κ² = σ_s² σ_ts² / σ_t²                    (9)
     #
     # That is (1) at time s, with a noise that is partly the old one and partly fresh. The model is
     # this with the network's guess x̂ in the place of x. At s = 0 σ_s = 0, and so is κ: the last
-    # step adds no noise, by itself: sample() does not even draw any. (Code that gets it wrong
-    # leaves grain on its digits.)
+    # step adds no noise, by itself: sample() does not even draw any. (Code that gets it
+    # wrong leaves grain on its digits.)
     #
     # Drawing. Begin with x_T = noise, guess x̂, step back to s by (9), guess again. With x itself
     # (9) would be exact for any s < t, and one step would do. But what makes (4) smallest is the
@@ -397,13 +398,13 @@ class Diffusion(nn.Module):
     # (samples/diffusion/steps.png, one step). (The smallest case: a single pixel, −1 or 1 as often.
     # By Bayes' rule x̂ = tanh(α_t x_t/σ_t²): at t = T 0, the mean of both; with little noise nearly
     # ±1.) Short steps choose among digits little by little (samples/diffusion/sampling.gif: when is
-    # it decided which digit it will be?). This is Algorithm 2 of Ho et al. with s in place of t −
-    # 1, and x̂ cut to [−1, 1], where all means of digits are: --sampler ddpm.
+    # it decided which digit it will be?). This is Algorithm 2 of Ho et al. with s in place of
+    # t − 1, and x̂ cut to [−1, 1], where all means of digits are: --sampler ddpm.
     #
     # Without fresh noise. κ in (9) came from Bayes' rule, but x_s would have the right distribution
-    # (1) for *any* κ between 0 and σ_s, were x̂ the digit itself. (Ho et al. also drew with κ =
-    # σ_ts, which hardly differs in short steps.) But x̂ is a mean: only short steps come near that,
-    # and only if κ² shrinks with them, as that of Bayes' rule does, or is 0. With κ = 0
+    # (1) for *any* κ between 0 and σ_s, were x̂ the digit itself. (Ho et al. also drew with
+    # κ = σ_ts, which hardly differs in short steps.) But x̂ is a mean: only short steps come near
+    # that, and only if κ² shrinks with them, as that of Bayes' rule does, or is 0. With κ = 0
     #
     #     x_s = α_s x̂ + σ_s ε̂                                                                  (10)
     #
@@ -413,18 +414,17 @@ class Diffusion(nn.Module):
     # (samples/diffusion/interpolation.png). (10) is x_t + (α_s − α_t) x̂ + (σ_s − σ_t) ε̂: Euler's
     # step for the ordinary differential equation dx_t = x̂ dα_t + ε̂ dσ_t ("probability flow"; with
     # the exact means x̂, ε̂ all x_t have the right distribution). One may do better than Euler: look
-    # where the step ends, guess there once more, and take the step along the mean of both
-    # directions,
+    # where the step ends, guess there again, and step along the mean of both directions,
     #
     #     x_s = x_t + (α_s − α_t) (x̂ + x̂′)/2 + (σ_s − σ_t) (ε̂ + ε̂′)/2                          (11)
     #
     # where x̂′, ε̂′ are guessed at the end of (10): Heun, two passes a step, an error of K⁻² instead
-    # of K⁻¹, if x̂ is smooth. Here that gains nothing, and steps with fresh noise, (9), end nearer
-    # than both (samples/diffusion/speed.png, "Samplers"). One reason may be that fresh noise drowns
-    # errors of the first steps, which (10) carries to the end (Karras et al.). On straight lines,
-    # (7), Euler's step is (10) again. Straight is the line of one pair: the ODE follows the mean of
-    # all pairs that meet in x_t, and bends. (Liu et al. straighten it, by training once more on
-    # noises and the digits drawn from them.)
+    # of K⁻¹, if x̂ is smooth. Here that gains nothing, and in the default run steps with fresh
+    # noise, (9), end nearer than both (samples/diffusion/speed.png, "Samplers"). One reason may be
+    # that fresh noise drowns errors of the first steps, which (10) carries to the end (Karras et
+    # al.). On straight lines, (7), Euler's step is (10) again. Straight is the line of one pair:
+    # the ODE follows the mean of all pairs that meet in x_t, and bends. (Liu et al. straighten it,
+    # by training once more on noises and the digits drawn from them.)
     #
     # Scores. ∇ log q(x_t) = −E[ε|x_t]/σ_t (differentiate q(x_t) = E_x N(x_t; α_t x, σ_t²)): a guess
     # of the noise is a guess of the slope of the log density of noisy images (denoising score
@@ -433,18 +433,16 @@ class Diffusion(nn.Module):
     # κ²/2 times that slope, and κ ε″.
     #
     # Guidance. With --conditional the label is added to what the network is told of the noise. For
-    # one image in ten it is withheld (label 10), so one network knows p(x|y) and p(x). To draw, one
-    # may say
+    # one image in ten it is withheld (label 10), so one network knows p(x|y) and p(x). It draws by
     #
     #     x̂  =  x̂_none + w ( x̂_y − x̂_none )                                                    (12)
     #
-    # w = 1 is the model as it was trained, w = 0 has no label, w > 1 goes on in the direction that
-    # the label points to, towards images of which a classifier would be sure: x̂_y − x̂_none is
-    # σ_t²/α_t times the slope of log p(y|x_t), by Bayes' rule, so the slope is that of log p(x_t)
-    # p(y|x_t)^w. (Not that of p(x) p(y|x)^w with noise on it: draws are not from there, Bradley &
-    # Nakkiran 2024, 2408.09000.) Digits get plainer and more alike: precision rises, recall falls
-    # (samples/diffusion_conditional/guidance.png, "Samplers"). A guess takes two passes. Ho &
-    # Salimans's w is our w − 1.
+    # w = 1 is the model as it was trained, w = 0 has no label, w > 1 goes on in the direction of
+    # the label, towards images of which a classifier would be sure: x̂_y − x̂_none is σ_t²/α_t times
+    # the slope of log p(y|x_t), by Bayes' rule, so the slope is that of log p(x_t) p(y|x_t)^w. (Not
+    # that of p(x) p(y|x)^w with noise on it: draws are not from there, Bradley & Nakkiran 2024,
+    # 2408.09000.) Digits get plainer and more alike (samples/diffusion_conditional/guidance.png,
+    # "Samplers"). A guess takes two passes. Ho & Salimans's w is our w − 1.
     #
     # Completion. Given pixels are put in, with noise as (1) has it at that time, after each step.
     # That is simple, and no draw from p(rest|given): guesses see what is given under noise, the
@@ -638,6 +636,7 @@ class MaskedDiffusion(nn.Module):
         if known is not None:
             order = order.masked_fill(known.flatten().cpu(), -1)  # they come first
         first = 0 if known is None else int(known.sum())
+        # As in some_known(): the second argsort gives each pixel its place in the order.
         place = order.argsort(dim=1).argsort(dim=1).view(n, 1, *self.image_size).to(weight.device)
         image = torch.zeros_like(u) if x is None else x.to(weight) * known.to(weight)
         counts = torch.linspace(first, self.pixels, steps + 1).round().int().tolist()
@@ -687,8 +686,8 @@ def follow(average, model, decay):
 
 @torch.no_grad()
 def evaluate(model, x, y, draws=1):
-    """The bound (14) of a masked model on bits x (N, 1, H, W), nats per image: of each image
-    `draws` choices of what is known, always the same ones."""
+    """The bound (14), D · mean of c_d, of a masked model on bits x (N, 1, H, W), nats per image: of
+    each image `draws` choices of what is known, always the same ones."""
     generator, total = torch.Generator().manual_seed(0), 0.0
     for xb, yb in utils.batches(x, y, 500):
         for _ in range(draws):
@@ -717,7 +716,6 @@ def bounds_by_steps(model, x, y, all_steps, points=50):
     return bounds
 
 
-# --------------------------------------------------------------------------------------------------
 # The bound. p(x_0 … x_T), noise and steps (9) with x̂, is a latent variable model like the VAE's;
 # its encoder is (2), which has nothing to be learned. By Bayes' rule q(x_t|x_{t−1}) is
 # q(x_{t−1}|x_t, x) q(x_t|x)/q(x_{t−1}|x), and in the product over t the last two cancel, but for
@@ -743,12 +741,9 @@ def bounds_by_steps(model, x, y, all_steps, points=50):
 # ("L_simple"); (4) drops these as well. At t = 26 x̂ errs by 5.2 (samples/diffusion/errors.png,
 # validation) where x_t/α_t would err by 784 σ_t²/α_t² = 1.3, and such t weigh most in (17). More
 # steps tighten the bound if less noise always means less error (Kingma et al.). Here it does not:
-# 1.46 bits/dim in 10 steps, 5.49 in the 50 in which we draw (validation). And of the 1.46 about 1.1
-# are the last term of (16): ten steps end at x_100, and grey_bound() goes on from there without the
+# 1.46 bits/dim in 10 steps, 5.49 in the 50 in which we draw (validation). Of the 1.46 about 1.1 are
+# the last term of (16): ten steps end at x_100, and grey_bound() goes on from there without the
 # network. flow.py has 0.96 bits/dim, exact.
-# --------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def grey_bound(model, x, y, frequencies, steps, draws=4):
     """The bound (16) on −log₂ p of grey levels x (N, 1, H, W), uint8, in bits per pixel, if digits
@@ -942,6 +937,10 @@ def plot_pictures(model, folder, data, judge, n):
 
 # --------------------------------------------------------------------------------------------------
 # Training
+#
+# samples/diffusion/loss.png has the distance of 1,000 draws to validation digits, which chooses the
+# weights (masked: nats): does it still fall at the end? progress.png beside it has draws from the
+# same noise each time: which columns still change their digit at the end?
 # --------------------------------------------------------------------------------------------------
 
 
@@ -1124,11 +1123,11 @@ ABOUT = {
 #
 # Read nothing into less than twice what three seeds span. What counts is *which noise levels
 # count*, what is asked for (which weighs noise levels, too, if the loss is not in x: ‖v̂ − v‖² is
-# ‖x̂ − x‖²/σ_t²), and the hub. A chain that ends too early draws too white, and the rarest digit in
-# 1.6 % of draws (least_share; by default 7.5 %). Not to be told t costs recall (0.71 for 0.78) and
-# wins precision (0.75 for 0.70): x_t itself tells much of it (exercise 3). Its distance, the
-# average and three times the rate are undecided; an average has little to do where the rate falls
-# to 0.
+# ‖x̂ − x‖²/σ_t²), and the hub, or only the 83 % of all weights that go with it: the row cannot tell
+# which. A chain that ends too early draws too white, and the rarest digit in 1.6 % of draws
+# (least_share; by default 7.5 %). Not told t, recall is 0.71 for 0.78 and precision 0.75 for 0.70,
+# but how far seeds spread in these is not known (exercise 3). Its distance, the average and three
+# times the rate are undecided; an average has little to do where the rate falls to 0.
 #
 # One can overdo (4). In 1,500 steps (single runs while tuning, no file is kept):
 #
@@ -1146,16 +1145,16 @@ ABOUT = {
 # more steps where noise is strong 2.8, where it is weak 3.1; even in σ² 4.3. Half of κ 3.0, 1.2
 # times κ 2.7. (Single heaps: 2.6 to 2.8 may be the same.)
 #
-# Samplers. 1,000 draws beside validation digits (samples/diffusion/speed.png; fewer draws have a
-# larger distance, judge.py): Heun's (11) has a distance of 1.36 in 25 passes, by (10) it is 1.39.
-# In 50 steps (9) reaches 0.83 and (10) 1.27, in the long run 0.62 and 0.98; in 100 steps the
-# default has 0.77. (Draws of (9) in 25 steps, beside these validation digits, choose the weights:
-# that favours (9).) With --conditional, guided, (9) has 0.77 and (10) 0.68, and ten steps (0.54,
-# 0.55) are better than a hundred (0.82, 0.77; one heap each). On straight lines in ten steps (10)
-# has 2.57, and 2.53 on the arc; by (9), on grey test digits, the run ends at 0.60, the arc's at
-# 0.47 (one seed each: no order is claimed). With guidance precision rises from 0.87 to 0.92 and
-# recall falls from 0.80 to 0.69 from w = 1 to 1.5, then to 0.53 at w = 3. The distance hardly tells
-# w = 1 (0.81), 1.25 (0.77) and 1.5 (0.87) apart.
+# Samplers. 1,000 draws beside validation digits (speed.png of each run; fewer draws have a larger
+# distance, judge.py): Heun's (11) has a distance of 1.36 in 25 passes, by (10) it is 1.39. In 50
+# steps (9) reaches 0.83 and (10) 1.27, in the long run 0.62 and 0.98; in 100 steps the default has
+# 0.77. (Draws of (9) in 25 steps, beside these validation digits, choose the weights: that favours
+# (9).) With --conditional, guided, (9) has 0.77 and (10) 0.68, and ten steps (0.54, 0.55) are
+# better than a hundred (0.82, 0.77; one heap each). On straight lines in ten steps (10) has 2.57,
+# and 2.53 on the arc; by (9), on grey test digits, the run ends at 0.60, the arc's at 0.47 (one
+# seed each: no order is claimed). With guidance precision rises from 0.87 to 0.92 and recall falls
+# from 0.80 to 0.69 from w = 1 to 1.5, then to 0.53 at w = 3. The distance hardly tells w = 1
+# (0.81), 1.25 (0.77) and 1.5 (0.87) apart.
 #
 # The masked model in fewer steps. Bounds (15) of `python diffusion.py --variant masked` on the test
 # set, nats, and the Fréchet distance of 1,000 draws to validation digits
@@ -1189,8 +1188,9 @@ ABOUT = {
 # All do, the furthest (batch / 2) by a factor of 1.4, and no digit disappears. The three seeds span
 # 0.37; from their mean, 1.86, only batch / 2 is further away than twice that.
 #
-# Given an afternoon. Twice the images is the one row that ends below all three seeds; twice the
-# width, at nearly twice the time of that, does not. So the long run gets more images, by more steps
+# Given an afternoon. Twice the images is the one row that ends below all three seeds, if by less
+# than twice what they span: a hint, no more. Twice the width, at nearly twice the time of that,
+# does not. So the long run gets more images, by more steps
 #
 #     python diffusion.py --steps 30000 --out runs/diffusion_long
 #
@@ -1213,17 +1213,17 @@ ABOUT = {
 #    and 0.76, where the default has 0.70 and 0.78.)
 # 3. In UNet.forward() put 0 * level for level: the network is not told how much noise there is. Can
 #    it see that by itself? (Yes: corners of digits are black, so x_t has −α_t + σ_t ε there, whose
-#    mean and spread tell t. A distance of 3.3, where 3.5 is usual; but recall falls from 0.78 to
-#    0.71, and precision rises from 0.70 to 0.75.)
+#    mean and spread tell t. A distance of 3.3, where 3.5 is usual; for the rest see above.)
 # 4. In path() put 0.8 * u for u: the chain ends before the digit is gone. What becomes of draws?
 #    Which test fails? (Too white: α_T is 0.31, so in training x_T is darker than the noise that
 #    draws begin with; 10.2. test_a_chain_of_small_steps_is_one_draw, and others.)
 # 5. In step_back() take kappa_2 = sigma_s**2 and no old noise at all. (It would be right if x̂ were
-#    x: "Without fresh noise".) Is it better or worse with 10 steps, with 100? (Worse, and the more
+#    x: "Without fresh noise".) Is it better or worse in 10 steps, in 100? (Worse, and the more
 #    steps the more so: distances of 2.3, 3.9 and 9.6 in 10, 25 and 100 steps, where (9) has 2.0,
 #    1.0 and 0.8, and in 100 a precision of 0.975 and a recall of 0.484; weights that ship, 2,000
 #    draws beside validation digits, no file is kept. Pixels N(m, v), with exact guesses, keep half
-#    of v at most: a mean varies less than what it is of. By (9) they come as near as one likes.)
+#    of v at most: a mean varies less than what it is a mean of. By (9), in more steps, their
+#    variance comes as near to v as one likes.)
 # 6. --sample-only --sampler ddim --sampling-steps 1. Why do all draws look alike, and what is it
 #    that they look like? (The mean of all digits; at a distance of 351.)
 # 7. --conditional, and then --sample-only --guidance 0, 1, 3, 10. Score each with judge.py: what

@@ -471,9 +471,6 @@ class Coupling(nn.Module):
         return affine_back(z, says, self.formula == "additive")
 
 
-# --------------------------------------------------------------------------------------------------
-# Levels
-#
 # From levels to numbers. A pixel is one of 256 integers, and a density on integers is nonsense: it
 # can be as large as one likes. Put a Gaussian of width ε on each: a pixel's log density is
 # −log ε plus a constant, for ε → 0 it grows without end, and nothing has been learned of digits.
@@ -492,9 +489,6 @@ class Coupling(nn.Module):
 # determinant.) So u is uniform if one takes all pixels together, and without any coupling the flow
 # knows how frequent levels are: it pays 2.0 bits a pixel before its first step. In the usual
 # coordinates, x + r, 0.81 of all mass is on 1/256 of the axis, a spike that couplings must build.
-# --------------------------------------------------------------------------------------------------
-
-
 class Flow(nn.Module):
     """p(x) of images whose pixels have 2 or 256 levels, by couplings from fine to coarse.
 
@@ -629,7 +623,7 @@ class Flow(nn.Module):
     # What the noise costs. The probability of a level is the integral of the density over its cell,
     # so, with means over the noise r and V = Π_d width of the cell,
     #
-    #     P(x)  =  ∫_cell p(u) du  =  V · mean p(u(r))  ≥  V · exp( mean log p(u(r)) )           (8)
+    #     P(x)  =  ∫_cell p(u) du  =  V · mean p(u(r))  ≥  V · exp( mean log p(u(r)) )          (8)
     #
     # (Jensen, as in vae.py: the noise is an encoder, q(u|x) uniform in the cell, and the gap is its
     # KL divergence from p(u|x).) What is trained, the mean of log p(u) + log V, is a *bound*, and
