@@ -126,6 +126,13 @@ VARIANTS = {}  # no setting changes the defaults of others
 # no diagonal one (approximation gap). Now the encoder's Gaussian is not the best one either
 # (amortisation gap; Cremer et al. 2018).
 #
+# The smallest case. z of one dimension, images of two pixels, a decoder ℓ(z) = (z log 3, −z log 3),
+# the image x = (1, 0), of which the encoder says μ = ½ and σ = 1. By (7) below KL = ½ μ² = 0.125.
+# Draw ε = ½: z = 1, the pixels are on with ¾ and ¼, log p(x|z) = 2 log ¾ = −0.575, and this draw of
+# the ELBO is −0.575 − 0.125 = −0.700. The mean over ε is −1.165 − 0.125 = −1.290. (2), summed on a
+# fine grid of z, is log p(x) = −1.206: one draw may lie above it, the mean may not, and 0.084 nats
+# are the gap in (6).
+#
 # Posterior collapse. A latent dimension costs KL nats and must earn them in the first term. One
 # that does not is switched off: q = prior, KL = 0. That is the right answer for superfluous
 # dimensions (samples/vae/kl.png: 21 of the default's 40 live), and a failure if the decoder is so

@@ -285,6 +285,11 @@ def error(n):
 # gan.py, if a tenth of p is never drawn: 2 JSD, and KL(p_G ‖ p) less that.
 TWICE_JSD = 0.1 * math.log(2) + 0.9 * math.log(0.9 / 0.95) + math.log(1 / 0.95)
 MISSING = math.log(1 / 0.9) - TWICE_JSD
+# vae.py's smallest case, μ = ½ and σ = 1: means of log p(x|z) over q, of p(x|z) over the prior.
+LOG_PX_Z = {k / 100: -2 * math.log1p(3 ** (-k / 100)) for k in range(-1000, 1001)}
+NORMAL = statistics.NormalDist()
+MEAN_OF_LOG = sum(NORMAL.pdf(z - 0.5) * log / 100 for z, log in LOG_PX_Z.items())
+LOG_OF_MEAN = math.log(sum(NORMAL.pdf(z) * math.exp(log) / 100 for z, log in LOG_PX_Z.items()))
 GAN = {name: row["frechet"] for name, row in ABLATED["gan"].items()}
 CONV = [ABLATED["ebm"][name]["frechet"] for name in ("conv", "conv, seed 1")]
 SHORTER = [short["score"] / long["score"] for short, long in AFTERNOON["gan"].values()]
@@ -455,7 +460,13 @@ COMPUTED = {
          long_gap("vae", "800 units, dropout 0.1")),
         ("reads {:.1f} after 900 steps where the default's reads {:.1f};",
          VAE["trained on grey"]["last_training_loss"], VAE["default"]["last_training_loss"]),
-        ("2 and 193 with {:.1f};", 784 / 40)],
+        ("2 and 193 with {:.1f};", 784 / 40),
+        ("KL = ½ μ² = {:.3f}. Draw", 0.5**2 / 2),
+        ("= 2 log ¾ = −{:.3f}, and this draw of the ELBO is −{:.3f} − {:.3f} = −{:.3f}. The mean "
+         "over ε is −{:.3f} − {:.3f} = −{:.3f}. (2), summed on a fine grid of z, is log p(x) = "
+         "−{:.3f}: one draw may lie above it, the mean may not, and {:.3f} nats are",
+         -LOG_PX_Z[1.0], -LOG_PX_Z[1.0], 0.125, 0.125 - LOG_PX_Z[1.0], -MEAN_OF_LOG, 0.125,
+         0.125 - MEAN_OF_LOG, -LOG_OF_MEAN, LOG_OF_MEAN - MEAN_OF_LOG + 0.125)],
     "gan": [
         ("Two seeds of the default differ by {:.2f},", span([GAN["default"], GAN["seed 1"]])),
         ("twice that of their mean, {:.1f},", statistics.mean([GAN["default"], GAN["seed 1"]])),
