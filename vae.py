@@ -602,7 +602,7 @@ def plot_latent_plane(model, folder, mu, digits):
     means = torch.sigmoid(model.decode(z.to(mu), y))
     pictures.labelled_rows(folder / "manifold.png", [
         (f"z₂ = {z2:.2f}", row) for z2, row in zip(at.flip(0).tolist(), means.split(side))],
-        above=[f"{z1:.1f}" for z1 in at.tolist()])
+        above=[f"z₁ =\n{at[0]:.1f}", *(f"{z1:.1f}" for z1 in at[1:].tolist())])
     figure, ax = plt.subplots(figsize=(6, 5))
     dots = ax.scatter(*mu.cpu().numpy().T, c=digits.cpu().numpy(), s=3, cmap="tab10", vmin=-0.5,
                       vmax=max(9, digits.max().item()) + 0.5)
