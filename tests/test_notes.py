@@ -490,9 +490,9 @@ COMPUTED = {
          GREY["frechet"], GREY["precision"], GREY["recall"]),
         ("training digits have {:.2f} (beside test digits", GREY["frechet"]),
         ("training digits {:.2f}: docs", BITS["frechet"]),
-        ("(below) falls from {:.1f} to {:.1f}.",
+        ("Fréchet distance falls from {:.1f} to {:.1f}. So the losses",
          at("gan", 2835, "val_frechet"), at("gan", 14_000, "val_frechet")),
-        ("falls from {:.1f} to {:.1f}. That is no",
+        ("falls from {:.1f} to {:.1f}. The loss is no",
          at("gan_wgan-gp", 450, "val_frechet"), at("gan_wgan-gp", 5000, "val_frechet")),
         ("a mean of {:.2f} for draws and {:.2f} for test digits (± {:.2f} each; "
          "results/gaps.json), so W is about {:.1f} or more", away("gan_wgan-gp", "draws"),
@@ -515,7 +515,7 @@ COMPUTED = {
         ("2 log 2 = {:.3f}, and that of G, (5) below, is log 2 = {:.3f}.",
          2 * math.log(2), math.log(2)),
         ("D's loss near {:.3f} is", 2 * math.log(2)),
-        ("this is {:.3f} nats, 2 JSD is {:.3f},", MISSING, TWICE_JSD)],
+        ("2 KL(m ‖ p) is {:.3f} nats, 2 JSD is {:.3f},", MISSING, TWICE_JSD)],
     "flow": [
         ("with the best bound loses {:.2f} nats: {:.2f} for mass outside the cell, which the exact "
          "figure loses as well, and {:.2f} for the noise, {:.0f} an image",
