@@ -508,13 +508,20 @@ def plot_neighbours(path, model, train, judge):
 
 def plot_losses(path, history, steps, objective):
     """Both losses, and what D says of real images and of drawings. history: (200, 4), as History
-    has its means; objective: "ns" or "wgan-gp"."""
+    has its means; objective: "ns", or "wgan-gp": without G's loss, minus a curve at the right."""
     at = (torch.arange(len(history)) + 0.5) * steps / len(history)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3))
     name = "D" if objective == "ns" else "s"
     labels = ("loss of D", "loss of G", f"{name}(x), real", f"{name}(G(z)), drawn")
     for column, label in enumerate(labels):
-        axes[column // 2].plot(at, history[:, column], label=label)
+        if objective == "ns" or column != 1:
+            axes[column // 2].plot(at, history[:, column], label=label)
+    if objective == "ns":
+        lines = (2 * math.log(2), "if D tosses coins"), (math.log(2), None), (0.5, "½")
+        for ax, (height, label) in zip(axes[[0, 0, 1]], lines):
+            ax.axhline(height, color="grey", linewidth=0.8, zorder=1, label=label)
+    else:  # from where D's loss can be read, not from its first steps
+        axes[0].set_ylim(bottom=history[:, 0].quantile(0.05).item())
     for ax in axes:
         ax.set_xlabel("steps")
         ax.grid(alpha=0.3)
