@@ -135,16 +135,14 @@ VARIANTS = {}  # no setting changes the defaults of others
 #
 # Posterior collapse. A latent dimension costs KL nats and must earn them in the first term. One
 # that does not is switched off: q = prior, KL = 0. That is the right answer for superfluous
-# dimensions (samples/vae/kl.png: 21 of the default's 40 live), and a failure if the decoder is so
-# strong that it needs no z. Two cures, not tried here: β, the weight of the KL, rises from 0 to 1
-# early in a run (KL warm-up: Bowman et al. 2015), or the first λ nats of a dimension cost nothing
-# (free bits: Kingma et al. 2016).
+# dimensions (samples/vae/kl.png: 21 of the default's 40 live, with a KL above 0.01 nats, averaged
+# over the images scored), and a failure if the decoder is so strong that it needs no z. Two cures,
+# not tried here: β, the weight of the KL, rises from 0 to 1 early in a run (KL warm-up: Bowman et
+# al. 2015), or the first λ nats of a dimension cost nothing (free bits: Kingma et al. 2016).
 #
 # Labels. With --conditional both networks are told the digit, as ten more inputs of which one is 1,
 # and all equations get "| y", but for the prior: p(z|y) = p(z) is assumed. z is then free for how a
 # digit is written. evaluate_without_label() takes the label away; its nats are a bound, too.
-#
-# (Beside their code: BCE; the KL, (7); gradients, (8), (9); sums, means and β; (10); blur.)
 # --------------------------------------------------------------------------------------------------
 
 
@@ -291,9 +289,8 @@ class VAE(nn.Module):
     #
     # With neither (8) nor (9) (cut z from the graph, `z.detach()`) nothing tells the encoder how
     # good the picture is: the KL alone trains it, and is smallest if q = prior for every image.
-    # After 900 steps 0 of 40 latents live (live: a KL above 0.01 nats, averaged over the images
-    # scored) and −ELBO is 205 nats, that of independent pixels (on validation; 206 on the test
-    # set).
+    # After 900 steps 0 of 40 latents live and −ELBO is 205 nats, that of independent pixels (on
+    # validation; 206 on the test set).
 
     def elbo_terms(self, x, y=None, generator=None):
         """The two terms of (1): E_q[log p(x|z)], by one z, and KL(q ‖ p). (B,) and (B, Z) nats.
@@ -376,7 +373,6 @@ class VAE(nn.Module):
         return log_sum - math.log(num_samples)
 
     # ------------------------------------------------------------------------------------ sampling
-    #
     # Sampling is (2) and needs no loop over pixels: given z they are independent. So the obvious
     # way is also the fast one. (The autoregressive chapters paid for their exact likelihood here.)
     #
@@ -616,8 +612,7 @@ def plot_latent_plane(model, folder, mu, digits):
 #
 # How it went: in samples/vae/progress.png ten z, the same in each row, begin as one blot, part into
 # digits, and get sharper (some never are digits). In samples/vae/loss.png: do training and
-# validation both still fall at the end, and how far apart are they ("Does it learn by heart?",
-# behind the code)?
+# validation both still fall at the end, and how far apart are they ("Does it learn by heart?")?
 # --------------------------------------------------------------------------------------------------
 
 
@@ -804,14 +799,13 @@ ABOUT = {
 # 60,000 images and scores the test set after each epoch, on bits tossed anew.
 #
 # Does it learn by heart? Validation images cost 2.8 nats more than training images after the
-# default run, and 3.6 after this one (−ELBO, 10,000 of each; the error of such a gap was not
-# estimated). Sets differ without any memory: 784 coins pay 1.3 nats less on validation than on
-# training images (β = 784), the default 0.7 less on the test set than on validation. But the
-# default's gap was 0.6 after 1.7 passes, and has grown since, with two small dips, on the same
-# images: that looks like memory. Some of it may be the encoder's memory of them (not measured).
-# Dropout (a tenth of what a hidden layer adds, silenced in each step; since removed) brought the
-# gap of 800 units from 2.9 to 2.4 (longer runs, 1,000 images of each), and cost a nat. (In
-# samples/vae/loss.png the gap is what lies between the two curves.)
+# default run, and 3.6 after this one (−ELBO, 10,000 of each; of such a gap no error was estimated).
+# Sets differ without any memory: 784 coins pay 1.3 nats less on validation than on training images
+# (β = 784), the default 0.7 less on the test set than on validation. But the default's gap was 0.6
+# after 1.7 passes, and has grown since, with two small dips, on the same images: that looks like
+# memory. Some of it may be the encoder's memory of them (not measured). Dropout (a tenth of what a
+# hidden layer adds, silenced in each step; since removed) brought the gap of 800 units from 2.9 to
+# 2.4 (longer runs, 1,000 images of each), and cost a nat.
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation −ELBO after --steps 900, seed 0; the default reaches 98.5. All
 # from results/ablations/vae.json.)
@@ -838,10 +832,10 @@ ABOUT = {
 # 6. F.relu in place of F.silu; or, with F.silu, no `h +`. Which costs more? (104.0 and 112.0 nats.)
 # 7. Train on L_5 (10) instead of the ELBO: loss = −log_prob_bound(x, 5, y).mean(). Which of
 #    elbo_nats and iw_nats gets better, which worse, and what does a step cost? (−ELBO is 99.9 for
-#    98.5: worse. −L_5 of 1,000 images, 95.8 for 96.2, is better by too little to say anything, as
-#    "What was measured" has it. A step passes the encoder once and the decoder five times. By (10)
-#    q need only be a useful proposal. In the IWAE paper the bound falls from 86.76 to 85.54. But
-#    q's gradient shrinks faster with K than its noise: Rainforth et al. 2018.)
+#    98.5. −L_5 of 1,000 images, 95.8 for 96.2, is better by too little to say anything. A step
+#    passes the encoder once and the decoder five times. By (10) q need only be a useful proposal.
+#    In the IWAE paper the bound falls from 86.76 to 85.54. But q's gradient shrinks faster with K
+#    than its noise: Rainforth et al. 2018.)
 # 8. Decode mu instead of z in elbo_terms, and watch kl, reconstructions and samples. (The sum is
 #    50.6 nats, hardly any of it KL: no bound. With z drawn, L_5 of 1,000 images is 1,283 nats.)
 # --------------------------------------------------------------------------------------------------
