@@ -311,7 +311,7 @@ SPOTS = {row["name"]: row["val_nats"]
          for row in results("results/pixelcnn/blind_spot_by_adam.json")}
 BLIND, OPEN = ([SPOTS[f"gated, 1,800 steps, {what}, seed {seed}"] for seed in range(3)]
                for what in ("blind", "not blind"))
-GAPS = results("results/gaps.json")
+GAPS, ENCODER = results("results/gaps.json"), results("results/encoder.json")
 
 
 def away(run, heap):
@@ -456,6 +456,13 @@ COMPUTED = {
         ("the default {:.1f} less on the test set than on validation",
          at("vae", 15000, "val_nats") - RUNS["vae"]["elbo_nats"]),
         ("gap was {:.1f} after {:.1f} passes", gap("vae", 338), 338 * 256 / 50_000),
+        ("−ELBO falls by {:.1f} nats on training and by {:.1f} on validation images, and the gap "
+         "from {:.1f} to {:.1f} (the default, 1,000 of each", *(
+             ENCODER[split]["won"][0] for split in ("train", "val")), *(
+             ENCODER["val"][by][0] - ENCODER["train"][by][0]
+             for by in ("elbo_encoder", "elbo_fitted"))),
+        ("−L_5000 is {:.1f} nats there, −L_200 {:.1f}:",
+         *(ENCODER["val"][f"bound_{k}"][0] for k in (5000, 200))),
         ("the gap of 800 units from {:.1f} to {:.1f} (", long_gap("vae", "800 units"),
          long_gap("vae", "800 units, dropout 0.1")),
         ("reads {:.1f} after 900 steps where the default's reads {:.1f};",
