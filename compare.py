@@ -390,7 +390,7 @@ def read_sampling():
 
 def readme_blocks(runs, blocks, folder):
     """The blocks for README.md, or for a page in another folder: its own table, and the page's."""
-    blocks = {"chapters": tables.chapters_table(runs),
+    blocks = {"chapters": tables.chapters_table(runs), "heaps": tables.heaps_table(runs),
               **tables.moved(blocks, PUBLISHED_PAGE.parent, ROOT)}
     return tables.moved(blocks, ROOT, folder)
 

@@ -4,9 +4,11 @@ tables.py: what compare.py shows: tables, pictures, galleries
 Everything here is made from runs as compare.read_run() has them, and from their scores. A table is
 a list of lines; a gallery is a page that shows the pictures of a run, with a sentence on each.
 """
+import json
 import math
 import os
 import re
+import statistics
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -52,9 +54,10 @@ def grey_of(metrics, unit=""):
     "" if it has neither."""
     if "grey_bits_per_dim" not in metrics:
         return ""
-    if "grey_bound_steps" in metrics:
-        steps = metrics["grey_bound_steps"]
-        return f"≤ {metrics['grey_bits_per_dim']:.3f}{unit} (bound, {steps} steps)"
+    if "grey_bound_steps" in metrics or "grey_bound_draws" in metrics:
+        by = f"{metrics['grey_bound_steps']} steps" if "grey_bound_steps" in metrics else \
+            f"K = {metrics['grey_bound_draws']}"
+        return f"≤ {metrics['grey_bits_per_dim']:.3f}{unit} (bound, {by})"
     return f"{metrics['grey_bits_per_dim']:.3f}{unit} (exact)"
 
 
@@ -171,6 +174,20 @@ def quality_table(runs, scores, floors, draws):
                      *two(quality["grey"], *names)])
     return table((f"{draws:,} draws of", "Fréchet (binarized)", "precision", "recall",
                   "share of each digit", "Fréchet (grey)", "precision", "recall"), rows)
+
+
+def heaps_table(runs, path=Path(__file__).parent / "results" / "heaps.json"):
+    """How far heaps of draws from other noise move a published run's figures, as the file of
+    experiments/heaps.py says: means and standard deviations, nearest first."""
+    heaps = json.loads(path.read_text(encoding="utf-8"))
+    names, keys = {run.folder.name: run.name for run in runs}, ("frechet", "precision", "recall")
+    rows = sorted([statistics.mean(row["frechet"] for row in scores), names.get(name, f"*{name}*"),
+                   f"{len(scores)}", *(
+                       f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+                       for key in keys for values in [[row[key] for row in scores]])]
+                  for name, scores in heaps.items() if not name[0].isdigit())  # of other sizes
+    return table(("5,000 draws of", "heaps", "Fréchet (binarized)", "precision", "recall"),
+                 [row[1:] for row in rows])
 
 
 def percent(value, grey=None):
