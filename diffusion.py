@@ -1054,7 +1054,7 @@ def main(argv=None):
 
 # What tables and tests know of this chapter (CONTRIBUTING.md).
 ABOUT = {
-    "order": 8,
+    "order": 9,
     "title": lambda s: {"gaussian": "diffusion", "flow-matching": "flow matching",
                         "masked": "masked diffusion"}[s.variant] + (
         f", asked for {s.predict}" * (s.predict != "x")),

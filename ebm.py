@@ -1035,7 +1035,7 @@ def main(argv=None):
 
 # What tables and tests know of this chapter (CONTRIBUTING.md).
 ABOUT = {
-    "order": 9,
+    "order": 10,
     "killed": ["--variant rbm", "--variant conv"],  # their chains are kept, too
     "title": lambda s: {"residual": "energy on a base", "rbm": "RBM",
                         "conv": "energy, smoothed"}[s.variant],
