@@ -1,11 +1,13 @@
 """tarflow.py: determinants against autograd, both inverses, who is told of whom, the slope that
 takes noise away, and a bound beside what it bounds. Each with a control: the classic mistakes."""
+import json
 import math
+from pathlib import Path
 
 import bench_inverse
 import pytest
 import torch
-from conftest import rewritten
+from conftest import checkpoint, rewritten, small
 
 import tarflow
 import utils
@@ -183,6 +185,33 @@ def test_the_bound_is_above_what_it_bounds():
                           ("- log_p.sum().item()", "+ 0 * log_p.sum().item()")):
         broken = rewritten("tarflow", (before, after))
         assert broken.level_bound(model, x, None, table) < exact, before
+
+
+def test_the_bound_is_the_sum_of_its_three_terms():
+    """(6), by torch's own distributions, of a flow that is no Gaussian."""
+    model, x = lively(size=8).float(), digits(40)
+    table = tarflow.level_table(model, x, None)
+    u = model.noisy(x / 255, torch.Generator().manual_seed(1))
+    q = torch.distributions.Normal(2 * (x / 255) - 1, model.noise).log_prob(u).flatten(1).sum(dim=1)
+    guess = (255 * (model.denoise(u) + 1) / 2).round().long()
+    p = table[guess, x.long()].flatten(1).sum(dim=1)
+    wanted = (q - model.log_density(u) - p).mean().item()
+    assert tarflow.level_bound(model, x, None, table) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_images")
+def test_a_run_publishes_the_bound_of_the_test_set_by_a_table_of_training_digits():
+    tarflow.main(small(tarflow, "--out", "a"))
+    metrics = json.loads(Path("a/metrics.json").read_text(encoding="utf-8"))
+    data, model = utils.load_mnist(), tarflow.load("a")
+    model.load_state_dict(checkpoint("a")["best"]["weights"])  # weights.pt has half precision
+    by = [tarflow.level_bound(model, data.test, None, tarflow.level_table(model, digits, None))
+          for digits in (data.train[:5000], data.test[:5000])]
+    assert metrics["grey_nats"] == pytest.approx(by[0], rel=1e-5)
+    assert by[0] != pytest.approx(by[1], rel=1e-3)  # control
+    assert metrics["noisy_nats"] == pytest.approx(tarflow.evaluate(model, data.test, None))
+    assert metrics["grey_bits_per_dim"] == utils.bits_per_dim(metrics["grey_nats"])
 
 
 def test_words_are_those_of_the_image():
