@@ -49,8 +49,8 @@ from settings import Setting
 
 # Settings to turn, here or as flags (--depth 6).
 SETTINGS = {
-    "steps": Setting(3000, "length of training"),
-    "batch_size": Setting(64, "images a step"),
+    "steps": Setting(8000, "length of training"),
+    "batch_size": Setting(32, "images a step"),
     "lr": Setting(1e-2, "highest learning rate"),
     "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
     "clip": Setting(1000.0, "longer gradients are scaled down to this length"),
