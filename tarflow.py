@@ -2,37 +2,40 @@
 TarFlow: a normalizing flow made of transformers
 ================================================
 An autoregressive model of numbers, in which each number is Gaussian given those before it, is a
-flow: subtract the mean, divide by the spread, and digits have become noise (MAF). One such map is
-weak. TarFlow stacks a few of them, lets a causal transformer say the means and spreads, and turns
-the order round from one to the next. What flow.py builds out of splines and many small networks is
-here one plain network, as language models have it. Read transformer_ar.py first, and flow.py.
+flow: subtract the mean, divide by the spread (standard deviation), and if the model is right the
+rest is noise (MAF). One such map can only say "Gaussian". TarFlow stacks a few, lets a causal
+transformer say means and spreads in each, and turns the order of the words round from one to the
+next: that makes the stack more than one map. Read transformer_ar.py first, and flow.py.
 
     z  =  f_K( … f_1(u) ),      log p(u)  =  log N(z; 0, I)  +  Σ_k log | det ∂f_k |           (1)
 
     code       symbol        shape            meaning
     x          x             (B, 1, 28, 28)   a digit, grey levels in [0, 1]
     u          u             (B, 1, 28, 28)   the digit in [−1, 1] and Gaussian noise on it, (4)
-    words      u_t           (B, T, D)        T words of 4×4 pixels, D = 16 numbers each
-    z          z             (B, T, D)        the latent: words of noise
-    shift      μ_t           (B, T, D)        what a block says of each number, from words before it
-    log_scale  α_t           (B, T, D)        and of the logarithm of its spread
+    words      u_t           (B, T, P)        T = 49 words of P = 16 pixels, 4×4; also what a block
+                                              makes of them
+    z          z             (B, T, P)        the latent: words of noise
+    shift      μ_t           (B, T, P)        mean of each number, said from words before it
+    log_scale  α_t           (B, T, P)        logarithm of its spread, said likewise
     noise      σ             ()               spread of the noise that is put on digits
     y          y             (B,)             class label 0..9, only with --conditional
-    B batch size, C channels, K blocks (--depth) of L layers; in shapes n draws, N images
+    B batch size, C channels, K blocks (--depth) of L layers; in shapes n draws, N images. In (1)
+    each determinant is taken at what its block is given
 
 Papers    Zhai et al., Normalizing Flows are Capable Generative Models, 2024 (arXiv 2412.06329):
-          TarFlow, its noise, (5), and its temperature
+          TarFlow, its noise, (5)
           Papamakarios, Pavlakou & Murray, Masked Autoregressive Flow, 2017 (1705.07057): (2)
-          Kingma et al., Inverse Autoregressive Flow, 2016 (1606.04934): (3) as the fast direction
+          Kingma et al., Inverse Autoregressive Flow, 2016 (1606.04934): networks that read z
+          Kingma & Dhariwal, Glow, 2018 (1807.03039): temperature
           Vaswani et al., Attention Is All You Need, 2017 (1706.03762)
-          Efron, Tweedie's Formula and Selection Bias, 2011: (5), of Robbins 1956, Miyasawa 1961
+          Efron, Tweedie's Formula and Selection Bias, 2011: (5); so Robbins 1956, Miyasawa 1961
           Jordan et al., Muon, 2024: the optimizer, which has a small chapter of its own, muon.py
 Lecture   Berkeley CS294-158, lecture 3: flow models
 Run       python tarflow.py                   train, draw, measure; writes runs/tarflow/
           python tarflow.py --conditional     with the class given: p(x|y)
           python tarflow.py --sample-only --temperature 0.9
-Left out  on purpose: guidance (an exercise; diffusion.py has it), levels of 2 (a coin has no
-          Gaussian: flow.py), and a deep first block with shallow ones behind it (STARFlow, 2025).
+Left out  on purpose: guidance (exercise 4; diffusion.py has it), bits (flow.py --levels 2), and
+          one deep block at the noise's end, shallow ones at the pixels' (Gu et al., STARFlow, 2025)
 """
 import math
 
@@ -55,9 +58,9 @@ SETTINGS = {
     "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
     "clip": Setting(1000.0, "longer gradients are scaled down to this length"),
     "width": Setting(64, "C, channels of the transformers", 4, 10000, word="width{}"),
-    "depth": Setting(4, "K, blocks, each in the other order", word="depth{}"),
+    "depth": Setting(4, "K, blocks, each in the other order than the last", word="depth{}"),
     "layers": Setting(2, "L, layers of a block", word="{}layers"),
-    "noise": Setting(0.1, "σ, spread of the noise on digits in [−1, 1]"),
+    "noise": Setting(0.1, "σ, spread of the noise on digits in [−1, 1]", word="noise{}"),
     "eval_draws": Setting(1000, "draws scored at each evaluation during training", 10),
     "test_draws": Setting(5000, "draws scored at the end", 10),
     "temperature": Setting(1.0, "spread of the noise that is drawn from", 0, 10, drawing=True),
@@ -70,66 +73,99 @@ WORD, HEADS = 4, 4  # a word is 4×4 pixels; heads of attention
 # --------------------------------------------------------------------------------------------------
 # Notes, step by step
 #
-# An autoregressive model is a flow. Let each number be Gaussian, given those before it, with a mean
-# and a spread that a network reads from them. Drawing is u = μ + e^α z with z ~ N(0, 1). Read it
-# backwards, and for whole words at once:
+# An autoregressive model is a flow. Let each number be Gaussian, given those before it: a network
+# reads from them its mean μ and α, the logarithm of its spread. Drawing is u = μ + e^α z with
+# z ~ N(0, 1); solved for z, it is a map from digits to noise. We take numbers 16 at a time, the
+# words of 4×4 pixels: they are told the words before, not each other. So a block makes of words u_t
+# (digits, or what the block before it has left) the words
 #
 #     z_t  =  ( u_t − μ_t(u_1 … u_{t−1}) ) · e^{−α_t(u_1 … u_{t−1})},     t = 1 … T              (2)
 #
-# Each z_t has its own u_t and earlier ones in it, no later one: the Jacobian is triangular (flow.py
-# draws it), on its diagonal stands e^{−α}, and so log |det ∂f/∂u| = −Σ α, over all words and
-# numbers. A causal transformer gives all μ_t and α_t in one pass: as in transformer_ar.py, but
-# that its last layer says two numbers for each of the next word's, and no softmax. The first word
-# has none before it: a learned vector, `start`, stands there. (2) needs nothing of the networks:
-# they are never inverted.
+# Each number of z_t depends on its own number of u_t and on earlier words; on no other number of
+# its word, and on no later word. So the Jacobian is triangular, as in (3) of flow.py; on its
+# diagonal stands e^{−α}, and log |det| = −Σ α, over all words and their numbers. A causal
+# transformer says all μ_t and α_t in one pass. It is that of transformer_ar.py, but for its end:
+# instead of logits of the next word a mean and an α for each of its numbers. Before the first word
+# stands a learned vector, `start`. (TarFlow leaves the first word as it is.) The networks are
+# never inverted.
+#
+# *The classic mistake*: word t is among the words that say μ_t (no `start`, nothing shifted). Then
+# μ_t may be u_t, z_t = 0, and α may fall for ever; so does the loss, and nothing can be drawn: the
+# word that says μ_t is not there yet. The wrong sign at Σ α has the same symptom.
 #
 # The way back has to go word by word, as μ_t is known only when the words before it are:
 #
 #     u_t  =  z_t · e^{α_t} + μ_t,     t = 1, then 2, …                                          (3)
 #
-# Training is one pass and drawing T of them, in each block. (IAF is the reverse: it would let the
-# network read z, draw in one pass, and train in T.) As in transformer_ar.py a step needs only the
-# newest word, if keys and values of earlier ones are kept: decode(). The obvious inverse, which
-# runs the whole block for each word, has the same result.
+# Training takes one pass of each block, drawing T. (IAF turns it round: its networks read z_1 …
+# z_{t−1}. It draws in one pass, and takes T to find the z of a digit that it did not draw itself.)
+# As in transformer_ar.py, a step needs only the newest word if keys and values of earlier ones are
+# kept: Block.back(). The obvious inverse runs the whole block for each word, has the same result,
+# and stands in experiments/bench_inverse.py.
 #
-# Why a stack? One block says: given what came before, the next word is Gaussian, number by number.
-# A pixel is no Gaussian (it is black or it is not), and numbers of a word are not independent. But
-# a second block need not find digits: it finds what the first has left, a cloud nearer to noise.
-# (As two maps in a row can bend what one cannot: their composition is no Gaussian any more.) If all
-# blocks went from left to right, the first word would be left as it is, but for one mean and one
-# spread; so every second block reads the words backwards, and the last is first. blocks.png shows
-# digits on their way to noise.
+# Why a stack, and why turned round? One block says: given the words before it, a word is Gaussian,
+# number by number. A pixel is no Gaussian (it is black or it is not), and the numbers of a word
+# are not independent. A second block in the same order would not help. It reads words before t of
+# what the first has left; they are known if u_1 … u_{t−1} are. So its z_t is u_t, shifted and
+# scaled once more by what earlier words say: any number of blocks in one order is one block with a
+# larger network. Hence every second block reads the words backwards. There shift and scale of word
+# 1 are functions of all other words, the last one among them. Now u_T moves every z_t, by networks,
+# as crookedly as they like: p(u_T | before) is no Gaussian any more, and no product over the
+# numbers of the word. samples/tarflow/blocks.png shows digits on their way to noise.
 #
-# Noise on digits. Black is exactly −1 in nearly all of a digit. A density can be as large as one
-# likes there (flow.py, "From levels to numbers"), and the flow would spend itself on that. Uniform
-# noise in a level's cell, 1/256 wide, makes it finite and leaves it steep. TarFlow takes much more:
+# Why only a shift and a scale? flow.py needs splines, as it moves each pixel once. Here each number
+# is moved K times, and what one block cannot bend is left to the next. And α is not squashed, as s
+# is in flow.py: in the first block the noise, next, keeps it above about log σ.
+#
+# Noise on digits. Four pixels of five are black, exactly −1. There a density can be as large as
+# one likes (flow.py, "From levels to numbers"), and the loss would fall without end while nothing
+# is learned of strokes. Uniform noise as wide as a level, 2/256, sets an end, but leaves steep
+# walls. For its bits/dim TarFlow takes that; for its pictures Gaussian noise of σ = 0.05 to 0.15,
+# up to twenty levels:
 #
 #     u  =  2x − 1 + σ ε,     ε ~ N(0, I)                                                        (4)
 #
-# Then p is the density of digits *and* noise, smooth at the scale of σ: networks have gradients
-# that mean something between digits, too. The price: what is drawn has noise on it. One can have it
-# taken away, because of
+# Then p is the density of digits *and* noise, smooth over distances of σ: its slope has a meaning
+# between digits, too. The price: what is drawn has noise on it. It can be taken away, because of
 #
 #     E[ 2x − 1 | u ]  =  u + σ² ∇_u log p(u)                                                    (5)
 #
-# Why? p(u) = ∫ p(x) N(u; 2x − 1, σ²) dx, and the slope of N in u is (2x − 1 − u)/σ² times N. So
-# ∇p(u) = ∫ p(x) N · (2x − 1 − u)/σ² dx, and divided by p(u) this is (E[2x − 1 | u] − u)/σ². A flow
-# has p, hence its slope by backward(), hence the best guess of the clean digit: diffusion.py learns
-# that guess for all σ, and no p. denoised.png shows what the step takes away: where a draw is
-# grainy, and black is not black. It is a mean: where the model is unsure it is grey.
+# Why? p(u) = Σ_x P(x) N(u; 2x − 1, σ²), over all digits, and the slope of N in u is N times
+# (2x − 1 − u)/σ². Divide the slope of the sum by p(u): on the left that is ∇ log p(u); on the
+# right each digit gets the weight P(x) N / p(u) = P(x|u), Bayes' rule: (E[2x − 1 | u] − u)/σ². This
+# is exact for the true density of noisy digits. Ours is learned, and nothing makes it a density of
+# digits with noise on them: its guess can leave [−1, 1] (denoise() cuts it). A flow has p, hence
+# its slope by backward(), hence a guess of the clean digit: diffusion.py learns that guess for all
+# σ, and never writes down p. denoised.png shows what the step takes away: grain, and the grey in
+# what should be black. It is a mean: where the model is unsure the guess is grey.
 #
-# What digits cost. (1) is the density of noisy digits, and no number of bits/dim. But (4) is an
-# encoder, as in vae.py, x -> u, whose q(u|x) = N(2x − 1, σ²) needs no training; what is missing is
-# a decoder P(x|u), and any will do:
+# Is this loss normal? It is the nats of a density, and may be negative. The flow begins as N(0, I):
+# 1,087 nats for an MNIST digit. Noise alone sets a floor: −log p(u) is in the mean at least the
+# entropy of σ ε, 784 · ½ log(2πe σ²) = −693 nats at σ = 0.1. Another σ has another floor: losses
+# of two σ cannot be compared. What comes next can.
+#
+# What digits cost. (1) is a density of noisy digits, which says nothing yet of bits/dim of digits.
+# But (4) is an encoder, as in vae.py, x -> u: q(u|x) = N(2x − 1, σ²), which needs no training.
+# What is missing is a decoder P(x|u). Any will do whose probabilities sum to 1 over x, for each
+# u, and which is fixed before it sees the digit. The model is then P(x) = ∫ p(u) P(x|u) du, and
 #
 #     −log P(x)  ≤  E_q[ −log p(u)  +  log q(u|x)  −  log P(x|u) ]                               (6)
 #
-# (Jensen.) Ours is a table: guess the pixel by (5), and look up how often each of the 256 levels
-# occurred in training digits where the guess was this one. A product over pixels, by counting. It
-# knows nothing of neighbours but what the guess does, so (6) is a bound with some slack; and σ
-# divides the bits: with a large one the table pays for most of them, with a small one the flow.
+# (Write P(x) = E_q[ p(u) P(x|u) / q(u|x) ]; Jensen.) The first term is the loss. The mean of the
+# second is a constant, +693 nats at σ = 0.1. For the third we take a table: guess each pixel by
+# (5), and look up how often each of the 256 levels occurred in training digits where the guess was
+# this one; pixels are multiplied. If the model knew its training digits by heart, the table would
+# be too sure, and (6) larger: but still a bound. It loses twice: the table sees neighbours only
+# through the guess, which makes P(x) worse; on top comes Jensen's gap, KL(q(u|x) ‖ p(u|x)). σ
+# divides the bits: if it is large the table pays for most of them, if it is small the flow.
 #
-# Labels. With --conditional a label adds a learned vector to what enters each block.
+# Temperature. sample() multiplies z by τ, as flow.py does (Glow). Below 1 all words stay nearer to
+# their means: fewer accidents, fewer kinds; at 0 there is one draw, or one a label. Such draws are
+# not from p, nor is their noise as wide as σ; (5) treats them as if both were so. (TarFlow itself
+# has a temperature of attention, for guidance without labels: another thing.)
+#
+# Labels. With --conditional a label adds a learned vector to what enters each block; (6) is then
+# of P(x|y).
 # --------------------------------------------------------------------------------------------------
 
 
@@ -148,10 +184,11 @@ class Layer(nn.Module):
         nn.init.zeros_(self.down.bias)
 
     def forward(self, h, kept=None):
-        """kept: a list, of keys and values of the words before h (B, 1, C), or empty: then h is the
-        newest word alone, and the list gets its own. None: h is all words, each of which looks at
-        itself and those before it."""
-        q, k, v = (part(self.norm_1(h)).unflatten(2, (HEADS, -1)).transpose(1, 2)
+        """h: all words (B, T, C), each looks at itself and those before it (kept: None); or the
+        newest word alone, (B, 1, C): then kept is a list with keys and values of those before it,
+        or empty, to which its own are added."""
+        seen = self.norm_1(h)
+        q, k, v = (part(seen).unflatten(2, (HEADS, -1)).transpose(1, 2)
                    for part in (self.query, self.key, self.value))
         if kept is not None:
             if kept:
@@ -178,19 +215,19 @@ class Block(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
         if classes:
-            nn.init.zeros_(self.label.weight)
+            nn.init.zeros_(self.label.weight)  # all labels alike, as in flow.py
 
     def says(self, h, y=None, place=slice(None), kept=None):
-        """shift and log_scale of the words at these places. h (B, t, C): what enters for the words
-        before them. kept: for each layer its list of keys and values."""
+        """shift and log_scale, (B, t, P) each, of the words at these places. h (B, t, C): for each
+        of them the word before it, as first() or `start` has it. kept: a list for each layer."""
         h = h + self.position[place]
         h = h if y is None else h + self.label(y)[:, None]
         for i, layer in enumerate(self.layers):
-            h = layer(h, kept and kept[i])
+            h = layer(h, None if kept is None else kept[i])
         return self.last(self.norm(h)).chunk(2, dim=2)
 
     def forward(self, words, y=None):
-        """(2): words (B, T, D) -> the same, and log |det|, −Σ α, (B,)."""
+        """(2): words (B, T, P) -> the same, and log |det|, −Σ α, (B,)."""
         words = words.flip(self.order)
         start = self.start.expand(len(words), 1, -1)
         shift, log_scale = self.says(torch.cat([start, self.first(words[:, :-1])], dim=1), y)
@@ -233,7 +270,7 @@ class TarFlow(nn.Module):
                                     for k in range(blocks))
 
     def to_words(self, u):
-        """(B, 1, H, W) -> (B, T, D), row by row."""
+        """(B, 1, H, W) -> (B, T, P), row by row."""
         return F.unfold(u, WORD, stride=WORD).transpose(1, 2)
 
     def to_image(self, words):
@@ -246,7 +283,7 @@ class TarFlow(nn.Module):
         return 2 * x - 1 + self.noise * torch.randn(x.shape, generator=generator).to(x)
 
     def encode(self, u, y=None, states=None):
-        """f of (1): u (B, 1, H, W) -> z (B, T, D), and log |det|, (B,) nats. states: a list that
+        """f of (1): u (B, 1, H, W) -> z (B, T, P), and log |det|, (B,) nats. states: a list that
         gets the words after each block."""
         utils.check_label(self, y)
         words, log_det = self.to_words(u), 0.0
@@ -259,7 +296,7 @@ class TarFlow(nn.Module):
 
     @torch.no_grad()
     def decode(self, z, y=None):
-        """f⁻¹: z (B, T, D) -> u (B, 1, H, W), the last block first."""
+        """f⁻¹: z (B, T, P) -> u (B, 1, H, W), the last block first."""
         for block in reversed(self.blocks):
             z = block.back(z, y)
         return self.to_image(z)
@@ -275,6 +312,8 @@ class TarFlow(nn.Module):
 
     def denoise(self, u, y=None):
         """(5): E[2x − 1 | u] = u + σ² ∇ log p(u), cut to [−1, 1]. (B, 1, H, W), without a graph."""
+        if len(u) > 100:  # a slope needs what all layers have computed: memory
+            return torch.cat([self.denoise(*part) for part in utils.batches(u, y)])
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             slope, = torch.autograd.grad(self.log_density(u, y).sum(), u)
@@ -301,7 +340,7 @@ class TarFlow(nn.Module):
 @torch.no_grad()
 def evaluate(model, x, y):
     """Mean of −log p(u), (1), over grey digits x (N, 1, H, W) uint8 with noise on them, always the
-    same: nats per image, of a density, and below 0 if it is large."""
+    same: nats per image, of a density, and below 0 where that is above 1."""
     generator = torch.Generator().manual_seed(0)
     return -sum(model.log_density(model.noisy(xb / 255, generator), yb).sum().item()
                 for xb, yb in utils.batches(x, y, 250)) / len(x)
@@ -314,9 +353,9 @@ def guesses(model, x, y, generator):
 
 
 def level_table(model, x, y):
-    """P(x|u) of (6), by counting in digits x (N, 1, H, W) uint8: log probabilities (256, 256) of a
-    level, given the guess. Each row has one count more than was seen, shared out as all pixels'
-    levels are, and these evenly to a part: so no level is impossible."""
+    """P(x|u) of (6): log probabilities (256, 256) of a level (column), given the guess (row), by
+    counting in digits x (N, 1, H, W) uint8. To each row one more pixel is added, spread over the
+    levels as all pixels are (each level counted once more): so no level is impossible."""
     generator, pairs = torch.Generator().manual_seed(0), torch.zeros(256 * 256)
     for xb, yb in utils.batches(x, y, 250):
         guess = guesses(model, xb, yb, generator)[1]
@@ -327,8 +366,8 @@ def level_table(model, x, y):
 
 
 def level_bound(model, x, y, table):
-    """(6), one draw of noise an image: mean over digits x (N, 1, H, W) uint8, nats per image, a
-    bound on −log P of the 256 levels in expectation."""
+    """(6), in the mean a bound on −log P of the 256 levels, with one draw of noise an image: mean
+    over digits x (N, 1, H, W) uint8, nats per image."""
     generator, total = torch.Generator().manual_seed(1), 0.0
     for xb, yb in utils.batches(x, y, 250):
         u, guess = guesses(model, xb, yb, generator)
@@ -399,7 +438,7 @@ def train(model, data, run):
     the directions and makes them equally long (muon.py); what ADAM names is left to Adam."""
     s = run.settings
     optimizer = Muon(model, s.lr, adam=ADAM)
-    judge = run.load_judge()  # for val_frechet; nats of noisy digits choose the weights
+    judge = run.load_judge()  # for val_frechet; nats of noisy digits decide what is kept
     real = judged(judge, data.val)[0]
     with run.training(model=model, optimizer=optimizer):
         while run.step < s.steps:
@@ -463,8 +502,8 @@ ABOUT = {
     "abilities": {"likelihood": "bound on grey levels",
                   "latent space": "yes, of 784 dimensions, and exact",
                   "interpolation": "not shown",
-                  "completion": "no: each block has another order",
-                  "steps a draw takes": "196: 49 words in four blocks",
+                  "completion": "no: blocks read in two orders",
+                  "steps a draw takes": "196: 49 words in four blocks; and one slope",
                   "besides": "temperature"},
     "variants": {"tarflow": ""},
     "scored": 2000,  # validation images at each evaluation
@@ -474,8 +513,8 @@ ABOUT = {
                       "(black) to 2: after which can one no longer read the digit?",
         "denoised.png": "Draws as they leave the flow; after one step by the slope of the model's "
                         "own log p, which takes the noise away; and what it took (grey: nothing).",
-        "temperatures.png": "The same noise at six temperatures: from 0, where all draws are the "
-                            "same one, to above 1, where strokes break.",
+        "temperatures.png": "The same noise at six temperatures: at 0 all draws (of one label) are "
+                            "the same one; where do strokes begin to break?",
     },
 }
 
@@ -485,14 +524,21 @@ ABOUT = {
 # Nothing yet: this chapter is not published.
 # --------------------------------------------------------------------------------------------------
 # Exercises
-# 1. Let no block read backwards (k % 2 == 1 -> False). What becomes of the first word, and of
-#    draws?
-# 2. --noise 0.02, then 0.3. How do the flow's share of (6) and the table's change, and which draws
-#    better?
-# 3. Draw with clean=False, save 5,000 as .npy, and score both heaps with judge.py.
+# 1. Let no block read backwards (k % 2 == 1 -> False). Why is the stack now worth one block? What
+#    becomes of draws?
+# 2. --depth 1 --layers 8, then --depth 2 --layers 4: in which do words get what kind of p?
+# 3. --noise 0.02, then 0.3. How do the three terms of (6) change, and which draws better?
 # 4. Guidance: with --conditional, leave the label out in one batch of ten (a row more in `label`),
 #    and in back() take shift and log_scale of (1 + w) times the label's minus w times those
-#    without. At which w are digits clearest, and what becomes of recall?
+#    without, with two lists `kept`. (Our w is diffusion.py's less 1; TarFlow lets it grow from word
+#    to word.) At which w are digits clearest, and what becomes of recall?
+# 5. How much does the last step win? Score both heaps with judge.py:
+#        import judge, numpy, tarflow
+#        for clean in (False, True):
+#            draws = judge.sample_many(tarflow.load("runs/tarflow"), 5000, clean=clean)
+#            numpy.save(f"clean_{clean}.npy", draws[:, 0].numpy())
+# 6. In level_bound() take K draws of noise under the logarithm, as (10) of vae.py does: how much of
+#    (6) is Jensen's gap?
 # --------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":
