@@ -57,7 +57,7 @@ Gallery   samples/flow/README.md shows its runs; pictures that notes name lie be
 Left out  on purpose: layers that mix channels (they would hide where black ends: "Mixing"), more
           than one coupling for a pixel ("Which half?"), learned noise (with bins that end where
           cells end it has nothing to win: "What the noise costs"), stacks of transformer flows
-          ("Why flows went, and came back"), and continuous flows (diffusion.py).
+          (tarflow.py), and continuous flows (diffusion.py).
 """
 import math
 
@@ -1061,16 +1061,9 @@ ABOUT = {
 # channels than there are pixels; so usual couplings need many layers ("Which half?"). Diffusion
 # asks nothing of the kind: its network is any network, its loss a mean square (diffusion.py), and
 # pictures went there. TarFlow came back to (5) with other networks: a stack of MAFs over words of
-# pixels, in each a causal transformer, and the order of words turned round from one to the next, so
-# that none is always the first. One pass a block finds z. Drawing takes a pass for each word and
-# block; keys and values are kept, as in transformer_ar.py. Its noise is Gaussian and wider than a
-# level: then the density is smooth. Draws have that noise in them, and one step by the model's own
-# score takes it away, in the mean (diffusion.py learns such a score):
-#
-#     x  =  y + σ² ∂ log p(y)/∂y          y: a draw, σ: the spread of the noise
-#
-# We have no such stack. "A transformer for the coarse pixels", above, is one block, with splines
-# for (5) and without Gaussian noise: as many nats as our small networks have, and worse draws.
+# pixels, in each a causal transformer, and the order of words turned round from one to the next.
+# That is the next chapter, tarflow.py. ("A transformer for the coarse pixels", above, is one block
+# of such a stack, with splines for (5): as many nats as our small networks have, and worse draws.)
 #
 # Given an afternoon. More steps, and three digits in ten moved by a pixel ("What hardly helps"):
 #
