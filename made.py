@@ -1054,7 +1054,9 @@ ABOUT = {
 #
 # What did not help. In MADE: Adam's β₂ at 0.99; telling an order-agnostic MADE which pixels are
 # known, by weights from the masks to the units (section 4 of the paper; far worse, at a rate of
-# 1e-2). In the RNN: at equal time, a window of 6 rows, 128 units, or two layers. (No file is kept.)
+# 1e-2). In the RNN: at equal time, a window of 6 rows, 128 units, or two layers. For MADE Muon
+# (muon.py) is too dear: a step of it takes 1.4 s on one thread, forwards and backwards together
+# 0.07. (No file is kept.)
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (1,800; 8 orders, which is --order agnostic --num-masks 8 with 12,000: 2,400;

@@ -519,6 +519,12 @@ COMPUTED = {
          scores("gan")["precision"], scores("gan")["recall"]),
         ("a distance of {:.2f} where these have {:.2f} (after a coin a pixel; vae.py has {:.2f},",
          *(scores(run)["frechet"] for run in ("ebm_rbm", "gan", "vae"))),
+        ("Adam has a distance of {:.2f}, at half the rate {:.2f}, at twice {:.2f}. Muon for the "
+         "matrices of both players (muon.py) has {:.2f}, at half the rate {:.2f}:", *(
+             row["score"] for optimizer, rate in (
+                 ("Adam", 3e-3), ("Adam", 1.5e-3), ("Adam", 6e-3), ("Muon", 3e-3),
+                 ("Muon", 1.5e-3)) for row in results("results/optimizers/gan.json")
+             if row["optimizer"] == optimizer and row["command"].endswith(f"--lr {rate:.6g}"))),
         ("2 log 2 = {:.3f}, and that of G, (5) below, is log 2 = {:.3f}.",
          2 * math.log(2), math.log(2)),
         ("D's loss near {:.3f} is", 2 * math.log(2)),
