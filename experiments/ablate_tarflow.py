@@ -30,10 +30,9 @@ VARIANTS = {  # name: (chapter, flags, build or None for the chapter's own)
     "one order": (tarflow, "", changed(tarflow, one_order)),
     "one block of 8 layers": (tarflow, "--depth 1 --layers 8", None),
     "8 blocks of one layer": (tarflow, "--depth 8 --layers 1", None),
-    "noise 0.05": (tarflow, "--noise 0.05", None),
+    "noise 0.03": (tarflow, "--noise 0.03", None),
     "noise 0.2": (tarflow, "--noise 0.2", None),
     "Adam": (tarflow, "", with_adam(tarflow)),
-    "Adam, rate 3e-3": (tarflow, "--lr 3e-3", with_adam(tarflow)),
 }
 
 
@@ -42,7 +41,7 @@ def figures(name, model, data, norms):
     network, real = judge.load_judge("cpu"), judge.judged(judge.load_judge("cpu"), data.val)[0]
     distances = [judge.frechet_distance(judge.judged(network, judge.sample_many(
         model, 2000, clean=clean))[0], real) for clean in (True, False)]
-    table = tarflow.level_table(model, data.train[:5000], None)
+    table = tarflow.level_table(model, data.train[:2000], None)
     bound = tarflow.level_bound(model, data.val[:IMAGES], None, table)
     images = model.sample(16, None, torch.Generator().manual_seed(1))
     norms = sorted(norms)
