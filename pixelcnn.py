@@ -857,12 +857,12 @@ ABOUT = {
 # steps, three seeds; of an earlier version, by Adam: results/pixelcnn/blind_spot_by_adam.json). So
 # it costs 1.0 nats, where three seeds span 0.4.
 #
-# Muon for Adam. An earlier version of this file was moved by Adam, and had a learned vector for
-# each place and a bias for each logit, 23 % of its weights. It took 9,000 steps, at 6e-3, to 81.50
-# test nats and 82.4 on 500 validation images (results/pixelcnn/by_adam.json); this one has 80.49
-# and 81.5 after 7,500, at 8e-3. (Its minutes do not compare: that run had a faster machine.) Which
-# of the two did it? Muon: in 2,250 steps at 6e-3, with places, Adam has 84.0 nats on 2,000
-# validation images and Muon 82.9, in 304 and 348 seconds (experiments/optimizers.py;
+# Muon for Adam. An earlier version of this file (git checkout 647e55f) was moved by Adam, and had a
+# learned vector for each place and a bias for each logit, 23 % of its weights. It took 9,000 steps,
+# at 6e-3, to 81.50 test nats and 82.4 on 500 validation images (results/pixelcnn/by_adam.json);
+# this one has 80.49 and 81.5 after 7,500, at 8e-3. (Its minutes do not compare: that run had a
+# faster machine.) Which of the two did it? Muon: in 2,250 steps at 6e-3, with places, Adam has 84.0
+# nats on 2,000 validation images and Muon 82.9, in 304 and 348 seconds (experiments/optimizers.py;
 # results/optimizers/pixelcnn.json). The places are a loss in short runs (above).
 #
 # What did not help, at equal time, by Adam: 24 or 32 channels in the gated model (fewer steps,
