@@ -690,6 +690,16 @@ def test_what_wavenets_table_carries_is_more_than_seeds_do():
         assert not is_beyond("convolutions", f"wavenet, {name}", "wavenet"), name
 
 
+def test_what_pixelcnns_table_carries_is_more_than_seeds_do():
+    for name, default in (("gated, Adam", "gated"), ("gated, no dilation", "gated"),
+                          ("gated, told where it is", "gated"),
+                          ("gated, v tells h only once", "gated"),
+                          ("original, no position", "original"),
+                          ("row lstm, no state to state", "row lstm")):
+        assert is_beyond("convolutions", name, default), name
+    assert not is_beyond("convolutions", "gated, no gate", "gated")
+
+
 def test_what_diffusions_table_carries_is_more_than_seeds_do():
     undecided = {"not told t", "no average", "lr * 3"}
     for name in ABLATED["diffusion"].keys() - {"default"}:
