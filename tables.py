@@ -21,6 +21,8 @@ import pictures
 import utils
 from settings import chapters, flag
 
+RESULTS = Path(__file__).resolve().parent / "results"  # what experiments wrote
+
 # --------------------------------------------------------------------------------------------------
 # Tables
 # --------------------------------------------------------------------------------------------------
@@ -130,9 +132,10 @@ def timed_of(run, sampling):
 
 
 def ratio_of(run, sampling):
-    """How many times faster than the obvious loop the run's model draws, if that was timed; else a
-    dash."""
-    timed = timed_of(run, sampling)
+    """How many times faster than the obvious loop the run's model draws, if that was timed (of
+    flows by experiments/bench_inverse.py); else a dash."""
+    timed = timed_of(run, sampling) or timed_of(run, {
+        run.asked: json.loads((RESULTS / "inverse.json").read_text()).get(run.model)})
     return f"{timed['obvious'] / timed['fast']:.0f}×" if timed else "—"
 
 
@@ -176,7 +179,7 @@ def quality_table(runs, scores, floors, draws):
                   "share of each digit", "Fréchet (grey)", "precision", "recall"), rows)
 
 
-def heaps_table(runs, path=Path(__file__).parent / "results" / "heaps.json"):
+def heaps_table(runs, path=RESULTS / "heaps.json"):
     """How far heaps of draws from other noise move a published run's figures, as the file of
     experiments/heaps.py says: means and standard deviations, nearest first."""
     heaps = json.loads(path.read_text(encoding="utf-8"))

@@ -62,7 +62,8 @@ def main():
         start = time.perf_counter()
         by_the_obvious(model, z)
         obvious = time.perf_counter() - start
-        figures[chapter.__name__] = {"fast": fast, "obvious": round(obvious, 3),
+        figures[chapter.__name__] = {"parameters": sum(p.numel() for p in model.parameters()),
+                                     "fast": fast, "obvious": round(obvious, 3),
                                      "ratio": round(obvious / fast, 1)}
         print(f"{chapter.__name__}.py, {args.n} digits: {fast:.3f} s, by the obvious inverse "
               f"{obvious:.2f} s, {obvious / fast:.0f} times as long")

@@ -914,7 +914,7 @@ def test_pictures_of_many_runs_name_few():
     runs = published()[0]
     shown = {run.folder.name for run in tables.chosen(runs)}
     assert {"made", "made_long", "wavenet", "flow", "flow_2levels", "diffusion_masked", "gan_long",
-            "diffusion_long"} <= shown and len(shown) <= 23 < len(runs)
+            "diffusion_long"} <= shown and len(shown) <= 24 < len(runs)
     assert not any(run.conditional for run in tables.chosen(runs))
     assert "pixelcnn_long" in shown and not {"pixelcnn_original", "pixelcnn_rnn"} & shown
     for name in ("pixelcnn_rnn", "pixelcnn_conditional"):
@@ -1006,10 +1006,11 @@ def test_every_run_whose_weights_are_small_enough_ships_them():
         parameters = json.loads(read(folder / "metrics.json"))["parameters"]
         # Half precision; and samples/ stays small: of several that are as large, one ships.
         assert parameters * 2 > 6.5e6 or folder.name in (
-            "flow_2levels", "flow_conditional", "flow_long", "diffusion_conditional",
+            "flow_2levels", "flow_conditional", "flow_long", "gan_wgan-gp", "diffusion_conditional",
             "diffusion_masked", "diffusion_flow-matching", "diffusion_long", "ebm_conditional",
             "ebm_conv", "ebm_long", "pixelcnn_4levels", "pixelcnn_256levels", "pixelcnn_long",
-            "transformer_ar_4levels", "vae_conditional", "vae_long", "vae_z2",
+            "transformer_ar_4levels", "transformer_ar_long", "tarflow_conditional",
+            "vae_conditional", "vae_long", "vae_z2",
             "wavenet_long"), folder
     for path in WEIGHTS:
         kept, metrics = torch.load(path, weights_only=True), json.loads(

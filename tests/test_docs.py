@@ -357,7 +357,7 @@ def test_flags_page_says_which_chapters_have_no_depth_and_no_weights():
     assert models == {("made", "masks"), ("diffusion", "masked"), ("diffusion", "gaussian"),
                       ("diffusion", "flow-matching"), ("flow", ""), ("transformer_ar", ""),
                       ("pixelcnn", "gated"), ("ebm", "conv"), ("ebm", "residual"), ("vae", ""),
-                      ("wavenet", "")}
+                      ("wavenet", ""), ("gan", ""), ("tarflow", "")}
     assert {"flow", "diffusion", "ebm", "ebm_rbm"} <= shipped
 
 

@@ -366,7 +366,7 @@ def test_committed_rows_are_of_variants_that_are_still_there(script):
     module = ABLATIONS[script]
     steps = {"ablate_convolutions": 400, "ablate_diffusion": 1000, "ablate_ebm": 1800,
              "ablate_flow": 400, "ablate_gan": 1500, "ablate_made": 700,
-             "ablate_transformer": 400, "ablate_vae": 900}.get(script)
+             "ablate_tarflow": 400, "ablate_transformer": 400, "ablate_vae": 900}.get(script)
     name = {"ablate_transformer": "transformer_ar"}.get(script, script[len("ablate_"):])
     if not (RESULTS / "ablations" / f"{name}.json").exists():
         return  # nothing is published of it

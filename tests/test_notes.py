@@ -539,6 +539,13 @@ COMPUTED = {
         ("Three seeds span {:.1f} nats;", ablated("flow", "seed 2", "seed 1")),
         ("fall to the end, by {:.1f} in the last tenth", at("flow_long", 5_415, "val_grey_nats")
          - at("flow_long", 6_000, "val_grey_nats"))],
+    "tarflow": [
+        ("−log p(u) is −{:.1f} nats and log q(u|x) {:.1f}: the flow pays {:.1f} of the {:.1f} "
+         "nats, and the table {:.1f}.", *(lambda flow, q, both: (
+             -flow, q, flow + q, both, both - flow - q))(
+             RUNS["tarflow"]["noisy_nats"], -392 * math.log(2 * math.pi * math.e * 0.1**2),
+             RUNS["tarflow"]["grey_nats"])),
+        ("the furthest (half the width) by a factor of {:.1f},", times("tarflow", "width / 2"))],
     "diffusion": [
         ("An eighth of the steps costs {:.1f} nats",
          MASKED["bounds_by_steps"]["98"] - MASKED["test_nats"]),
@@ -611,6 +618,7 @@ QUOTED = {
     "vae": "86.76 86.35 84.78 86.06 84.59 81.08 86.77 80.72 85.54 0.01 0.95 45.5",
     "gan": "0.02 0.5 0.999 0.50 1.38 0.75 1.35 0.73 0.31 0.17",
     "flow": "1.89 1.06 1.05 0.99 0.97 1.078 1.043 1.020 0.62 78.61 0.81 1.5 0.5",
+    "tarflow": "0.05 0.15 0.1 0.3",
     "diffusion": "77.87 79.46 95.21 77.56 0.00004 0.125 0.25 0.8",
     "ebm": "79.63 80.12 80.51 0.005",
 }
@@ -705,6 +713,15 @@ def test_what_diffusions_table_carries_is_more_than_seeds_do():
     for name in ABLATED["diffusion"].keys() - {"default"}:
         assert is_beyond("diffusion", name, "default") == (name not in undecided), name
     assert len(ABLATED["diffusion"]) == 10
+
+
+def test_what_tarflows_table_carries_is_more_than_seeds_do():
+    undecided = {"noise 0.03", "noise 0.2"}
+    for name in ABLATED["tarflow"].keys() - {"default"}:
+        assert is_beyond("tarflow", name, "default") == (name not in undecided), name
+    bits = [ABLATED["tarflow"][name]["bits_per_dim"] for name in (
+        "default", "one block of 8 layers", "one order")]
+    assert bits[2] - bits[1] < 0.1 * (bits[1] - bits[0])
 
 
 @pytest.mark.parametrize("chapter", PUBLISHED)
