@@ -314,6 +314,13 @@ BLIND, OPEN = ([SPOTS[f"gated, 1,800 steps, {what}, seed {seed}"] for seed in ra
 GAPS, ENCODER = results("results/gaps.json"), results("results/encoder.json")
 
 
+def gaps_of(run):
+    """How much dearer than training images those of validation are, how much cheaper those of the
+    test set, and the standard error of either."""
+    train, val, test = (GAPS[run][split] for split in ("train", "val", "test"))
+    return val[0] - train[0], train[0] - test[0], math.hypot(val[1], train[1])
+
+
 def away(run, heap):
     """How far the nearest training digit is: of a GAN's draws, or of test digits."""
     return GAPS[run][heap][0]
@@ -351,6 +358,8 @@ COMPUTED = {
          gain("made", "1024, batch 256, lr 0.005, 2 mask sets")),
         ("cost {:.1f} nats more than training images (2,500 of each, ± {:.1f}), and {:.1f} in the "
          "default run (5,000, ± {:.1f})", gap("made_long"), error(2500), gap("made"), error(5000)),
+        ("cost it {:.1f} nats more than as many of training, those of the test set {:.1f} less, ± "
+         "{:.1f}", *gaps_of("made_rnn")),
         ("The defaults reach {:.1f} and {:.1f}.",
          *(ABLATED["made"][name]["val_nats"] for name in ("default", "rnn"))),
         ("sigmoid(1) = {:.2f}", 1 / (1 + math.exp(-1))),
@@ -369,6 +378,9 @@ COMPUTED = {
          RUNS["wavenet_long"]["test_nats"], minutes("wavenet_long")),
         LABEL],
     "pixelcnn": [
+        ("those of validation cost the default {:.1f} nats more than those of training, those of "
+         "the test set {:.1f} less; each difference has a standard error of {:.1f}",
+         *gaps_of("pixelcnn")),
         ("It ends ahead, by {:.1f} and {:.1f} nats", *(
             RUNS[run]["test_nats"] - RUNS["pixelcnn"]["test_nats"]
             for run in ("pixelcnn_original", "pixelcnn_rnn"))),
