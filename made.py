@@ -187,14 +187,15 @@ VARIANTS = {  # what some defaults are if another setting has that value
 #                                              4        █ █ █               4          █ █ █ ·
 #                  mask (4)                    mask (5)              paths: all of the past, no more
 #
-# (For 4×4 pixels python made.py --check prints the right one.) On any path, place of the pixel ≤
-# degree ≤ … ≤ degree < place of the logit: one sign is strict, so the pixel comes before the
-# logit's own. And all earlier ones can arrive: if place(i) < place(d), any unit of a degree from
-# place(i) to place(d)−1 passes it on, or, at the border, where (7) allots no unit to most degrees,
-# a direct weight (6). Nobody looks at the last pixel, and logit 1 looks at nothing: it is a bias,
-# as p(x₁) has to be. samples/made/masks.png shows the masks of the trained model (black: allowed),
-# sight.png beside it what its logits look at (by the gradient: dark 10⁻³, yellow 10, white 0). Two
-# choices of ours (the third, (7), is in the class). *Direct weights* from pixel i to logit d,
+# (For 4×4 pixels python made.py --check says as much, by a map for each logit.) On any path, place
+# of the pixel ≤ degree ≤ … ≤ degree < place of the logit: one sign is strict, so the pixel comes
+# before the logit's own. And all earlier ones can arrive: if place(i) < place(d), any unit of a
+# degree from place(i) to place(d)−1 passes it on, or, at the border, where (7) allots no unit to
+# most degrees, a direct weight (6). Nobody looks at the last pixel, and logit 1 looks at nothing:
+# it is a bias, as p(x₁) has to be. samples/made/masks.png shows the masks of the trained model
+# (black: allowed), sight.png beside it what its logits look at (by the gradient: dark 10⁻³, yellow
+# 10, white 0). Two choices of ours (the third, (7), is in the class). *Direct weights* from pixel i
+# to logit d,
 #
 #     allowed where  place(d) > place(i)                                                         (6)
 #
@@ -1122,8 +1123,8 @@ ABOUT = {
 # 83.54: a likelihood as well, since both sets have the same order. Memory is part of what is left:
 # validation images cost 3.9 nats more than training images (2,500 of each, ± 0.6), and 2.7 in the
 # default run (5,000, ± 0.4). But nats of training and of validation images were both still falling
-# when the long run ended. (The LSTM does not: 10,000 images of validation cost it 0.6 nats more
-# than as many of training, those of the test set 0.1 less, ± 0.3: results/gaps.json.)
+# when the long run ended. (Memory of the LSTM hardly shows: 10,000 images of validation cost it 0.6
+# nats more than as many of training, those of the test set 0.1 less, ± 0.3: results/gaps.json.)
 # --------------------------------------------------------------------------------------------------
 # Exercises (Figures: validation nats after --steps 700 (MADE) or --variant rnn --steps 120, seed 0,
 # from results/ablations/made.json. The defaults reach 90.4 and 93.4.

@@ -20,10 +20,10 @@ Papers    Jordan et al., Muon: An optimizer for hidden layers in neural networks
           (kellerjordan.github.io/posts/muon)
           Bernstein & Newhouse, Old Optimizer, New Norm, 2024 (arXiv 2409.20325): why U Vᵀ
           Liu et al., Muon is Scalable for LLM Training, 2025 (2502.16982): the factor in (1)
-Run       python wavenet.py, pixelcnn.py, transformer_ar.py, flow.py: the chapters that use it, and
-          say what it is worth ("What was measured"). Not made.py: its matrices are so large that
-          (2) takes some twenty times as long as the rest of a step (one thread, no file is kept).
-          Of others experiments/optimizers.py can tell (kept: results/optimizers/)
+Run       python wavenet.py, pixelcnn.py, transformer_ar.py, flow.py, tarflow.py: the chapters that
+          use it, and say what it is worth ("What was measured"). Not made.py: its matrices are so
+          large that (2) takes some twenty times as long as the rest of a step (one thread, no file
+          is kept). Of others experiments/optimizers.py can tell (kept: results/optimizers/)
 Left out  on purpose: weight decay (Liu et al. have it), bfloat16
 """
 import torch

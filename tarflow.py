@@ -19,8 +19,8 @@ next: that makes the stack more than one map. Read transformer_ar.py first, and 
     log_scale  α_t           (B, T, P)        logarithm of its spread, said likewise
     noise      σ             ()               spread of the noise that is put on digits
     y          y             (B,)             class label 0..9, only with --conditional
-    B batch size, C channels, K blocks (--depth) of L layers; in shapes n draws, N images. In (1)
-    each determinant is taken at what its block is given
+    B batch size, C channels, K blocks (--depth) of L layers (of a bound: K draws of noise); in
+    shapes n draws, N images. In (1) each determinant is taken at what its block is given
 
 Papers    Zhai et al., Normalizing Flows are Capable Generative Models, 2024 (arXiv 2412.06329):
           TarFlow, its noise, (5)
@@ -63,6 +63,7 @@ SETTINGS = {
     "batch_size": Setting(32, "images a step"),
     "lr": Setting(1e-2, "highest learning rate"),
     "warm_up": Setting(0.02, "part of the run in which the learning rate rises", 0, 1),
+    # Below most gradients of a short run (the median is 1,465: results/ablations/tarflow.json).
     "clip": Setting(1000.0, "longer gradients are scaled down to this length"),
     "width": Setting(64, "C, channels of the transformers", 4, 10000, word="width{}"),
     "depth": Setting(4, "K, blocks, each in the other order than the last", word="depth{}"),
@@ -91,10 +92,11 @@ WORD, HEADS = 4, 4  # a word is 4×4 pixels; heads of attention
 # Each number of z_t depends on its own number of u_t and on earlier words; on no other number of
 # its word, and on no later word. So the Jacobian is triangular, as in (3) of flow.py; on its
 # diagonal stands e^{−α}, and log |det| = −Σ α, over all words and their numbers. A causal
-# transformer says all μ_t and α_t in one pass. It is that of transformer_ar.py, but for its end:
-# instead of logits of the next word a mean and an α for each of its numbers. Before the first word
-# stands a learned vector, `start`. (TarFlow leaves the first word as it is.) The networks are
-# never inverted.
+# transformer says all μ_t and α_t in one pass. Its layers are those of transformer_ar.py, but with
+# GELU; its ends are not: a word enters by one matrix, with a vector for its place and no look at
+# neighbours, and a mean and an α for each of its numbers come out, in place of logits. Before the
+# first word stands a learned vector, `start`. (TarFlow leaves the first word as it is.) The
+# networks are never inverted.
 #
 # *The classic mistake*: word t is among the words that say μ_t (no `start`, nothing shifted). Then
 # μ_t may be u_t, z_t = 0, and α may fall for ever; so does the loss, and nothing can be drawn: the
@@ -138,14 +140,14 @@ WORD, HEADS = 4, 4  # a word is 4×4 pixels; heads of attention
 #
 #     E[ 2x − 1 | u ]  =  u + σ² ∇_u log p(u)                                                    (5)
 #
-# Why? p(u) = Σ_x P(x) N(u; 2x − 1, σ²), over all digits, and the slope of N in u is N times
-# (2x − 1 − u)/σ². Divide the slope of the sum by p(u): on the left that is ∇ log p(u); on the
-# right each digit gets the weight P(x) N / p(u) = P(x|u), Bayes' rule: (E[2x − 1 | u] − u)/σ². This
-# is exact for the true density of noisy digits. Ours is learned, and nothing makes it a density of
-# digits with noise on them: its guess can leave [−1, 1] (denoise() cuts it). A flow has p, hence
-# its slope by backward(), hence a guess of the clean digit: diffusion.py learns that guess for all
-# σ, and never writes down p. denoised.png shows what the step takes away: grain, and the grey in
-# what should be black. It is a mean: where the model is unsure the guess is grey.
+# Why? p(u) = Σ_x P(x) N(u; 2x − 1, σ²), over all digits, and the slope of N in u is N times (2x − 1
+# − u)/σ². Divide the slope of the sum by p(u): on the left that is ∇ log p(u); on the right each
+# digit gets the weight P(x) N / p(u) = P(x|u), Bayes' rule: (E[2x − 1 | u] − u)/σ². This is exact
+# for the true density of noisy digits. Ours is learned, and nothing makes it a density of digits
+# with noise on them: its guess can leave [−1, 1] (denoise() cuts it). A flow has p, hence its slope
+# by backward(), hence a guess of the clean digit: diffusion.py learns that guess for all σ, and
+# never writes down p. samples/tarflow/denoised.png shows what the step takes away: grain, and the
+# grey in what should be black. It is a mean: where the model is unsure the guess is grey.
 #
 # Is this loss normal? It is the nats of a density, and may be negative. The flow begins as N(0, I):
 # 1,087 nats for an MNIST digit. Noise alone sets a floor: −log p(u) is in the mean at least the
@@ -167,12 +169,13 @@ WORD, HEADS = 4, 4  # a word is 4×4 pixels; heads of attention
 # through the guess, which makes P(x) worse; on top comes Jensen's gap, KL(q(u|x) ‖ p(u|x)). σ
 # divides the bits: if it is large the table pays for most of them, if it is small the flow.
 #
-# Temperature. sample() multiplies z by τ, as flow.py does (Glow). Below 1 all words stay nearer to
-# their means: fewer accidents, fewer kinds; at 0 there is one draw, or one a label. Such draws are
-# not from p, nor is their noise as wide as σ; (5) treats them as if both were so. (TarFlow itself
-# has a temperature of attention, for guidance without labels: another thing.) At 0.9 draws of the
-# default run are a little nearer, 4.66 for 5.10, with precision 0.65 for 0.60 and recall 0.82 for
-# 0.84; at 0.8 it is 5.08, 0.69 and 0.79 (one heap each, grey; no file is kept).
+# Temperature (samples/tarflow/temperatures.png). sample() multiplies z by τ, as flow.py does
+# (Glow). Below 1 all words stay nearer to their means: fewer accidents, fewer kinds; at 0 there is
+# one draw, or one a label. Such draws are not from p, nor is their noise as wide as σ; (5) treats
+# them as if both were so. (TarFlow itself has a temperature of attention, for guidance without
+# labels: another thing.) At 0.9 draws of the default run are a little nearer, 4.66 for 5.10, with
+# precision 0.65 for 0.60 and recall 0.82 for 0.84; at 0.8 it is 5.08, 0.69 and 0.79 (one heap each,
+# grey; no file is kept).
 #
 # Labels. With --conditional a label adds a learned vector to what enters each block; (6) is then
 # of P(x|y).
@@ -210,7 +213,7 @@ class Layer(nn.Module):
 
 
 class Block(nn.Module):
-    """One f_k: (2), and (3) back. words: T, numbers: D of each. backwards: the last word is first.
+    """One f_k: (2), and (3) back. words: T, numbers: P of each. backwards: the last word is first.
     At first it is the identity."""
 
     def __init__(self, words, numbers, channels, layers, backwards, classes):
@@ -427,6 +430,9 @@ def plot_pictures(model, folder, x, y):
 
 # --------------------------------------------------------------------------------------------------
 # Training
+#
+# In samples/tarflow/loss.png the distance of 1,000 draws to validation digits still falls at the
+# end. progress.png beside it has draws from the same noise: which columns still change their digit?
 # --------------------------------------------------------------------------------------------------
 
 
@@ -519,10 +525,11 @@ ABOUT = {
     "scored": 2000,  # validation images at each evaluation
     "small": "--width 8 --depth 2 --layers 1 --eval-draws 80 --test-draws 100",
     "pictures": {
-        "blocks.png": "Four test digits; with noise on them, u; and after each block, from −2 "
-                      "(black) to 2: after which can one no longer read the digit?",
-        "denoised.png": "Draws as they leave the flow; after one step by the slope of the model's "
-                        "own log p, which takes the noise away; and what it took (grey: nothing).",
+        "blocks.png": "Four test digits; with noise on them, u; and after each block (u and these "
+                      "from −2, black, to 2): after which can one no longer read the digit?",
+        "denoised.png": "Draws as they leave the flow, cut to [0, 1]; after one step by the slope "
+                        "of the model's own log p, which takes the noise away; and the difference "
+                        "(grey: nothing): faint grain, and no strokes.",
         "temperatures.png": "The same noise at six temperatures: at 0 all draws (of one label) are "
                             "the same one; where do strokes begin to break?",
     },
@@ -540,7 +547,7 @@ ABOUT = {
 #
 #                                    distance   as drawn  bits/dim   training
 #     default                        28.9 (3.1)      36.4      1.39       44 s
-#       one order                   115.5 (27.8)     136.7      1.93       43 s
+#       one order                   115.5 (27.8)    136.7      1.93       43 s
 #       one block of 8 layers        87.3 (7.7)     106.8      1.89       43 s
 #       σ of 0.03                    32.5 (1.5)      33.7      1.56       50 s
 #       σ of 0.2                     24.8 (5.6)      55.6      1.37       42 s
@@ -548,10 +555,11 @@ ABOUT = {
 #
 # What counts is that the order turns. Four blocks in one order are one block, say the notes, and so
 # it is: 1.93 bits/dim, where one block of as many layers has 1.89, and what either draws is dust.
-# With every second block backwards the same layers have 1.39. Muon is worth 9 in distance. Read
-# nothing into less than twice what three seeds span: with either σ the distance is undecided, and
-# by how much seeds move the bound is not known. (In longer runs σ of 0.1, 0.15 and 0.2 were alike:
-# 11.3, 10.6 and 11.0 after 1,200 steps; one each, no file is kept.)
+# With every second block backwards the same layers have 1.39. Muon is 9 nearer than Adam at the
+# same rate; other rates of Adam's were not tried. Read nothing into less than twice what three
+# seeds span: with either σ the distance is undecided, and by how much seeds move the bound is not
+# known. (In longer runs σ of 0.1, 0.15 and 0.2 were alike: 11.3, 10.6 and 11.0 after 1,200 steps;
+# one each, no file is kept.)
 #
 # What (6) is made of. In the default run, over the test digits, −log p(u) is −531.7 nats and log
 # q(u|x) 692.8: the flow pays 161.1 of the 654.9 nats, and the table 493.8. So three quarters of
@@ -559,11 +567,11 @@ ABOUT = {
 # (flow.py, "What networks see"): better decoders than a table would win most.
 #
 # Where the work is done. In samples/tarflow/blocks.png digits can be read after three of four
-# blocks; the last one does nearly all. (STARFlow gives that block most of the layers.) With layers
-# 1, 1, 1, 5 in place of 2, 2, 2, 2 draws were no nearer (11.9 for 11.3, after 1,200 steps), nor
-# with eight blocks of one layer or two of four (19.3 and 19.4 for 16.1, 600 steps of 64 images).
-# Batches of 32 and twice the steps were nearer than 64 (11.3 for 16.1). (Single runs, no file is
-# kept.)
+# blocks; the last one does nearly all that one can see. (STARFlow gives that block most of the
+# layers.) With layers 1, 1, 1, 5 in place of 2, 2, 2, 2 draws were no nearer (11.9 for 11.3, after
+# 1,200 steps), nor with eight blocks of one layer or two of four (19.3 and 19.4 for 16.1, 600 steps
+# of 64 images). Batches of 32 and twice the steps were nearer than 64 (11.3 for 16.1). (Single
+# runs, no file is kept.)
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (1,600), seed 0 where the row names no other; Fréchet distance of 5,000 draws

@@ -36,7 +36,7 @@ def decode_obvious(model, z, y=None):
 
 @torch.no_grad()
 def blocks_obvious(model, z, y=None):
-    """The same of tarflow.py: z (B, T, D) -> u (B, 1, H, W). What is not drawn yet is still z."""
+    """The same of tarflow.py: z (B, T, P) -> u (B, 1, H, W). What is not drawn yet is still z."""
     for block in reversed(model.blocks):
         words = z.flip(block.order)
         for t in range(z.shape[1]):

@@ -7,8 +7,9 @@ For the weights that ship of each run in samples/ whose likelihood of bits is ex
 all test images, each with its standard error; and the same for independent pixels, which cannot
 know an image: sets differ without any memory. Of GANs, the distance in pixels to the nearest of all
 training digits, of 5,000 draws and of 5,000 test digits: means, with their standard errors.
-results/gaps.json is such a file, of GANs, transformers, the gated PixelCNN and the LSTM. A script
-to run, not a test: it needs the full MNIST, and a minute or two a run.
+results/gaps.json is such a file; its rows of gan_wgan-gp and of transformer_ar_long are of weights
+that shipped then, and do no more. A script to run, not a test: it needs the full MNIST, and a
+minute or two a run.
 """
 import json
 from pathlib import Path

@@ -327,12 +327,12 @@ LECTURE = [
     # Beside published figures
     ("all but the long runs take {} to {} minutes", *map(word, ends(each(minutes, *USUAL)))),
     ("{} pass over the training set to {} and a half (convolutions, recurrences, transformer), {} "
-     "and a half (flow), {} (GAN, smoothed energy), {} (energy on a base), {} (diffusion), {} "
-     "(MADE; {} in all orders), {} (VAE), {:.0f} (RBM)", *(
+     "and a half (flow), {} (TarFlow), {} (GAN, smoothed energy), {} (energy on a base), {} "
+     "(diffusion), {} (MADE; {} in all orders), {} (VAE), {:.0f} (RBM)", *(
          word(least_or_most - half) for half, least_or_most in zip((0, 0.5), ends(each(passes, *(
              run for run in USUAL if RUNS[run]["model"] in ("wavenet", "pixelcnn", "transformer_ar")
              or run == "made_rnn"))))), *(word(both(*each(passes, *runs.split()))) for runs in (
-             "flow flow_2levels", "gan ebm_conv", "ebm", "diffusion", "made",
+             "flow flow_2levels", "tarflow", "gan ebm_conv", "ebm", "diffusion", "made",
              "made_agnostic_8masks", "vae")), passes("ebm_rbm")),
     ("The transformer, larger, goes from {:.2f} nats in {:.1f} minutes to {:.2f} in {:.1f}", *(
         value(run) for run in ("transformer_ar", "transformer_ar_long")
