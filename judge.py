@@ -69,13 +69,15 @@ LEAST = 100  # images: fewer have no covariance in 64 dimensions that is worth t
 # How to read them. No figure means much alone. 5,000 real training digits beside the grey test
 # digits get 0.17, 0.85 and 0.88 (means of eight random heaps; compare.py): about what there is to
 # get. (As bits random validation digits get 0.21 ± 0.02, training digits 0.14 ± 0.02, eight heaps
-# of each: results/heaps.json. The judge was trained on the latter. But validation is one block of
-# the file, and differs from the rest even if no judge is asked: results/gaps.json.) *The classic
-# mistake* is to compare heaps of different sizes: of the same model, fewer draws have a larger
-# distance (500 training digits 0.71; the kernel distance KID of Bińkowski et al., 2018, has no such
-# bias). So compare.py scores 5,000 draws of each. And a ball around a stray point is large, so that
-# recall flatters scattered clouds: density and coverage (Naeem et al., 2020) count balls of real
-# digits only. They are not used here.
+# of each: results/heaps.json. Validation is one block of the file, and differs from the rest even
+# if no judge is asked: results/gaps.json. That the judge was trained on training digits does not
+# show: judges trained on a random half of these give heaps of this half and of the other the same,
+# 0.14 or 0.15 ± 0.02 (experiments/halves.py; results/halves.json). So a model that copied would not
+# be flattered for that.) *The classic mistake* is to compare heaps of different sizes: of the same
+# model, fewer draws have a larger distance (500 training digits 0.71; the kernel distance KID of
+# Bińkowski et al., 2018, has no such bias). So compare.py scores 5,000 draws of each. And a ball
+# around a stray point is large, so that recall flatters scattered clouds: density and coverage
+# (Naeem et al., 2020) count balls of real digits only. They are not used here.
 #
 # Grey or bits? Grey images are scored against grey test digits and, after one coin a pixel, against
 # binarized ones: so that a GAN, which draws grey, can be ranked with models that draw bits.

@@ -1,5 +1,6 @@
 """The scores of judge.py: planted heaps and their distances, the judge that ships, odd files."""
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,17 @@ def test_scores_of_real_digits_of_one_class_and_of_noise(digits):
     assert one["recall"] < 0.3 and one["precision"] > 0.5 and one["shares"][3] > 0.97
     assert noise["frechet"] > 50 and noise["precision"] < 0.1
     assert sum(real["shares"]) == pytest.approx(1) and max(real["shares"]) < 0.15
+
+
+def test_digits_that_a_judge_has_seen_are_not_nearer_to_it():
+    """What judge.py says of results/halves.json."""
+    rows = json.loads((ROOT / "results" / "halves.json").read_text(encoding="utf-8"))
+    means = [statistics.mean(row[half]) for row in rows for half in ("seen", "unseen")]
+    spreads = [statistics.stdev(row[half]) for row in rows for half in ("seen", "unseen")]
+    assert {f"{mean:.2f}" for mean in means} == {"0.14", "0.15"}
+    assert {f"{spread:.2f}" for spread in spreads} == {"0.02"}
+    assert "0.14 or 0.15 ± 0.02" in " ".join(
+        (ROOT / "judge.py").read_text(encoding="utf-8").replace("\n# ", " ").split())
 
 
 def test_scores_of_unequal_heaps_take_a_random_part_of_the_larger(digits):

@@ -369,6 +369,9 @@ COMPUTED = {
          RUNS["made"]["test_nats"] - RUNS["made_rnn"]["test_nats"]),
         LABEL],
     "wavenet": [
+        ("those of validation cost the default {:.1f} nats more than those of training, those of "
+         "the test set {:.1f} less; each difference has a standard error of {:.1f}",
+         *gaps_of("wavenet")),
         ("in this table, and {:.1f} behind in 900 steps", behind("wavenet", "lr * 3")),
         ("the furthest by {:.1f}, at a third of the rate, which costs a little more than three "
          "times the rate ({:.1f}). Half the width is {:.1f} behind; seeds differ by {:.1f}.",
