@@ -3,11 +3,11 @@
     python experiments/score_weights.py [--data-dir data] [--runs runs] [--only …] [--json OUT]
 
 Scores the full test set with each, as the run itself did, and prints both figures;
-results/weights.json is such a file. A VAE ships its decoder alone: with --runs, a folder that has
-the run's checkpoint.pt, its encoder is taken from there, and the ELBO is compared. What has no nats
-has a Fréchet distance. --only: these runs; what OUT says of others stays. Exit code 1 if a
-figure moves by more than 0.01 nats, or by 2 % of a distance. Not a part of pytest: it needs the
-full MNIST and some minutes.
+results/weights.json is such a file. Of a weights.pt without parts that drawing does not need (today
+all have them) these are taken from the run's checkpoint.pt, in a folder of that name in --runs.
+What has no nats has a Fréchet distance. --only: these runs; what OUT says of others stays. Exit
+code 1 if a figure moves by more than 0.01 nats, or by 2 % of a distance. Not a part of pytest: it
+needs the full MNIST and some minutes.
 """
 import json
 import shutil
