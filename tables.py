@@ -21,7 +21,12 @@ import pictures
 import utils
 from settings import chapters, flag
 
-RESULTS = Path(__file__).resolve().parent / "results"  # what experiments wrote
+
+def of_results(name):
+    """What an experiment has written; {} if the file is gone."""
+    path = Path(__file__).parent / "results" / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
 
 # --------------------------------------------------------------------------------------------------
 # Tables
@@ -134,8 +139,8 @@ def timed_of(run, sampling):
 def ratio_of(run, sampling):
     """How many times faster than the obvious loop the run's model draws, if that was timed (of
     flows by experiments/bench_inverse.py); else a dash."""
-    timed = timed_of(run, sampling) or timed_of(run, {
-        run.asked: json.loads((RESULTS / "inverse.json").read_text()).get(run.model)})
+    inverse = {run.asked: of_results("inverse.json").get(run.model)}
+    timed = timed_of(run, sampling) or timed_of(run, inverse)
     return f"{timed['obvious'] / timed['fast']:.0f}×" if timed else "—"
 
 
@@ -179,16 +184,14 @@ def quality_table(runs, scores, floors, draws):
                   "share of each digit", "Fréchet (grey)", "precision", "recall"), rows)
 
 
-def heaps_table(runs, path=RESULTS / "heaps.json"):
-    """How far heaps of draws from other noise move a published run's figures, as the file of
-    experiments/heaps.py says: means and standard deviations, nearest first."""
-    heaps = json.loads(path.read_text(encoding="utf-8"))
+def heaps_table(runs):
+    """Heaps of draws from other noise (experiments/heaps.py): means, standard deviations."""
     names, keys = {run.folder.name: run.name for run in runs}, ("frechet", "precision", "recall")
     rows = sorted([statistics.mean(row["frechet"] for row in scores), names.get(name, f"*{name}*"),
                    f"{len(scores)}", *(
                        f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
                        for key in keys for values in [[row[key] for row in scores]])]
-                  for name, scores in heaps.items() if not name[0].isdigit())  # of other sizes
+                  for name, scores in of_results("heaps.json").items() if not name[0].isdigit())
     return table(("5,000 draws of", "heaps", "Fréchet (binarized)", "precision", "recall"),
                  [row[1:] for row in rows])
 
@@ -668,8 +671,7 @@ def blank(blocks):
     return "\n".join(lines)
 
 
-def page_blocks(runs, scores, floors, sampling, left_out, stem="comparison",
-                draws=5000):
+def page_blocks(runs, scores, floors, sampling, left_out, stem="comparison", draws=5000):
     """All tables and pictures of a page, by name."""
     return {
         "all models": all_table(runs, scores, floors, sampling),

@@ -184,7 +184,8 @@ WORD, HEADS = 4, 4  # a word is 4×4 pixels; heads of attention
 
 class Layer(nn.Module):
     """A layer of a transformer: h ← h + out(attention(norm(h))), then h ← h + down(GELU(up(
-    norm(h)))). (B, T, C) -> (B, T, C); transformer_ar.py explains it."""
+    norm(h)))). (B, T, C) -> (B, T, C); transformer_ar.py explains it. (GELU: a ReLU whose corner
+    is round.)"""
 
     def __init__(self, channels):
         super().__init__()

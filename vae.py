@@ -761,9 +761,9 @@ ABOUT = {
 # in as many steps. What they do in equal time, and in whole runs, was not measured.
 #
 # Another optimizer? In a quarter of the steps (3,750; seed 0; 2,000 validation images) Adam has
-# 92.80 nats, at twice the rate 93.65 (experiments/optimizers.py; results/optimizers/vae.json).
-# Muon (muon.py) is too dear here: its products of 400×784 and 400×400 matrices made it six times as
-# slow as Adam before it was stopped (no file is kept).
+# 92.80 nats, at twice the rate 93.65 (experiments/optimizers.py; results/optimizers/vae.json). Muon
+# (muon.py) is too dear here, by its products of 400×784 and 400×400 matrices: it had taken more
+# than six times as long as Adam, and had not ended, when it was stopped (no file is kept).
 #
 # Turning the knobs. What if a setting were another? One is changed at a time, in runs of a fifth of
 # the default's steps (3,000), seed 0 where the row names no other; −ELBO on 1,000 validation images

@@ -909,6 +909,22 @@ def test_curves_are_of_what_runs_recorded(runs_folder, monkeypatch):
     assert painted(monkeypatch, tables.plot_curves, runs)[0]["VAE"] == [(1, 90), (3, 85.6)]
 
 
+def test_what_is_read_from_results_is_what_stands_there():
+    """Ratios of flows, of a model of as many weights alone; means of heaps, and their spreads."""
+    runs = published()[0]
+    inverse, heaps = (json.loads(read(ROOT / "results" / f"{name}.json"))
+                      for name in ("inverse", "heaps"))
+    for name in ("flow", "tarflow"):
+        ratio = inverse[name]["obvious"] / inverse[name]["fast"]
+        assert tables.ratio_of(of_folder(runs, name), {}) == f"{ratio:.0f}×"
+        assert tables.ratio_of(of_folder(runs, f"{name}_conditional"), {}) == "—"
+    assert tables.ratio_of(of_folder(runs, "flow_2levels"), {}) == "—"
+    distances = np.array([row["frechet"] for row in heaps["gan_long"]])
+    row, = (line for line in tables.heaps_table(runs) if line.startswith("| GAN, width 32 |"))
+    assert f"| {len(distances)} | {distances.mean():.2f} ± {distances.std(ddof=1):.2f} |" in row
+    assert len(tables.heaps_table(runs)) == 2 + sum(not name[0].isdigit() for name in heaps)
+
+
 def test_pictures_of_many_runs_name_few():
     """Of each chapter, with nats and without, the first and the longest; a dozen are all named."""
     runs = published()[0]

@@ -275,8 +275,8 @@ LECTURE = [
      "diffusion's after as many minutes ({:.2f}); told the digit it has {:.2f}",
      *each(frechet, "flow", "pixelcnn", "diffusion", "flow_conditional")),
     ("the flow of bits has no shades, and {:.2f}", frechet("flow_2levels")),
-    ("After {:.1f} minutes it has a bound of {:.3f} bits/dim, and its draws are at {:.2f}: behind "
-     "the flow of splines in both, with a {} of its weights", minutes("tarflow"),
+    ("After {:.1f} minutes it has a bound of {:.3f} bits/dim, above what the flow of splines has "
+     "exactly, and its draws, at {:.2f}, are farther; with a {} of its weights", minutes("tarflow"),
      given(RUNS["tarflow"]["grey_bits_per_dim"] > RUNS["flow"]["grey_bits_per_dim"],
            RUNS["tarflow"]["grey_bits_per_dim"]),
      given(frechet("tarflow") > frechet("flow"), frechet("tarflow")),
